@@ -1,0 +1,111 @@
+//! One sentence: parse, append, answer; what does not parse goes to the quarantine. Knows neither HTTP nor sinks.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use crate::admission::{Admitted, Outcome};
+use crate::config;
+use crate::envelope::{Envelope, Rejection};
+use crate::journal::{Appended, Journal, NewEvent, Quarantined, Refused};
+use crate::tls::PeerIdentity;
+
+/// The path from a body to its receipt. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Ingest {
+    journal: Journal,
+    answer_within: Duration,
+}
+
+/// Where an event came in: its endpoint, its peer, its trace.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    pub endpoint: Arc<config::Endpoint>,
+    pub peer: PeerIdentity,
+    /// The request's `traceparent`, as it came.
+    pub traceparent: Option<Box<str>>,
+}
+
+/// Why there is no receipt, by what the sender should do.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Do not send these bytes again; they are kept in the quarantine.
+    #[error("{0}")]
+    Rejected(#[from] Rejection),
+    /// The endpoint does not take this feed; the body is kept in the quarantine.
+    #[error("`name` is a feed that this endpoint does not take")]
+    WrongFeed,
+    /// Not readable as it is encoded; the body is kept in the quarantine.
+    #[error("the Content-Encoding is not supported: send the body as it is")]
+    Encoded,
+    /// Come again.
+    #[error(transparent)]
+    Unavailable(#[from] Refused),
+}
+
+impl Ingest {
+    #[must_use]
+    pub fn new(journal: Journal, answer_within: Duration) -> Self {
+        Self { journal, answer_within }
+    }
+
+    /// Makes the event durable, or says why not. Cancelling this future never cancels a write under way.
+    ///
+    /// # Errors
+    /// [`Refusal`], by what the sender should do next.
+    pub async fn accept(&self, body: Bytes, origin: Origin, admitted: Admitted) -> Result<Appended, Refusal> {
+        let received_at = SystemTime::now();
+        let envelope = match Envelope::parse(body.clone()) {
+            Ok(envelope) => envelope,
+            Err(rejection) => return self.reject(rejection.into(), body, origin, admitted).await,
+        };
+        let feeds = &origin.endpoint.feeds;
+        if !feeds.is_empty() && !feeds.iter().any(|feed| feed == envelope.name()) {
+            return self.reject(Refusal::WrongFeed, body, origin, admitted).await;
+        }
+        let Origin { endpoint, peer, traceparent } = origin;
+        let event = NewEvent { envelope, received_at, peer, endpoint, traceparent };
+        Ok(self.in_time(self.journal.append(event, admitted)).await?)
+    }
+
+    /// Keeps a body that no one could read, and says so.
+    ///
+    /// # Errors
+    /// Always: `why`, or that it could not even be kept.
+    pub async fn reject(
+        &self,
+        why: Refusal,
+        body: Bytes,
+        origin: Origin,
+        admitted: Admitted,
+    ) -> Result<Appended, Refusal> {
+        let kept = Quarantined {
+            reason: why.word(),
+            detail: why.to_string(),
+            received_at: SystemTime::now(),
+            peer: origin.peer,
+            endpoint: origin.endpoint,
+            body,
+        };
+        self.in_time(self.journal.quarantine(kept, admitted, Outcome::Rejected(why.word()))).await?;
+        Err(why)
+    }
+
+    async fn in_time<T>(&self, write: impl Future<Output = Result<T, Refused>>) -> Result<T, Refused> {
+        tokio::time::timeout(self.answer_within, write).await.unwrap_or(Err(Refused::Late))
+    }
+}
+
+impl Refusal {
+    /// The problem word of SPEC section 3.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Rejected(Rejection::Malformed { .. }) => "malformed",
+            Self::Rejected(Rejection::Incomplete { .. }) | Self::WrongFeed => "incomplete",
+            Self::Encoded => "unsupported-media",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Receives ASAPP's real-time events over mutual TLS, keeps them durably, and delivers them to sinks.
+//!
+//! **A 200 is a promise.** ASAPP posts one event per request, waits a few seconds for a 200, retries a few times and
+//! then forgets the event. From the 200 on, the event exists nowhere but here.
+//!
+//! # The path of an event
+//!
+//! ```text
+//! accept → authenticate → admit → parse → journal (dedup, sync) → 200      then, per sink:
+//! read → filter → deliver → advance
+//! ```
+//!
+//! 1. [`server`] takes a permit, accepts a connection and runs the TLS handshake against a deadline. [`tls`] judges the
+//!    client's certificate; the only way to a [`tls::PeerIdentity`] is through that judgement.
+//! 2. [`receiver`] is the event route: it asks [`admission`] for a place and a byte budget before it reads the body,
+//!    and turns the outcome into a status code. It alone knows inbound HTTP.
+//! 3. [`envelope`] scans the body once: one JSON object, bounded depth, valid UTF-8, and the routing members.
+//! 4. [`ingest`] is one sentence: parse, append, answer; what does not parse goes to the quarantine.
+//! 5. [`journal`] owns the order of events. Its one writer decides what is a duplicate, writes a group, syncs once and
+//!    only then hands out a [`journal::Receipt`]; a 200 can only be built from one.
+//! 6. [`dispatch`] runs one lane per sink, each with a cursor of its own in the journal; [`sinks`] do the delivering.
+//!    A new sink is one file in `sinks/`, one arm in [`sinks::AnySink`](sinks) and its settings.
+//!
+//! Around the path: [`config`] (settings), [`admin`] (the operators' port), [`telemetry`] (names of metrics and log
+//! fields), [`simulator`] (ASAPP's side) and [`commands`] (the command line). Imports run one way, from the door
+//! inwards.
+//!
+//! # Invariants
+//!
+//! - A success is answered only from durable state, a duplicate's too; a duplicate in the same commit group shares its
+//!   first copy's fate.
+//! - A request handler may vanish at any moment: the writer settles what was handed to it.
+//! - Every received POST is accounted for exactly once ([`admission::Admitted`]), every event once per sink.
+//! - Every queue has a bound, every wait on a peer a deadline.
+//! - Logs, metrics and error answers never carry a field's value.
+
+pub mod admin;
+pub mod admission;
+pub mod commands;
+pub mod config;
+pub mod dispatch;
+pub mod envelope;
+pub mod ingest;
+pub mod journal;
+pub mod receiver;
+pub mod server;
+pub mod service;
+pub mod simulator;
+pub mod sinks;
+pub mod telemetry;
+pub mod tls;

@@ -1,0 +1,152 @@
+//! Names of metrics and log fields, and where they are counted.
+//!
+//! Metrics follow Prometheus' naming; every name starts with `asapp_receiver_`. Labels are bounded: they are words of
+//! this program, never a value from an event.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// A label whose value is one of the program's own words.
+pub type Label = [(&'static str, &'static str); 1];
+/// Two such labels.
+pub type Labels = [(&'static str, &'static str); 2];
+
+/// Everything the process counts. One per process, shared by reference; cheap to update from any thread.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Authenticated POSTs on an event path whose head was read.
+    /// Always `received = stored + duplicate + rejected + refused + in_flight`.
+    pub received: Counter,
+    pub stored: Counter,
+    pub duplicate: Counter,
+    /// `reason`: the answer's problem word, or `aborted` (the client went away before its body was whole).
+    pub rejected: Family<Label, Counter>,
+    /// `reason`: `too-many`, `full`, `failed`, `closed`, `internal`.
+    pub refused: Family<Label, Counter>,
+    pub in_flight: Gauge,
+    /// `reason`: why a TLS handshake was refused.
+    pub tls_refused: Family<Label, Counter>,
+    /// `reason`: what was odd about an admitted client's certificate (`validity`).
+    pub tls_warnings: Family<Label, Counter>,
+    pub connections: Gauge,
+    pub connections_accepted: Counter,
+    /// `reason`: `head-timeout`, `idle`, `write-timeout`, `age`, `handshake-timeout`, `probe`, `bad-request`, `other`.
+    pub connections_closed: Family<Label, Counter>,
+    pub accept_errors: Counter,
+    /// `feed` (short name or `other`) and `kind` (`feed`, `event_type`, `field`, `value`, `mismatch`, `api_version`).
+    pub drift: Family<Labels, Counter>,
+    /// Events that were not inspected for drift because the inspector was behind.
+    pub drift_uninspected: Counter,
+    /// An event came with a Content-Type other than `application/json`.
+    pub odd_content_type: Counter,
+    /// `reason`: `malformed`, `incomplete`, `unsupported-media`, `conflict`.
+    pub quarantined: Family<Label, Counter>,
+    pub quarantine_dropped: Counter,
+    pub conflicts: Counter,
+    pub panics: Counter,
+    /// Seconds from the first write of a commit group to the end of its sync.
+    pub journal_commit: Histogram,
+    pub journal_groups: Counter,
+    /// `reason`: `full`, `io`.
+    pub journal_errors: Family<Label, Counter>,
+    /// Acknowledged events that damage to the journal has cost, as far as can be told. Zero, or an incident.
+    pub journal_lost: Counter,
+    pub journal_bytes: Gauge,
+    pub dedup_ids: Gauge,
+    /// Failed attempts to deliver, by `sink` (a settings name) and `reason`.
+    pub sink_failures: Family<Vec<(String, String)>, Counter>,
+}
+
+impl Metrics {
+    /// All metrics at zero, registered.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("asapp_receiver");
+        let r = &mut registry;
+        Self {
+            received: counter(r, "received", "authenticated POSTs on an event path whose head was read"),
+            stored: counter(r, "stored", "events made durable"),
+            duplicate: counter(r, "duplicate", "POSTs whose event_id was known already"),
+            rejected: family(r, "rejected", "POSTs that were no acceptable event, by reason"),
+            refused: family(r, "refused", "POSTs that could not be taken at the time, by reason"),
+            in_flight: gauge(r, "in_flight", "received POSTs whose outcome is not settled yet"),
+            tls_refused: family(r, "tls_refused", "TLS handshakes refused, by reason"),
+            tls_warnings: family(r, "tls_warnings", "admitted clients with an odd certificate, by reason"),
+            connections: gauge(r, "connections", "open connections of the event port"),
+            connections_accepted: counter(r, "connections_accepted", "connections accepted by the event port"),
+            connections_closed: family(r, "connections_closed", "connections the receiver ended, by reason"),
+            accept_errors: counter(r, "accept_errors", "failures to accept a connection, such as too many open files"),
+            drift: family(r, "drift", "deviations from ASAPP's documented schema, by feed and kind"),
+            drift_uninspected: counter(r, "drift_uninspected", "events not looked at for schema drift"),
+            odd_content_type: counter(r, "odd_content_type", "events whose Content-Type was not application/json"),
+            quarantined: family(r, "quarantined", "bodies kept in the quarantine, by reason"),
+            quarantine_dropped: counter(r, "quarantine_dropped", "bodies a full quarantine let go, oldest first"),
+            conflicts: counter(r, "conflicts", "known event ids that came with other bytes"),
+            panics: counter(r, "panics", "bugs caught in a request"),
+            journal_commit: {
+                let h = Histogram::new(exponential_buckets(0.000_1, 2.0, 16));
+                r.register_with_unit(
+                    "journal_commit",
+                    "time to write and sync a commit group",
+                    Unit::Seconds,
+                    h.clone(),
+                );
+                h
+            },
+            journal_groups: counter(r, "journal_groups", "commit groups written"),
+            journal_errors: family(r, "journal_errors", "failed journal writes, by reason"),
+            journal_lost: counter(r, "journal_lost_events", "acknowledged events lost to journal damage"),
+            journal_bytes: gauge(r, "journal_bytes", "bytes of live events in the journal"),
+            dedup_ids: gauge(r, "dedup_ids", "event ids remembered"),
+            sink_failures: family(r, "sink_failures", "failed delivery attempts, by sink and reason"),
+            registry,
+        }
+    }
+
+    /// The text exposition of all metrics (OpenMetrics 1.0).
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn counter(r: &mut Registry, name: &str, help: &str) -> Counter {
+    let c = Counter::default();
+    r.register(name, help, c.clone());
+    c
+}
+
+fn gauge(r: &mut Registry, name: &str, help: &str) -> Gauge {
+    let g = Gauge::default();
+    r.register(name, help, g.clone());
+    g
+}
+
+fn family<L>(r: &mut Registry, name: &str, help: &str) -> Family<L, Counter>
+where
+    L: Clone
+        + std::hash::Hash
+        + Eq
+        + std::fmt::Debug
+        + Send
+        + Sync
+        + prometheus_client::encoding::EncodeLabelSet
+        + 'static,
+{
+    let f = Family::<L, Counter>::default();
+    r.register(name, help, f.clone());
+    f
+}
