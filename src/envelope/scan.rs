@@ -207,14 +207,7 @@ impl<'a> Cursor<'a> {
         let start = self.at;
         let mut escaped = false;
         loop {
-            while let Some(word) = self.word() {
-                let special = below(word, 0x20) | equal(word, b'"') | equal(word, b'\\');
-                if special != 0 {
-                    self.at += first(special);
-                    break;
-                }
-                self.at += 8;
-            }
+            self.at += plain(self.rest());
             match self.peek() {
                 Some(b'"') => {
                     let end = self.at;
@@ -225,9 +218,7 @@ impl<'a> Cursor<'a> {
                     escaped = true;
                     self.escape()?;
                 }
-                Some(0..0x20) => return Err(self.fault("has a control character in a string")),
-                // Only the last seven bytes of a body are taken one by one.
-                Some(_) => self.step(),
+                Some(_) => return Err(self.fault("has a control character in a string")),
                 None => return Err(self.fault("ends inside a string")),
             }
         }
@@ -299,20 +290,13 @@ impl<'a> Cursor<'a> {
     pub(super) fn space(&mut self) {
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
             self.step();
-            while let Some(word) = self.word() {
-                let other = word ^ every(b' ');
-                if other != 0 {
-                    self.at += first(other);
-                    break;
-                }
-                self.at += 8;
-            }
+            self.at += spaces(self.rest());
         }
     }
 
     #[inline]
-    fn word(&self) -> Option<u64> {
-        self.text.as_bytes().get(self.at..)?.first_chunk().copied().map(u64::from_le_bytes)
+    fn rest(&self) -> &'a [u8] {
+        self.text.as_bytes().get(self.at..).unwrap_or_default()
     }
 
     #[cold]
@@ -321,15 +305,38 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// The high bit of the first byte below `limit`, which is at most 128; bytes after it may be marked wrongly.
+/// How many bytes go by before a quote, a backslash or a control character.
 #[inline]
-fn below(word: u64, limit: u8) -> u64 {
-    word.wrapping_sub(every(limit)) & !word & every(0x80)
+fn plain(bytes: &[u8]) -> usize {
+    let special = |word: u64| {
+        let control = word.wrapping_sub(every(0x20));
+        let quote = (word ^ every(b'"')).wrapping_sub(every(1));
+        let backslash = (word ^ every(b'\\')).wrapping_sub(every(1));
+        // A borrow can mark a byte wrongly, but only behind one marked rightly.
+        (control | quote | backslash) & !word & every(0x80)
+    };
+    let (words, tail) = bytes.as_chunks();
+    for (index, word) in words.iter().enumerate() {
+        let special = special(u64::from_le_bytes(*word));
+        if special != 0 {
+            return index * 8 + first(special);
+        }
+    }
+    let special = tail.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20));
+    words.len() * 8 + special.unwrap_or(tail.len())
 }
 
+/// How many spaces come first; no need to be complete.
 #[inline]
-fn equal(word: u64, byte: u8) -> u64 {
-    below(word ^ every(byte), 1)
+fn spaces(bytes: &[u8]) -> usize {
+    let (words, _) = bytes.as_chunks();
+    for (index, word) in words.iter().enumerate() {
+        let other = u64::from_le_bytes(*word) ^ every(b' ');
+        if other != 0 {
+            return index * 8 + first(other);
+        }
+    }
+    words.len() * 8
 }
 
 #[inline]
