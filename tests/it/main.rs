@@ -1,1 +1,3 @@
 //! Tests through the door.
+
+mod config;
