@@ -339,7 +339,7 @@ impl<'t> Section<'_, 't> {
     pub(super) fn missing(&mut self, key: &str, remedy: impl Into<String>) {
         let path = self.path(key);
         if !self.reader.is_bad(&path) {
-            self.reader.note(path, NOWHERE.to_owned(), "is missing".to_owned(), remedy.into());
+            self.bad(key, "is missing", remedy);
         }
     }
 

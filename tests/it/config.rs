@@ -161,7 +161,7 @@ fn every_problem_of_every_layer_is_in_one_report() {
         ("listen.idle_timeout", "file first.toml", "\"250ms\""),
         ("listen.max_body_bytes", "file second.toml", "\"64MiB\""),
         ("tls.certificate", "file first.toml", "quotes"),
-        ("tls.client_ca", "not set", "CAs that sign"),
+        ("tls.client_ca", "file first.toml", "CAs that sign"),
         ("tls.min_version", "file first.toml", "\"1.3\""),
         ("tls.allowed_clients, tls.allow_any_client", "not set, built-in default", "identifies ASAPP's certificate"),
         ("journal.engine", "file second.toml", "\"sqlite\" or \"memory\""),
