@@ -21,9 +21,10 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
 
 # The runtime: the C library and the binary. No shell, no package manager.
 FROM gcr.io/distroless/cc-debian13
-COPY --from=build --chown=root:root /out/usr /usr
-COPY --from=build --chown=root:root /out/etc/asapp-receiver /etc/asapp-receiver
-COPY --from=build --chown=10001:10001 /out/var/lib/asapp-receiver /var/lib/asapp-receiver
+COPY --from=build /out/usr/ /usr/
+COPY --from=build /out/etc/ /etc/
+# The parent, so that the folder comes with its mode.
+COPY --from=build --chown=10001:10001 /out/var/lib/ /var/lib/
 USER 10001:10001
 WORKDIR /var/lib/asapp-receiver
 # The journal. Nothing else is written: run it with --read-only.
