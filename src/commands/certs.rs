@@ -11,14 +11,15 @@ pub struct Args {
     /// The folder for ca.pem, server.pem, server-key.pem, client.pem and client-key.pem
     pub dir: PathBuf,
     /// A DNS name or IP address of the server; may be repeated
-    #[arg(long, value_name = "NAME", default_values_t = ["localhost".to_owned(), "127.0.0.1".to_owned()])]
+    #[arg(long, value_name = "NAME", default_values = ["localhost", "127.0.0.1", "::1"])]
     pub name: Vec<String>,
     /// The common name in the client certificate's subject
     #[arg(long, value_name = "CN", default_value = "asapp-demo-client")]
     pub client_cn: String,
-    /// How long they are valid
-    #[arg(long, value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1095))]
+    /// How long they are valid; ASAPP's profile wants less than three years
+    #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=1094))]
     pub days: u32,
+    /// The kind of every key
     #[arg(long, value_enum, default_value_t = KeyType::Ecdsa)]
     pub key_type: KeyType,
     /// Replace files that are there already
