@@ -1,1 +1,4 @@
 //! Tests through the door.
+
+mod commands;
+mod config;
