@@ -35,7 +35,8 @@ pub enum Outcome {
     Refused(&'static str),
 }
 
-/// A received POST, not settled yet. Dropped without [`settle`](Received::settle), it counts as rejected, `aborted`.
+/// A received POST, not settled yet. Dropped without [`settle`](Received::settle), it counts as rejected, `aborted`; by
+/// a panic, as refused, `internal`.
 #[derive(Debug)]
 pub struct Received {
     /// `None` once settled.
@@ -130,6 +131,7 @@ impl Received {
 
 impl Drop for Received {
     fn drop(&mut self) {
-        self.count(Outcome::Rejected("aborted"));
+        let panicking = std::thread::panicking();
+        self.count(if panicking { Outcome::Refused("internal") } else { Outcome::Rejected("aborted") });
     }
 }

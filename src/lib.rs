@@ -21,7 +21,7 @@
 //! 6. [`dispatch`] runs one lane per sink, each with a cursor of its own in the journal; [`sinks`] do the delivering.
 //!    A new sink is one file in `sinks/`, one arm in [`sinks::AnySink`](sinks) and its settings.
 //!
-//! Around the path: [`config`] (settings), [`admin`] (the operators' port), [`telemetry`] (names of metrics and log
+//! Around the path: [`config`] (settings), [`admin`] (the operators' port), [`problem`] (error answers of both ports), [`telemetry`] (names of metrics and log
 //! fields), [`simulator`] (ASAPP's side) and [`commands`] (the command line). Imports run one way, from the door
 //! inwards.
 //!
@@ -42,6 +42,7 @@ pub mod dispatch;
 pub mod envelope;
 pub mod ingest;
 pub mod journal;
+pub mod problem;
 pub mod receiver;
 pub mod server;
 pub mod service;

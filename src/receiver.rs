@@ -1,1 +1,333 @@
-//! Not written yet.
+//! The event route: a request to [`Ingest`], its outcome to a status code. The only code that knows inbound HTTP.
+//!
+//! The order is the contract: route, count as received, length, place and budget, body against one deadline, then
+//! [`Ingest`]. Nothing is read of a body before its bytes are in the budget.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
+use http_body_util::BodyExt;
+use tokio::time::timeout;
+
+use crate::admission::{Admission, Admitted, Outcome, TooMany};
+use crate::config;
+use crate::envelope::Rejection;
+use crate::ingest::{Ingest, Origin, Refusal};
+use crate::journal::{Appended, Receipt};
+use crate::problem::{Kind, Problem};
+use crate::telemetry::Metrics;
+use crate::tls::PeerIdentity;
+
+/// A body whose length was not announced takes its budget in steps of at least this many bytes.
+const GROWTH: usize = 16 * 1024;
+/// Longer ones are not kept: version 00 has 55 bytes.
+const MAX_TRACEPARENT: usize = 256;
+
+/// The routes of the event port. Requests carry their [`PeerIdentity`] as an extension; one without is never taken.
+pub fn router(
+    endpoints: Vec<Arc<config::Endpoint>>,
+    ingest: Ingest,
+    admission: Admission,
+    listen: &config::Listen,
+    metrics: Arc<Metrics>,
+) -> Router {
+    let door = Arc::new(Door {
+        ingest,
+        admission,
+        metrics,
+        max_body_bytes: listen.max_body_bytes,
+        body_timeout: listen.body_timeout,
+    });
+    let mut router = Router::new().without_v07_checks();
+    for endpoint in endpoints {
+        // A path is meant as it is written: braces would make it a pattern.
+        let path = endpoint.path.replace('{', "{{").replace('}', "}}");
+        let door = Arc::clone(&door);
+        let answer = move |request: Request| {
+            let (door, endpoint) = (Arc::clone(&door), Arc::clone(&endpoint));
+            async move { guarded(door.answer(endpoint, request), &door.metrics).await }
+        };
+        router = router.route(&path, post(answer).fallback(not_post));
+    }
+    router.fallback(async || Problem::new(Kind::NotFound, "no endpoint has this path"))
+}
+
+async fn not_post() -> Response {
+    let mut response = Problem::new(Kind::MethodNotAllowed, "events are sent with POST").into_response();
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(Method::POST.as_str()));
+    response
+}
+
+/// Turns a panic into a counted 500.
+async fn guarded(answer: impl Future<Output = Response>, metrics: &Metrics) -> Response {
+    // Unwind safe: what the answer held is dropped, and what it shares is either atomic or owned by another task.
+    AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_panic| {
+        metrics.panics.inc();
+        Problem::new(Kind::Internal, "a bug; the event may or may not be stored, send it again").into_response()
+    })
+}
+
+/// What every request needs; shared by all of them.
+struct Door {
+    ingest: Ingest,
+    admission: Admission,
+    metrics: Arc<Metrics>,
+    max_body_bytes: usize,
+    body_timeout: Duration,
+}
+
+impl Door {
+    async fn answer(&self, endpoint: Arc<config::Endpoint>, request: Request) -> Response {
+        let (mut head, body) = request.into_parts();
+        let Some(peer) = head.extensions.remove::<PeerIdentity>() else {
+            tracing::error!(endpoint = endpoint.name, "request without a peer identity");
+            return Problem::new(Kind::Internal, "the connection has no identity").closing().into_response();
+        };
+        let (body, admitted) = match self.take(body).await {
+            Ok(taken) => taken,
+            Err(cut) => return self.cut_off(cut),
+        };
+        if !is_json(&head.headers) {
+            self.metrics.odd_content_type.inc();
+        }
+        let origin = Origin { endpoint, peer, traceparent: traceparent(&head.headers) };
+        let outcome = if is_encoded(&head.headers) {
+            self.ingest.reject(Refusal::Encoded, body, origin, admitted).await
+        } else {
+            self.ingest.accept(body, origin, admitted).await
+        };
+        match outcome {
+            Ok(Appended::Stored(receipt)) => durable("stored", &receipt),
+            Ok(Appended::Duplicate(receipt)) => durable("duplicate", &receipt),
+            Err(refusal) => Problem::from(refusal).into_response(),
+        }
+    }
+
+    /// Counts the request as received and reads its body, as far as length, budget and deadline allow.
+    async fn take(&self, body: Body) -> Result<(Bytes, Admitted), Cut> {
+        let received = self.admission.receive();
+        let announced = body.size_hint().exact().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+        if announced.is_some_and(|length| length > self.max_body_bytes) {
+            received.settle(Outcome::Rejected(Kind::TooLarge.word()));
+            return Err(Cut::TooLarge);
+        }
+        let mut admitted = self.admission.admit(received, announced.unwrap_or(0))?;
+        let read = timeout(self.body_timeout, self.read(body, announced, &mut admitted)).await;
+        match read.unwrap_or(Err(Cut::Late)) {
+            Ok(body) => Ok((body, admitted)),
+            Err(cut) => {
+                admitted.settle(cut.outcome());
+                Err(cut)
+            }
+        }
+    }
+
+    /// A body that came in one frame of known length is passed on without a copy.
+    async fn read(&self, mut body: Body, announced: Option<usize>, admitted: &mut Admitted) -> Result<Bytes, Cut> {
+        let mut budget = announced.unwrap_or(0);
+        let mut whole = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| Cut::Broken)?.into_data() else { continue };
+            if whole.is_empty() && body.is_end_stream() && data.len() <= budget {
+                return Ok(data);
+            }
+            let length = whole.len() + data.len();
+            if length > self.max_body_bytes {
+                return Err(Cut::TooLarge);
+            }
+            if length > budget {
+                let more = (length - budget).max(GROWTH);
+                admitted.grow(more)?;
+                budget += more;
+            }
+            if whole.is_empty() {
+                whole.reserve(announced.unwrap_or(length));
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(whole.freeze())
+    }
+
+    fn cut_off(&self, cut: Cut) -> Response {
+        let problem = match cut {
+            Cut::TooLarge => Problem::new(Kind::TooLarge, format!("the body is over {} bytes", self.max_body_bytes)),
+            Cut::TooMany => Problem::new(Kind::TooMany, "too many requests or bytes are in flight; send it again"),
+            Cut::Late => Problem::new(Kind::Timeout, format!("the body took longer than {:?}", self.body_timeout)),
+            // As for a head that cannot be parsed: no body, and the connection ends.
+            Cut::Broken => return (StatusCode::BAD_REQUEST, [(header::CONNECTION, "close")]).into_response(),
+        };
+        problem.closing().into_response()
+    }
+}
+
+/// Why a body was not read to its end.
+#[derive(Clone, Copy)]
+enum Cut {
+    TooLarge,
+    TooMany,
+    Late,
+    /// The client went away, or broke the body's framing.
+    Broken,
+}
+
+impl Cut {
+    fn outcome(self) -> Outcome {
+        match self {
+            Self::TooLarge => Outcome::Rejected(Kind::TooLarge.word()),
+            Self::TooMany => Outcome::Refused(Kind::TooMany.word()),
+            Self::Late => Outcome::Rejected(Kind::Timeout.word()),
+            Self::Broken => Outcome::Rejected("aborted"),
+        }
+    }
+}
+
+impl From<TooMany> for Cut {
+    fn from(_: TooMany) -> Self {
+        Self::TooMany
+    }
+}
+
+/// The only 200: it takes the journal's proof.
+fn durable(status: &'static str, receipt: &Receipt) -> Response {
+    let mut body = Vec::with_capacity(96);
+    body.extend_from_slice(br#"{"status":""#);
+    body.extend_from_slice(status.as_bytes());
+    body.extend_from_slice(br#"","event_id":"#);
+    // Writing a string to a Vec cannot fail.
+    let _ = serde_json::to_writer(&mut body, receipt.event_id());
+    body.push(b'}');
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let kind = match &refusal {
+            Refusal::Rejected(Rejection::Malformed { .. }) => Kind::Malformed,
+            Refusal::Rejected(Rejection::Incomplete { .. }) | Refusal::WrongFeed => Kind::Incomplete,
+            Refusal::Encoded => Kind::UnsupportedMedia,
+            Refusal::Unavailable(_) => Kind::Unavailable,
+        };
+        Self::new(kind, refusal.to_string())
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return false };
+    let essence = value.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+}
+
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
+}
+
+/// The request's `traceparent`, if there is one that can be passed on as it is.
+fn traceparent(headers: &HeaderMap) -> Option<Box<str>> {
+    let mut values = headers.get_all("traceparent").iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let bytes = value.as_bytes();
+    let sane = (1..=MAX_TRACEPARENT).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic);
+    value.to_str().ok().filter(|_| sane).map(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn listen() -> config::Listen {
+        config::Listen {
+            address: ([127, 0, 0, 1], 0).into(),
+            max_connections: 1,
+            max_in_flight: 1,
+            max_in_flight_bytes: 4096,
+            max_body_bytes: 4096,
+            handshake_timeout: Duration::ZERO,
+            header_timeout: Duration::ZERO,
+            body_timeout: Duration::ZERO,
+            idle_timeout: Duration::ZERO,
+            max_connection_age: Duration::ZERO,
+            answer_within: Duration::ZERO,
+            drain_timeout: Duration::ZERO,
+            pre_drain: Duration::ZERO,
+            http2: false,
+        }
+    }
+
+    #[test]
+    fn only_application_json_is_no_odd_content_type() {
+        for usual in ["application/json", "Application/JSON", "application/json; charset=utf-8"] {
+            assert!(is_json(&headers(&[("content-type", usual)])), "{usual}");
+        }
+        for odd in ["text/plain", "application/jsonl", "application/cloudevents+json", ""] {
+            assert!(!is_json(&headers(&[("content-type", odd)])), "{odd}");
+        }
+        assert!(!is_json(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn any_coding_but_identity_is_an_encoding() {
+        assert!(!is_encoded(&HeaderMap::new()));
+        assert!(!is_encoded(&headers(&[("content-encoding", "Identity"), ("content-encoding", "identity, ")])));
+        for coding in ["gzip", "identity, br", "x"] {
+            assert!(is_encoded(&headers(&[("content-encoding", coding)])), "{coding}");
+        }
+        assert!(is_encoded(&headers(&[("content-encoding", "identity"), ("content-encoding", "zstd")])));
+    }
+
+    #[test]
+    fn a_traceparent_is_kept_only_if_it_can_be_passed_on() {
+        let usual = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(traceparent(&headers(&[("traceparent", usual)])).as_deref(), Some(usual));
+        assert_eq!(traceparent(&headers(&[("traceparent", usual), ("traceparent", usual)])), None);
+        assert_eq!(traceparent(&headers(&[("traceparent", "a b")])), None);
+        assert_eq!(traceparent(&headers(&[("traceparent", "")])), None);
+        let mut long = HeaderMap::new();
+        long.insert("traceparent", HeaderValue::from_bytes(&[b'a'; MAX_TRACEPARENT + 1]).unwrap());
+        assert_eq!(traceparent(&long), None);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_500_and_the_accounting_still_adds_up() {
+        let metrics = Arc::new(Metrics::new());
+        let admission = Admission::new(&listen(), Arc::clone(&metrics));
+        let received = admission.receive();
+        let mut admitted = admission.admit(received, 1).unwrap();
+        let held = async move {
+            tokio::task::yield_now().await;
+            assert!(admitted.grow(usize::MAX).is_ok(), "marker of a value");
+            drop(admitted);
+            StatusCode::OK.into_response()
+        };
+        let response = guarded(held, &metrics).await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert!(!body.windows(6).any(|part| part == b"marker"));
+        assert_eq!(metrics.panics.get(), 1);
+        assert_eq!(metrics.in_flight.get(), 0);
+        assert_eq!(metrics.refused.get_or_create(&[("reason", "internal")]).get(), 1);
+    }
+}

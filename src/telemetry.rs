@@ -3,6 +3,9 @@
 //! Metrics follow Prometheus' naming; every name starts with `asapp_receiver_`. Labels are bounded: they are words of
 //! this program, never a value from an event.
 
+use std::io::Write;
+
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -136,9 +139,17 @@ impl Metrics {
     /// The text exposition of all metrics (OpenMetrics 1.0).
     #[must_use]
     pub fn encode(&self) -> String {
+        self.encode_with(&Registry::default())
+    }
+
+    /// The same, with what another place counts.
+    #[must_use]
+    pub fn encode_with(&self, more: &Registry) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
-        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        let _ = encode_registry(&mut text, &self.registry);
+        let _ = encode_registry(&mut text, more);
+        let _ = encode_eof(&mut text);
         text
     }
 }
@@ -175,4 +186,17 @@ where
     let f = Family::<L, Counter>::default();
     r.register(name, help, f.clone());
     f
+}
+
+/// Makes a panic tell where it happened, and nothing else: its message may hold values of an event.
+pub fn install_panic_hook() {
+    std::panic::set_hook(Box::new(|panic| {
+        let location = panic.location().map(ToString::to_string).unwrap_or_default();
+        if tracing::dispatcher::has_been_set() {
+            tracing::error!(location, "panic");
+        } else {
+            // Too early for the log. When stderr is gone too, there is no one to tell.
+            let _ = writeln!(std::io::stderr(), "panic at {location}");
+        }
+    }));
 }

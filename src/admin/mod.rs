@@ -1,1 +1,253 @@
-//! Not written yet.
+//! The operators' port: probes, metrics, status. Plain HTTP, on loopback unless told otherwise.
+
+mod gate;
+pub mod status;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+
+pub use gate::Gate;
+use status::Status;
+
+use crate::journal;
+use crate::problem::{Kind, Problem};
+use crate::telemetry::Metrics;
+
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What the service is doing.
+#[derive(Debug, Clone)]
+pub enum Phase {
+    /// The journal is not open yet.
+    Starting,
+    Serving(Insight),
+    Draining(Insight),
+}
+
+/// What can be seen from outside once the journal is open. Cheap to clone.
+#[derive(Clone)]
+pub struct Insight {
+    pub journal: watch::Receiver<journal::State>,
+    /// Called once per request for the status or the metrics.
+    pub status: Arc<dyn Fn() -> Status + Send + Sync>,
+}
+
+/// The routes of the operators' port, behind `gate`.
+pub fn router(gate: Gate, metrics: Arc<Metrics>, phase: watch::Receiver<Phase>) -> Router {
+    let view = View { metrics, phase };
+    let gated = Router::new()
+        .route("/metrics", get(metrics_text))
+        .route("/api/v1/status", get(status_json))
+        .fallback(async || Problem::new(Kind::NotFound, "the admin port has no such path"))
+        .layer(middleware::from_fn_with_state(Arc::new(gate), gate::guard));
+    Router::new().route("/livez", get(live)).route("/readyz", get(ready)).merge(gated).with_state(view)
+}
+
+#[derive(Clone)]
+struct View {
+    metrics: Arc<Metrics>,
+    phase: watch::Receiver<Phase>,
+}
+
+impl View {
+    fn status(&self) -> Option<Status> {
+        match &*self.phase.borrow() {
+            Phase::Starting => None,
+            Phase::Serving(insight) | Phase::Draining(insight) => Some((insight.status)()),
+        }
+    }
+
+    /// Why no events should be sent here now.
+    fn unready(&self) -> Option<&'static str> {
+        match &*self.phase.borrow() {
+            Phase::Starting => Some("starting"),
+            Phase::Draining(_) => Some("draining"),
+            Phase::Serving(insight) => match *insight.journal.borrow() {
+                journal::State::Open => None,
+                journal::State::Full => Some("journal full"),
+                journal::State::Failed => Some("journal failed"),
+                journal::State::Closed => Some("journal closed"),
+            },
+        }
+    }
+}
+
+async fn live() -> Response {
+    json(StatusCode::OK, r#"{"live":true}"#.to_owned())
+}
+
+async fn ready(State(view): State<View>) -> Response {
+    match view.unready() {
+        None => json(StatusCode::OK, r#"{"ready":true}"#.to_owned()),
+        Some(reason) => json(StatusCode::SERVICE_UNAVAILABLE, format!(r#"{{"ready":false,"reason":"{reason}"}}"#)),
+    }
+}
+
+async fn metrics_text(State(view): State<View>) -> Response {
+    let sinks = view.status().map_or_else(Registry::default, |status| status::registry(&status.sinks));
+    ([(header::CONTENT_TYPE, OPENMETRICS)], view.metrics.encode_with(&sinks)).into_response()
+}
+
+async fn status_json(State(view): State<View>) -> Response {
+    let Some(status) = view.status() else {
+        return Problem::new(Kind::Unavailable, "starting: the journal is not open yet").into_response();
+    };
+    match serde_json::to_string(&status) {
+        Ok(text) => json(StatusCode::OK, text),
+        Err(error) => {
+            tracing::error!(%error, "status cannot be written as JSON");
+            Problem::new(Kind::Internal, "the status cannot be written as JSON").into_response()
+        }
+    }
+}
+
+fn json(status: StatusCode, body: String) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+impl std::fmt::Debug for Insight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Insight").field("journal", &self.journal).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::Request;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn answer(router: &Router, path: &str, headers: &[(&str, &str)]) -> (StatusCode, String) {
+        let mut request = Request::get(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    fn insight(journal: &watch::Sender<journal::State>) -> Insight {
+        Insight {
+            journal: journal.subscribe(),
+            status: Arc::new(|| Status {
+                process: status::Process {
+                    received: 1,
+                    stored: 1,
+                    duplicate: 0,
+                    rejected: 0,
+                    refused: 0,
+                    in_flight: 0,
+                },
+                journal: status::Journal {
+                    state: "open",
+                    engine: "memory",
+                    first_sequence: Some(1),
+                    last_sequence: Some(1),
+                    bytes: 2,
+                    max_bytes: 3,
+                    lost_events: 0,
+                    dedup_ids: 1,
+                },
+                sinks: Vec::new(),
+            }),
+        }
+    }
+
+    #[tokio::test]
+    async fn ready_follows_phase_and_journal_and_live_does_not() {
+        let (journal, _) = watch::channel(journal::State::Open);
+        let (phase, seen) = watch::channel(Phase::Starting);
+        let router = router(Gate::Loopback { token: None }, Arc::new(Metrics::new()), seen);
+        let local = [("host", "localhost")];
+        assert_eq!(answer(&router, "/livez", &[]).await.0, StatusCode::OK);
+        let starting = (StatusCode::SERVICE_UNAVAILABLE, r#"{"ready":false,"reason":"starting"}"#.to_owned());
+        assert_eq!(answer(&router, "/readyz", &[]).await, starting);
+        assert_eq!(answer(&router, "/api/v1/status", &local).await.0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer(&router, "/metrics", &local).await.0, StatusCode::OK);
+
+        phase.send_replace(Phase::Serving(insight(&journal)));
+        assert_eq!(answer(&router, "/readyz", &[]).await, (StatusCode::OK, r#"{"ready":true}"#.to_owned()));
+        let (status, text) = answer(&router, "/api/v1/status", &local).await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(text.contains(r#""journal":{"state":"open","engine":"memory","first_sequence":1"#), "{text}");
+        for (state, reason) in [
+            (journal::State::Full, "journal full"),
+            (journal::State::Failed, "journal failed"),
+            (journal::State::Closed, "journal closed"),
+        ] {
+            journal.send_replace(state);
+            let (status, text) = answer(&router, "/readyz", &[]).await;
+            assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+            assert!(text.contains(reason), "{text}");
+        }
+
+        journal.send_replace(journal::State::Open);
+        phase.send_replace(Phase::Draining(insight(&journal)));
+        let (status, text) = answer(&router, "/readyz", &[]).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(text.contains("draining"), "{text}");
+        assert_eq!(answer(&router, "/livez", &[]).await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn off_loopback_only_the_probes_need_no_token() {
+        let (_phase, seen) = watch::channel(Phase::Starting);
+        let gate = Gate::Open { token: b"secret".as_slice().into() };
+        let router = router(gate, Arc::new(Metrics::new()), seen);
+        assert_eq!(answer(&router, "/livez", &[]).await.0, StatusCode::OK);
+        assert_eq!(answer(&router, "/readyz", &[]).await.0, StatusCode::SERVICE_UNAVAILABLE);
+        for wrong in ["secre", "secrets", "Secret", ""] {
+            let bearer = format!("Bearer {wrong}");
+            let headers = [("authorization", bearer.as_str())];
+            assert_eq!(answer(&router, "/metrics", &headers).await.0, StatusCode::UNAUTHORIZED, "{wrong:?}");
+        }
+        for path in ["/metrics", "/api/v1/status", "/nowhere"] {
+            assert_eq!(answer(&router, path, &[]).await.0, StatusCode::UNAUTHORIZED, "{path}");
+        }
+        assert_eq!(answer(&router, "/metrics", &[("authorization", "bearer secret")]).await.0, StatusCode::OK);
+        let status = answer(&router, "/nowhere", &[("authorization", "Bearer secret")]).await.0;
+        assert_eq!(status, StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn on_loopback_another_host_name_is_refused() {
+        let (_phase, seen) = watch::channel(Phase::Starting);
+        let router = router(Gate::Loopback { token: None }, Arc::new(Metrics::new()), seen);
+        for host in ["localhost", "localhost:8081", "127.0.0.1:8081", "127.1.2.3", "[::1]:8081", "LOCALHOST:1"] {
+            assert_eq!(answer(&router, "/metrics", &[("host", host)]).await.0, StatusCode::OK, "{host}");
+        }
+        for host in ["evil.example", "evil.example:8081", "10.0.0.1", "localhost.evil.example", ""] {
+            assert_eq!(answer(&router, "/metrics", &[("host", host)]).await.0, StatusCode::FORBIDDEN, "{host}");
+        }
+        assert_eq!(answer(&router, "/metrics", &[]).await.0, StatusCode::FORBIDDEN);
+    }
+
+    #[tokio::test]
+    async fn a_changing_call_from_another_site_is_refused() {
+        let (_phase, seen) = watch::channel(Phase::Starting);
+        let router = router(Gate::Loopback { token: None }, Arc::new(Metrics::new()), seen);
+        let status = async |name: &str, value: &str| {
+            let request = Request::post("/api/v1/status").header("host", "localhost:8081").header(name, value);
+            router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status()
+        };
+        assert_eq!(status("origin", "https://evil.example").await, StatusCode::FORBIDDEN);
+        assert_eq!(status("origin", "null").await, StatusCode::FORBIDDEN);
+        assert_eq!(status("sec-fetch-site", "cross-site").await, StatusCode::FORBIDDEN);
+        assert_eq!(status("sec-fetch-site", "same-site").await, StatusCode::FORBIDDEN);
+        assert_eq!(status("origin", "http://localhost:8081").await, StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(status("x-none", "").await, StatusCode::METHOD_NOT_ALLOWED);
+    }
+}

@@ -1,0 +1,128 @@
+//! Who may use the operators' port: all but the two probes pass here.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::config;
+use crate::problem::{Kind, Problem};
+
+/// What a caller has to show.
+pub enum Gate {
+    /// Reachable from this machine only. A browser on it may be led here by a foreign page, under the name of that
+    /// page's host, so the request has to name this machine.
+    Loopback { token: Option<Box<[u8]>> },
+    /// Reachable from elsewhere.
+    Open { token: Box<[u8]> },
+}
+
+/// Why the port cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    #[error("admin.token_file {path}: cannot be read; give the receiver's user a readable file")]
+    Unreadable { path: String, source: std::io::Error },
+    #[error("admin.token_file {path} is empty; write a token of at least 16 random characters into it")]
+    Empty { path: String },
+    #[error("admin.address {address} is not loopback; set admin.token_file, or use 127.0.0.1")]
+    NoToken { address: std::net::SocketAddr },
+}
+
+impl Gate {
+    /// Reads the token. White space around it is no part of it.
+    ///
+    /// # Errors
+    /// [`GateError`] when the token is missing where it is needed, or cannot be used.
+    pub fn read(settings: &config::Admin) -> Result<Self, GateError> {
+        let token = match &settings.token_file {
+            None => None,
+            Some(file) => {
+                let path = file.display().to_string();
+                let text =
+                    std::fs::read(file).map_err(|source| GateError::Unreadable { path: path.clone(), source })?;
+                let token = text.trim_ascii();
+                if token.is_empty() {
+                    return Err(GateError::Empty { path });
+                }
+                Some(token.into())
+            }
+        };
+        match token {
+            token if settings.address.ip().is_loopback() => Ok(Self::Loopback { token }),
+            Some(token) => Ok(Self::Open { token }),
+            None => Err(GateError::NoToken { address: settings.address }),
+        }
+    }
+
+    fn judge(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+        let host = host(uri, headers);
+        if matches!(self, Self::Loopback { .. }) && !host.is_some_and(is_this_machine) {
+            return Err(Problem::new(Kind::Forbidden, "the Host header has to be localhost or a loopback address"));
+        }
+        if !method.is_safe() && is_cross_site(host, headers) {
+            return Err(Problem::new(Kind::Forbidden, "a page of another site may not change anything here"));
+        }
+        match self {
+            Self::Loopback { token: None } => Ok(()),
+            Self::Loopback { token: Some(token) } | Self::Open { token } => match bearer(headers) {
+                Some(shown) if is_same(shown, token) => Ok(()),
+                _ => Err(Problem::new(Kind::Unauthorized, "send the token of admin.token_file: Authorization: Bearer")),
+            },
+        }
+    }
+}
+
+pub(super) async fn guard(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
+    match gate.judge(request.method(), request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+    uri.authority().map(|authority| authority.as_str()).or_else(|| headers.get(header::HOST)?.to_str().ok())
+}
+
+/// Whether `host`, with or without a port, can only mean this machine.
+fn is_this_machine(host: &str) -> bool {
+    let Ok(authority) = host.parse::<axum::http::uri::Authority>() else { return false };
+    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Browsers say where a request comes from; other programs say nothing.
+fn is_cross_site(host: Option<&str>, headers: &HeaderMap) -> bool {
+    let foreign_origin = headers.get(header::ORIGIN).is_some_and(|origin| {
+        let own = origin.to_str().ok().and_then(|origin| origin.strip_prefix("http://"));
+        own.is_none() || own != host
+    });
+    let foreign_site = headers
+        .get("sec-fetch-site")
+        .is_some_and(|site| site.as_bytes() != b"same-origin" && site.as_bytes() != b"none");
+    foreign_origin || foreign_site
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim().as_bytes())
+}
+
+/// Compares in a time that depends on the lengths only.
+fn is_same(a: &[u8], b: &[u8]) -> bool {
+    let differences = a.iter().zip(b).fold(0, |seen, (a, b)| std::hint::black_box(seen | (a ^ b)));
+    a.len() == b.len() && differences == 0
+}
+
+// The token is never printed.
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Loopback { token: None } => "Gate::Loopback",
+            Self::Loopback { token: Some(_) } => "Gate::Loopback with a token",
+            Self::Open { .. } => "Gate::Open",
+        })
+    }
+}

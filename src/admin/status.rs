@@ -1,0 +1,171 @@
+//! The state of the receiver as operators see it: `/api/v1/status`, and the per-sink part of `/metrics`.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeMetric;
+use prometheus_client::metrics::TypedMetric;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Metric, Registry};
+use serde::Serialize;
+
+use crate::telemetry::Metrics;
+
+/// `/api/v1/status`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    pub process: Process,
+    pub journal: Journal,
+    pub sinks: Vec<Sink>,
+}
+
+/// What this process took in: `received = stored + duplicate + rejected + refused + in_flight`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Process {
+    pub received: u64,
+    pub stored: u64,
+    pub duplicate: u64,
+    pub rejected: u64,
+    pub refused: u64,
+    pub in_flight: u64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Journal {
+    /// `open`, `full`, `failed` or `closed`.
+    pub state: &'static str,
+    pub engine: &'static str,
+    /// Of the oldest event still kept; `None` while there is none.
+    pub first_sequence: Option<u64>,
+    /// Of the newest event ever; `None` before the first.
+    pub last_sequence: Option<u64>,
+    pub bytes: u64,
+    pub max_bytes: u64,
+    pub lost_events: u64,
+    pub dedup_ids: u64,
+}
+
+/// A sink's account, by event and not by attempt: `stored = delivered + filtered + dead_lettered + evicted + pending`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Sink {
+    pub name: String,
+    pub state: &'static str,
+    pub enabled: bool,
+    pub required: bool,
+    pub stored: u64,
+    pub delivered: u64,
+    pub filtered: u64,
+    /// Falls when a dead letter is tried again.
+    pub dead_lettered: u64,
+    pub evicted: u64,
+    pub pending: u64,
+    /// Everything up to this sequence is settled.
+    pub cursor: u64,
+    /// Age of the oldest pending event; 0 without one.
+    pub lag_seconds: f64,
+    pub last_error: Option<String>,
+}
+
+impl Process {
+    /// The account in `metrics`, which goes on changing while it is read.
+    #[must_use]
+    pub fn read(metrics: &Metrics) -> Self {
+        // The parts of a family cannot be listed, only encoded.
+        let text = metrics.encode();
+        Self {
+            received: metrics.received.get(),
+            stored: metrics.stored.get(),
+            duplicate: metrics.duplicate.get(),
+            rejected: sum(&text, "asapp_receiver_rejected_total{"),
+            refused: sum(&text, "asapp_receiver_refused_total{"),
+            in_flight: metrics.in_flight.get().try_into().unwrap_or_default(),
+        }
+    }
+}
+
+fn sum(text: &str, series: &str) -> u64 {
+    let samples = text.lines().filter(|line| line.starts_with(series));
+    samples.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+/// The accounts of `sinks` as metrics, one series per sink.
+pub(super) fn registry(sinks: &[Sink]) -> Registry {
+    let mut registry = Registry::with_prefix("asapp_receiver_sink");
+    let r = &mut registry;
+    let count = |counter: &Counter, value| _ = counter.inc_by(value);
+    series(r, "stored", "events from the sink's first sequence on", sinks, |m, sink| count(m, sink.stored));
+    series(r, "delivered", "events delivered", sinks, |m, sink| count(m, sink.delivered));
+    series(r, "filtered", "events the sink's filter left out", sinks, |m, sink| count(m, sink.filtered));
+    series(r, "evicted", "undelivered events a full journal let go", sinks, |m, sink| count(m, sink.evicted));
+    let level = |gauge: &Gauge<u64, AtomicU64>, value| _ = gauge.set(value);
+    series(r, "dead_lettered", "events in the dead letters", sinks, |m, sink| level(m, sink.dead_lettered));
+    series(r, "pending", "events not settled yet", sinks, |m, sink| level(m, sink.pending));
+    series(r, "lag_seconds", "age of the oldest pending event", sinks, |m: &Gauge<f64, AtomicU64>, sink| {
+        m.set(sink.lag_seconds);
+    });
+    registry
+}
+
+fn series<M>(r: &mut Registry, name: &str, help: &str, sinks: &[Sink], fill: impl Fn(&M, &Sink))
+where
+    M: Metric + TypedMetric + EncodeMetric + Default + Clone,
+{
+    let family = Family::<[(&'static str, String); 1], M>::default();
+    for sink in sinks {
+        fill(&family.get_or_create_owned(&[("sink", sink.name.clone())]), sink);
+    }
+    r.register(name, help, family);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_account_of_the_process_adds_up_over_all_reasons() {
+        let metrics = Metrics::new();
+        metrics.received.inc_by(10);
+        metrics.stored.inc_by(4);
+        metrics.rejected.get_or_create(&[("reason", "malformed")]).inc_by(2);
+        metrics.rejected.get_or_create(&[("reason", "aborted")]).inc();
+        metrics.refused.get_or_create(&[("reason", "full")]).inc();
+        metrics.in_flight.set(2);
+        let account = Process { received: 10, stored: 4, duplicate: 0, rejected: 3, refused: 1, in_flight: 2 };
+        assert_eq!(Process::read(&metrics), account);
+    }
+
+    #[test]
+    fn every_sink_has_its_series() {
+        let sink = |name: &str, pending| Sink {
+            name: name.to_owned(),
+            state: "running",
+            enabled: true,
+            required: true,
+            stored: 9,
+            delivered: 5,
+            filtered: 1,
+            dead_lettered: 1,
+            evicted: 0,
+            pending,
+            cursor: 7,
+            lag_seconds: 1.5,
+            last_error: None,
+        };
+        let text = Metrics::new().encode_with(&registry(&[sink("a", 2), sink("b", 3)]));
+        for line in [
+            r#"asapp_receiver_sink_stored_total{sink="a"} 9"#,
+            r#"asapp_receiver_sink_delivered_total{sink="b"} 5"#,
+            r#"asapp_receiver_sink_filtered_total{sink="a"} 1"#,
+            r#"asapp_receiver_sink_evicted_total{sink="a"} 0"#,
+            r#"asapp_receiver_sink_dead_lettered{sink="a"} 1"#,
+            r#"asapp_receiver_sink_pending{sink="a"} 2"#,
+            r#"asapp_receiver_sink_pending{sink="b"} 3"#,
+            r#"asapp_receiver_sink_lag_seconds{sink="a"} 1.5"#,
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|got| got == line), "{line} in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+}
