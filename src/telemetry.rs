@@ -60,7 +60,7 @@ pub struct Metrics {
     pub tls_warnings: Family<Label, Counter>,
     pub connections: Gauge,
     pub connections_accepted: Counter,
-    /// `reason`: `head-timeout`, `idle`, `write-timeout`, `age`, `handshake-timeout`, `probe`, `bad-request`, `other`.
+    /// `reason`: `head-timeout`, `idle`, `write-timeout`, `age`, `drain`, `handshake-timeout`, `refused`, `probe`, `bad-request`.
     pub connections_closed: Family<Label, Counter>,
     pub accept_errors: Counter,
     /// `feed` (short name or `other`) and `kind` (`feed`, `event_type`, `field`, `value`, `mismatch`, `api_version`).
