@@ -8,6 +8,7 @@ use rustix::fs::{Access, FsWord};
 
 use super::{Failure, print};
 use crate::config::{self, Config};
+use crate::tls::{self, ServerTls};
 
 /// Check settings, certificates, data folder and sinks, without opening a listener
 #[derive(Debug, clap::Args)]
@@ -67,9 +68,17 @@ fn find(files: &[PathBuf]) -> Vec<Finding> {
     findings
 }
 
-/// Not written yet.
-fn tls(_: &config::Tls) -> Vec<Finding> {
-    Vec::new()
+fn tls(settings: &config::Tls) -> Vec<Finding> {
+    let found = ServerTls::load(settings).map_or_else(|findings| findings, |tls| tls.findings());
+    let finding = |found: tls::Finding| {
+        let verdict = match found.severity {
+            tls::Severity::Info => Verdict::Good,
+            tls::Severity::Warning => Verdict::Warning,
+            tls::Severity::Error => Verdict::Error,
+        };
+        Finding { verdict, key: "tls".to_owned(), text: found.to_string() }
+    };
+    found.into_iter().map(finding).collect()
 }
 
 fn data_folder(config: &Config) -> Vec<Finding> {
