@@ -11,6 +11,32 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+use crate::config;
+
+/// Sends the process's log to stderr, as the settings want it. Once per process.
+///
+/// Libraries are heard from `warn` on only, whatever the level: what they say below that may hold bytes of an event.
+///
+/// # Errors
+/// When logging was started before.
+pub fn init_logging(log: &config::Log) -> Result<(), TryInitError> {
+    let level = LevelFilter::from_level(log.level);
+    let targets = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("asapp_receiver", level);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match log.format {
+        config::LogFormat::Json => {
+            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        }
+        config::LogFormat::Text => lines.with_ansi(false).boxed(),
+    };
+    tracing_subscriber::registry().with(lines.with_filter(targets)).try_init()
+}
 
 /// A label whose value is one of the program's own words.
 pub type Label = [(&'static str, &'static str); 1];
@@ -37,7 +63,7 @@ pub struct Metrics {
     pub tls_warnings: Family<Label, Counter>,
     pub connections: Gauge,
     pub connections_accepted: Counter,
-    /// `reason`: `head-timeout`, `idle`, `write-timeout`, `age`, `handshake-timeout`, `probe`, `bad-request`, `other`.
+    /// `reason`: `head-timeout`, `idle`, `write-timeout`, `age`, `drain`, `handshake-timeout`, `refused`, `probe`, `bad-request`.
     pub connections_closed: Family<Label, Counter>,
     pub accept_errors: Counter,
     /// `feed` (short name or `other`) and `kind` (`feed`, `event_type`, `field`, `value`, `mismatch`, `api_version`).

@@ -1,1 +1,122 @@
-//! Not written yet.
+//! The command line's verbs, one file each: they parse, call, print, and know nothing else.
+
+pub mod certs;
+pub mod check;
+pub mod demo;
+pub mod serve;
+pub mod simulate;
+pub mod status;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Problems;
+
+/// Receives ASAPP's real-time events over mutual TLS, keeps them durably, and delivers them.
+#[derive(Debug, Parser)]
+#[command(name = "asapp-receiver", version, after_help = SETTINGS)]
+pub struct Cli {
+    /// A file with settings (TOML); later ones win over earlier ones
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Vec<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const SETTINGS: &str = "\
+Settings: built-in defaults, then each --config FILE in order, then environment variables named
+ASAPP_RECEIVER__SECTION__KEY, such as ASAPP_RECEIVER__TLS__CERTIFICATE=/etc/tls/server.pem
+
+Exit codes: 0 good, 1 failed, 2 wrong usage, 78 wrong configuration
+
+Example: asapp-receiver demo";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Check(check::Args),
+    Certs(certs::Args),
+    Demo(demo::Args),
+    Simulate(simulate::Args),
+    Status(status::Args),
+}
+
+impl Cli {
+    /// Runs the command to its end.
+    ///
+    /// # Errors
+    /// [`Failure`] has the exit code and what to tell.
+    pub async fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Serve(args) => serve::run(args, &self.config).await,
+            Command::Check(args) => check::run(args, &self.config),
+            Command::Certs(args) => certs::run(args),
+            Command::Demo(args) => demo::run(args).await,
+            Command::Simulate(args) => simulate::run(args).await,
+            Command::Status(args) => status::run(args).await,
+        }
+    }
+}
+
+/// Why a command ends with an exit code other than 0.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    code: u8,
+    text: String,
+}
+
+impl Failure {
+    /// The command was right, but it did not work out.
+    pub fn failed(text: impl Into<String>) -> Self {
+        Self { code: 1, text: text.into() }
+    }
+
+    /// The settings, or what they name, must be corrected first.
+    pub fn configuration(text: impl Into<String>) -> Self {
+        Self { code: 78, text: text.into() }
+    }
+
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        self.code
+    }
+
+    /// What to tell on stderr; empty when everything was told already.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+impl From<Problems> for Failure {
+    fn from(problems: Problems) -> Self {
+        Self::configuration(problems.to_string())
+    }
+}
+
+/// Prints to stdout. A reader that has gone away is no failure: it has seen what it wanted.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::failed(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `"90s"`, `"5m"`: a duration on the command line.
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "write a duration such as 30s or 5m".to_owned())
+}
+
+/// Events a second.
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate > 0.0 && rate <= 1_000_000.0 => Ok(rate),
+        _ => Err("write a number of events a second, above 0 and up to 1000000".to_owned()),
+    }
+}

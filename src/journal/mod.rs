@@ -1,21 +1,62 @@
 //! The durable order of events: dedup, cursors, dead letters, quarantine. One interface, engines behind it; the only
 //! code that touches the data folder.
+//!
+//! A [`Journal`] takes events in ([`append`](Journal::append)) and gives each lane a [`Cursor`] to read them by. What is
+//! behind it is the embedded engine: one [`writer`] thread that owns the tail, over a [`store`] (SQLite, or RAM for trying
+//! things out). [`recover`] brings a store back to order before the first event.
 
-use std::sync::Arc;
+mod ballast;
+mod cursor;
+mod folder;
+mod group;
+mod place;
+mod quarantine;
+mod recover;
+mod ring;
+mod salvage;
+mod sqlite;
+mod store;
+mod window;
+mod writer;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+
+pub use cursor::{Cursor, Gone, Watch};
+pub use folder::{FolderError, volatile_file_system};
+pub use group::Event;
+pub use place::{Account, Settled};
+pub use recover::{OpenError, Report};
 
 use crate::admission::{Admitted, Outcome};
-use crate::config;
+use crate::config::{self, Config};
 use crate::envelope::Envelope;
+use crate::telemetry::Metrics;
 use crate::tls::PeerIdentity;
+use group::millis;
+use store::{Kept, OpenReader};
+use window::IdKey;
+use writer::{Append, Clock, Command, Limits, Shared, Writer};
 
 /// A handle to the journal. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Journal {
-    state: watch::Receiver<State>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    mailbox: SyncSender<Command>,
+    shared: Arc<Shared>,
+    open_reader: OpenReader,
+    key: IdKey,
+    engine: config::Engine,
 }
 
 /// An event on its way in.
@@ -74,6 +115,19 @@ pub enum Refused {
     Late,
 }
 
+impl Refused {
+    /// The word under which it is counted.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Failed => "failed",
+            Self::Closed => "closed",
+            Self::Late => "late",
+        }
+    }
+}
+
 /// Whether events can be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -85,14 +139,92 @@ pub enum State {
     Closed,
 }
 
+/// The journal as `status` shows it.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// The oldest sequence kept; one more than the last when none is.
+    pub first_sequence: u64,
+    pub last_sequence: u64,
+    /// Of live events, uncompressed.
+    pub bytes: u64,
+    pub dedup_ids: usize,
+    pub sinks: Vec<SinkStatus>,
+}
+
+/// A sink as the journal knows it.
+#[derive(Debug, Clone)]
+pub struct SinkStatus {
+    pub name: Arc<str>,
+    pub account: Account,
+    pub enabled: bool,
+    pub required: bool,
+    /// Not in the settings any more.
+    pub gone: bool,
+}
+
 impl Journal {
+    /// Opens or makes the journal and brings it to order: nothing is listened for before this is back. Blocks.
+    /// Gives a cursor for every enabled sink.
+    ///
+    /// # Errors
+    /// [`OpenError`], by what an operator has to do.
+    pub fn open(config: &Config, metrics: Arc<Metrics>) -> Result<(Self, Vec<Cursor>, Report), OpenError> {
+        let key = IdKey::random();
+        let window = u32::try_from(config.dedup.window.as_secs()).unwrap_or(u32::MAX / 2).min(u32::MAX / 2);
+        let clock = Clock::starting_at(window + 1);
+        let (recovered, report) = recover::open(config, key, clock, window)?;
+        let limits = Limits {
+            max_bytes: config.journal.max_bytes,
+            retention: config.journal.retention,
+            dead_letter_bytes: config.dead_letters.max_bytes,
+            dedup_capacity: config.dedup.capacity as u64,
+            dedup_window: config.dedup.window,
+        };
+        metrics.journal_lost.inc_by(report.lost_events);
+        let shared = Arc::new(Shared {
+            ring: ring::Ring::new(recovered.tail),
+            state: watch::Sender::new(State::Open),
+            status: Mutex::default(),
+        });
+        // Every admitted request fits, and so does what the lanes have to say.
+        let (mailbox, inbox) = sync_channel(config.listen.max_in_flight + 1024);
+        let inner = Arc::new(Inner {
+            mailbox,
+            shared: Arc::clone(&shared),
+            open_reader: recovered.store.readers(),
+            key,
+            engine: config.journal.engine,
+        });
+        let enabled: HashMap<&str, bool> = config.sinks.iter().map(|s| (s.name.as_str(), s.enabled)).collect();
+        let places = recovered.places.iter().filter(|(sink, _)| enabled.get(&***sink) == Some(&true));
+        let cursors = places
+            .map(|(sink, place)| {
+                Cursor::new(Arc::clone(&inner), Arc::clone(sink), place.cursor() + 1, place.ahead().to_vec())
+            })
+            .collect();
+        let writer = Writer::new(inbox, shared, limits, metrics, recovered, clock);
+        let run = move || {
+            // Half a writer would be worse than none: the process ends, and the next one recovers.
+            if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
+                tracing::error!("a bug in the journal's writer: the process aborts");
+                std::process::abort();
+            }
+        };
+        let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(run);
+        thread.map_err(|source| OpenError::Thread { source })?;
+        Ok((Self { inner }, cursors, report))
+    }
+
     /// Makes an event durable, or finds it durable already. The write goes on if this future is dropped.
     ///
     /// # Errors
     /// [`Refused`]; `admitted` is settled either way, by the writer.
     pub async fn append(&self, event: NewEvent, admitted: Admitted) -> Result<Appended, Refused> {
-        drop((event, admitted));
-        Err(Refused::Closed)
+        let (reply, answer) = oneshot::channel();
+        let hash = self.inner.key.hash(event.envelope.event_id());
+        let digest = writer::body_digest(&event);
+        self.send(Command::Append(Box::new(Append { event, hash, digest, admitted, reply })));
+        answer.await.unwrap_or(Err(Refused::Closed))
     }
 
     /// Keeps a body in the quarantine, once however often it comes; `outcome` is what to count when it is kept.
@@ -100,13 +232,82 @@ impl Journal {
     /// # Errors
     /// [`Refused`] when it could not be kept.
     pub async fn quarantine(&self, body: Quarantined, admitted: Admitted, outcome: Outcome) -> Result<(), Refused> {
-        drop((body, admitted, outcome));
-        Err(Refused::Closed)
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Quarantine { kept: Box::new(body.into()), admitted, outcome, reply });
+        answer.await.unwrap_or(Err(Refused::Closed))
+    }
+
+    /// Drops the place of a sink that is not in the settings any more; false if there is no such sink.
+    ///
+    /// # Errors
+    /// [`Refused`] when that cannot be written.
+    pub async fn forget(&self, sink: &str) -> Result<bool, Refused> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Forget { sink: sink.to_owned(), reply });
+        answer.await.unwrap_or(Err(Refused::Closed))
     }
 
     /// Whether events can be stored, now and from now on.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<State> {
-        self.state.clone()
+        self.inner.shared.state.subscribe()
+    }
+
+    /// What is in it, as of the last commit. Never waits.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.inner.shared.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    #[must_use]
+    pub fn engine(&self) -> config::Engine {
+        self.inner.engine
+    }
+
+    /// Every event from now on, for whoever only looks.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        Watch::new(Arc::clone(&self.inner))
+    }
+
+    /// Writes and syncs what waits, and closes. What comes later is refused.
+    pub async fn close(&self) {
+        let mut state = self.state();
+        self.send(Command::Close);
+        // The sender of the state lives as long as the journal.
+        let _ = state.wait_for(|state| matches!(state, State::Closed | State::Failed)).await;
+    }
+
+    fn send(&self, command: Command) {
+        match self.inner.mailbox.try_send(command) {
+            Ok(()) => {}
+            // Admission bounds what can be under way, so the mailbox has room unless the writer is stuck.
+            Err(TrySendError::Full(command)) => writer::turn_away(command, Refused::Failed),
+            Err(TrySendError::Disconnected(command)) => writer::turn_away(command, Refused::Closed),
+        }
+    }
+}
+
+impl From<Quarantined> for Kept {
+    fn from(body: Quarantined) -> Self {
+        let mut digest = xxhash_rust::xxh3::Xxh3::with_seed(body.body.len() as u64);
+        digest.update(body.reason.as_bytes());
+        digest.update(&body.body);
+        Self {
+            id: 0,
+            reason: body.reason.to_owned(),
+            detail: body.detail,
+            at: millis(body.received_at),
+            peer: body.peer.subject().to_string(),
+            endpoint: body.endpoint.name.clone(),
+            digest: digest.digest(),
+            body: body.body,
+        }
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal").field("engine", &self.engine).finish_non_exhaustive()
     }
 }

@@ -1,1 +1,40 @@
-//! Not written yet.
+//! Where events go. A sink knows its client library and nothing of journals.
+//!
+//! A new sink is one file here, with a type that implements [`Sink`]; a variant of
+//! [`config::SinkKind`](crate::config::SinkKind) with its settings; and the arm in [`dispatch`](crate::dispatch) that
+//! starts a lane with it.
+
+mod stdout;
+
+use std::time::Duration;
+
+pub use stdout::Stdout;
+
+use crate::journal::Event;
+
+/// Delivers events. Owned by one lane, which calls it with one batch at a time.
+pub trait Sink: Send + 'static {
+    /// Delivers the events of a batch, in order; back when their delivery is sure.
+    ///
+    /// Dropping the future means that nobody will know the outcome: the events are delivered again later.
+    fn deliver(&mut self, batch: &[Event]) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+/// A batch was not delivered, or not wholly.
+#[derive(Debug)]
+pub struct Failure {
+    /// How many of the batch's first events were delivered all the same.
+    pub delivered: usize,
+    pub kind: FailureKind,
+    /// For people: what went wrong, without any value of an event.
+    pub reason: String,
+}
+
+/// What to do about the first event that was not delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// Try again: as the lane's back-off says, but not before `after`.
+    Retry { after: Option<Duration> },
+    /// The target will never take this event: a dead letter at once.
+    Reject,
+}

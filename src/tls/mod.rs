@@ -1,17 +1,296 @@
 //! Server TLS and the policy for client certificates. The only maker of [`PeerIdentity`], the only code that knows X.509.
+//!
+//! TLS 1.3 with a client certificate, always. [`verify`] judges it: webpki's verdict on chain, time and revocation, then
+//! what webpki lets pass (usage, key, identity). Nothing is ever resumed, so every connection is judged anew.
 
-use std::sync::Arc;
+mod identity;
+mod load;
+pub mod profile;
+mod verify;
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use tokio::io::AsyncReadExt as _;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use self::load::Material;
+pub use self::load::{Finding, Severity};
+use self::verify::Judge;
+use crate::config;
+
+/// How long a refused client may take to fetch the alert.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// A client that was judged and let in. Cheap to clone; attached to its connection.
 #[derive(Debug, Clone)]
-pub struct PeerIdentity {
+pub struct PeerIdentity(Arc<Peer>);
+
+#[derive(Debug)]
+struct Peer {
     subject: Arc<str>,
+    sha256: [u8; 32],
+    long_validity: bool,
+    /// As it came, the client's own first: enough to judge it again when the files change.
+    chain: Vec<CertificateDer<'static>>,
 }
 
 impl PeerIdentity {
-    /// The certificate's subject as RFC 4514 writes it.
+    /// The certificate's subject as RFC 4514 writes it; one line.
     #[must_use]
     pub fn subject(&self) -> &Arc<str> {
-        &self.subject
+        &self.0.subject
     }
+
+    /// SHA-256 of the certificate's DER.
+    #[must_use]
+    pub fn certificate_sha256(&self) -> &[u8; 32] {
+        &self.0.sha256
+    }
+
+    /// Its certificate is valid for three years or more, which ASAPP's never are.
+    #[must_use]
+    pub fn long_validity(&self) -> bool {
+        self.0.long_validity
+    }
+}
+
+/// The server's side of TLS: one set of files, exchanged as a whole or not at all.
+#[derive(Debug)]
+pub struct ServerTls {
+    /// Swapped by a reload, read by each new connection, which keeps the set it began with.
+    current: RwLock<Arc<Material>>,
+}
+
+/// The protocol that the client and the server agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alpn {
+    Http1,
+    Http2,
+}
+
+/// A finished handshake.
+#[derive(Debug)]
+pub struct Session {
+    pub stream: TlsStream<TcpStream>,
+    pub peer: PeerIdentity,
+    pub alpn: Alpn,
+}
+
+/// A handshake that failed.
+#[derive(Debug)]
+pub struct Refused {
+    pub reason: Reason,
+    /// For the operator's log; names the certificate's subject at most.
+    pub detail: String,
+}
+
+/// Why a handshake failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Connected and closed without a byte, as load balancers do: no refusal.
+    Probe,
+    NoCertificate,
+    UnknownCa,
+    Expired,
+    NotYetValid,
+    Revoked,
+    RevocationUnknown,
+    Usage,
+    Key,
+    Identity,
+    /// A certificate that cannot be read.
+    Malformed,
+    ProtocolVersion,
+    /// No cipher suite, group or signature scheme in common.
+    Incompatible,
+    NotTls,
+    /// TLS, but not as the RFC has it.
+    Protocol,
+    /// The client refused the server, by an alert.
+    ClientAlert,
+    /// The client went away in the middle.
+    Aborted,
+    Timeout,
+    Other,
+}
+
+impl Reason {
+    /// The label of `asapp_receiver_tls_refused_total`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Probe => "probe",
+            Self::NoCertificate => "no-certificate",
+            Self::UnknownCa => "unknown-ca",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not-yet-valid",
+            Self::Revoked => "revoked",
+            Self::RevocationUnknown => "revocation-unknown",
+            Self::Usage => "usage",
+            Self::Key => "key",
+            Self::Identity => "identity",
+            Self::Malformed => "malformed",
+            Self::ProtocolVersion => "protocol-version",
+            Self::Incompatible => "incompatible",
+            Self::NotTls => "not-tls",
+            Self::Protocol => "protocol",
+            Self::ClientAlert => "client-alert",
+            Self::Aborted => "aborted",
+            Self::Timeout => "timeout",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl ServerTls {
+    /// Reads all files of `[tls]` as one set.
+    ///
+    /// # Errors
+    /// Everything that was found, when any of it makes the set unusable.
+    pub fn load(tls: &config::Tls) -> Result<Self, Vec<Finding>> {
+        Ok(Self { current: RwLock::new(Arc::new(Material::load(tls)?)) })
+    }
+
+    /// Reads the files anew: new connections get the new set, or, if it is unusable, the old one as before.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn reload(&self, tls: &config::Tls) -> Result<(), Vec<Finding>> {
+        let material = Arc::new(Material::load(tls)?);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = material;
+        Ok(())
+    }
+
+    /// What is worth saying about the files in use: days left and warnings.
+    #[must_use]
+    pub fn findings(&self) -> Vec<Finding> {
+        self.current().findings.clone()
+    }
+
+    /// Whether a client that was let in earlier would still be.
+    #[must_use]
+    pub fn still_admits(&self, peer: &PeerIdentity) -> bool {
+        let Some((end_entity, intermediates)) = peer.0.chain.split_first() else { return false };
+        self.current().policy.judge(end_entity, intermediates, rustls::pki_types::UnixTime::now()).is_ok()
+    }
+
+    /// Runs the handshake, all of it before `deadline`. A refused client has had its alert when this returns.
+    ///
+    /// # Errors
+    /// Why the connection must not be used; it is closed already.
+    pub async fn accept(&self, stream: TcpStream, http2: bool, deadline: Instant) -> Result<Session, Refused> {
+        let material = self.current();
+        match timeout_at(deadline, handshake(&material, stream, http2)).await {
+            Err(_) => Err(Refused::new(Reason::Timeout, "the handshake was not finished in time")),
+            Ok(Ok(session)) => Ok(session),
+            Ok(Err((refused, stream))) => {
+                let linger = deadline.min(Instant::now() + LINGER);
+                // Closing with unread bytes would reset the connection, and with it lose the alert.
+                let _ = timeout_at(linger, hang_up(stream)).await;
+                Err(refused)
+            }
+        }
+    }
+
+    fn current(&self) -> Arc<Material> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+async fn handshake(
+    material: &Material,
+    stream: TcpStream,
+    http2: bool,
+) -> Result<Session, (Refused, Option<TcpStream>)> {
+    let mut first = [0];
+    match stream.peek(&mut first).await {
+        Ok(1) => {}
+        Ok(_) | Err(_) => return Err((Refused::new(Reason::Probe, "closed without a byte"), None)),
+    }
+    let judge = Arc::new(Judge::new(Arc::clone(&material.policy)));
+    let config = match material.server_config(Arc::clone(&judge), http2) {
+        Ok(config) => config,
+        Err(error) => return Err((Refused::new(Reason::Other, error.to_string()), None)),
+    };
+    match TlsAcceptor::from(Arc::new(config)).accept(stream).into_fallible().await {
+        Err((error, stream)) => {
+            let refused = match judge.verdict() {
+                Some(Err(refusal)) => Refused::new(refusal.reason, refusal.detail.clone()),
+                _ => classify(&error, first),
+            };
+            Err((refused, Some(stream)))
+        }
+        Ok(stream) => match judge.verdict() {
+            Some(Ok(peer)) => {
+                let alpn = match stream.get_ref().1.alpn_protocol() {
+                    Some(b"h2") => Alpn::Http2,
+                    _ => Alpn::Http1,
+                };
+                Ok(Session { stream, peer: peer.clone(), alpn })
+            }
+            // rustls asks for a certificate and judges it in every full handshake; there is no other.
+            _ => Err((Refused::new(Reason::NoCertificate, "the client was never judged"), None)),
+        },
+    }
+}
+
+/// What went wrong when no certificate was judged, or a good one's holder failed after that.
+fn classify(error: &std::io::Error, first: [u8; 1]) -> Refused {
+    use rustls::{Error as E, PeerIncompatible as P};
+    const HANDSHAKE_RECORD: [u8; 1] = [0x16];
+    let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<E>()) else {
+        return Refused::new(Reason::Aborted, error.to_string());
+    };
+    let reason = match tls {
+        E::NoCertificatesPresented => Reason::NoCertificate,
+        E::PeerIncompatible(
+            P::SupportedVersionsExtensionRequired
+            | P::Tls12NotOffered
+            | P::Tls12NotOfferedOrEnabled
+            | P::ServerDoesNotSupportTls12Or13,
+        ) => Reason::ProtocolVersion,
+        E::PeerIncompatible(_) => Reason::Incompatible,
+        E::InvalidMessage(_) if first != HANDSHAKE_RECORD => Reason::NotTls,
+        E::InvalidMessage(_) | E::InappropriateMessage { .. } | E::InappropriateHandshakeMessage { .. } => {
+            Reason::Protocol
+        }
+        E::PeerMisbehaved(_) | E::DecryptError | E::PeerSentOversizedRecord | E::InvalidCertificate(_) => {
+            Reason::Protocol
+        }
+        E::NoApplicationProtocol => Reason::Incompatible,
+        E::AlertReceived(_) => Reason::ClientAlert,
+        _ => Reason::Other,
+    };
+    Refused::new(reason, tls.to_string())
+}
+
+/// Says that no more will come, and reads on until the client has seen it.
+async fn hang_up(stream: Option<TcpStream>) -> std::io::Result<()> {
+    let Some(mut stream) = stream else { return Ok(()) };
+    stream.shutdown().await?;
+    let mut unread = [0; 1024];
+    while stream.read(&mut unread).await? > 0 {}
+    Ok(())
+}
+
+impl Refused {
+    fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    // rustls' provider is the one hash that is linked anyway.
+    let suite = rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
+    let mut digest = [0; 32];
+    if let Some(suite) = suite.tls13() {
+        digest.copy_from_slice(suite.common.hash_provider.hash(bytes).as_ref());
+    }
+    digest
 }

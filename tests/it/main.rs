@@ -3,6 +3,8 @@
 
 mod admin;
 mod body;
+mod commands;
+mod config;
 mod connection;
 mod framing;
 mod harness;

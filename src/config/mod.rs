@@ -3,9 +3,18 @@
 //! Parsed, not validated: whoever holds a [`Config`] holds values of the right types and ranges. Every problem of every
 //! layer is reported at once, each with its key, its source and the remedy ([`Problems`]).
 
+mod layers;
+mod reader;
+mod sections;
+mod units;
+
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// Environment variables of this name are settings.
+pub const PREFIX: &str = "ASAPP_RECEIVER__";
 
 /// All settings, checked. SPEC section 4 has the keys; field names are the keys.
 #[derive(Debug, Clone)]
@@ -23,6 +32,99 @@ pub struct Config {
     pub admin: Admin,
     pub log: Log,
 }
+
+impl Config {
+    /// Built-in defaults, then `files` in order, then the process's environment.
+    ///
+    /// # Errors
+    /// Every [`Problem`] of every layer.
+    pub fn load(files: &[PathBuf]) -> Result<(Self, Vec<Warning>), Problems> {
+        let mut problems = Vec::new();
+        let mut env = Vec::new();
+        for (name, value) in std::env::vars_os() {
+            let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
+            match value.into_string() {
+                Ok(value) => env.push((name.to_owned(), value)),
+                Err(_) => problems.push(Problem {
+                    key: name.to_owned(),
+                    source: "environment".to_owned(),
+                    what: "is not UTF-8".to_owned(),
+                    remedy: "write it in UTF-8".to_owned(),
+                }),
+            }
+        }
+        Self::read(files, env.into_iter(), problems)
+    }
+
+    /// As [`load`](Self::load), with `env` in place of the process's environment.
+    ///
+    /// # Errors
+    /// Every [`Problem`] of every layer.
+    pub fn from_sources(
+        files: &[PathBuf],
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<(Self, Vec<Warning>), Problems> {
+        Self::read(files, env, Vec::new())
+    }
+
+    fn read(
+        files: &[PathBuf],
+        env: impl Iterator<Item = (String, String)>,
+        mut problems: Vec<Problem>,
+    ) -> Result<(Self, Vec<Warning>), Problems> {
+        let merged = layers::merge(files, env, &mut problems);
+        let mut reader = reader::Reader::new(problems);
+        let config = sections::config(&mut reader, &merged);
+        if reader.problems.is_empty() { Ok((config, reader.warnings)) } else { Err(Problems(reader.problems)) }
+    }
+}
+
+/// Something in the settings that keeps the receiver from starting. Never quotes what may be a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The full path of the key, `listen.address` for example; several keys where they contradict each other.
+    pub key: String,
+    /// Where the value comes from: a file, an environment variable, the built-in defaults.
+    pub source: String,
+    /// Continues the sentence that begins with the key.
+    pub what: String,
+    pub remedy: String,
+}
+
+/// Something in the settings that is odd, but allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    pub key: String,
+    pub source: String,
+    /// Continues the sentence that begins with the key.
+    pub what: String,
+}
+
+/// Everything that is wrong with the settings. Never empty.
+#[derive(Debug, Clone)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({}): {}", self.key, self.what, self.source, self.remedy)
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({})", self.key, self.what, self.source)
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        write!(f, "the settings have {count} {}", if count == 1 { "problem" } else { "problems" })?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl std::error::Error for Problems {}
 
 /// `[listen]`: the event port and its limits.
 #[derive(Debug, Clone)]

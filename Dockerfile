@@ -1,0 +1,39 @@
+# The build: Debian, because the binary links its C library.
+FROM rust:1.95-slim-trixie AS build
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends build-essential \
+ && rm -rf /var/lib/apt/lists/*
+WORKDIR /build
+# .cargo/config.toml sets how SQLite is built.
+COPY .cargo/config.toml .cargo/config.toml
+COPY Cargo.toml Cargo.lock ./
+COPY config config
+COPY src src
+# The manifest names these; a release needs no more of them.
+COPY tests/it/main.rs tests/it/main.rs
+COPY benches* benches/
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/build/target \
+    cargo build --release --locked --bin asapp-receiver \
+ && install -D -m 0755 target/release/asapp-receiver /out/usr/local/bin/asapp-receiver \
+ && install -D -m 0644 config/production.toml /out/etc/asapp-receiver/production.toml \
+ && install -d -m 0700 -o 10001 -g 10001 /out/var/lib/asapp-receiver
+
+# The runtime: the C library and the binary. No shell, no package manager.
+FROM gcr.io/distroless/cc-debian13
+COPY --from=build /out/usr/ /usr/
+COPY --from=build /out/etc/ /etc/
+# The parent, so that the folder comes with its mode.
+COPY --from=build --chown=10001:10001 /out/var/lib/ /var/lib/
+USER 10001:10001
+WORKDIR /var/lib/asapp-receiver
+# The journal. Nothing else is written: run it with --read-only.
+VOLUME /var/lib/asapp-receiver
+# Events (HTTPS), and the operators' port.
+EXPOSE 8443 8081
+# It drains and ends with 0 within listen.drain_timeout.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --retries=3 \
+  CMD ["/usr/local/bin/asapp-receiver", "status", "--ready"]
+ENTRYPOINT ["/usr/local/bin/asapp-receiver"]
+CMD ["--config", "/etc/asapp-receiver/production.toml", "serve"]

@@ -1,0 +1,189 @@
+//! `check`: would `serve` start with these settings? A line per finding; never opens a listener.
+
+use std::fmt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, FsWord};
+
+use super::{Failure, print};
+use crate::config::{self, Config};
+
+/// Check settings, certificates, data folder and sinks, without opening a listener
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: asapp-receiver --config /etc/asapp-receiver/production.toml check")]
+pub struct Args {}
+
+/// Prints what was found.
+///
+/// # Errors
+/// When something found would keep the receiver from starting.
+pub fn run(_: Args, files: &[PathBuf]) -> Result<(), Failure> {
+    let findings = find(files);
+    let lines: Vec<String> = findings.iter().map(|finding| format!("{finding}\n")).collect();
+    print(&lines.concat())?;
+    if findings.iter().any(|finding| finding.verdict == Verdict::Error) {
+        return Err(Failure::configuration(""));
+    }
+    Ok(())
+}
+
+struct Finding {
+    verdict: Verdict,
+    /// A key of the settings.
+    key: String,
+    text: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Good,
+    Warning,
+    Error,
+}
+
+fn find(files: &[PathBuf]) -> Vec<Finding> {
+    let (config, warnings) = match Config::load(files) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            let found = |p: config::Problem| {
+                let text = format!("{} ({}): {}", p.what, p.source, p.remedy);
+                Finding { verdict: Verdict::Error, key: p.key, text }
+            };
+            return problems.0.into_iter().map(found).collect();
+        }
+    };
+    let mut findings = vec![Finding::good("settings", "complete and without contradictions")];
+    findings.extend(warnings.into_iter().map(|warning| {
+        let text = format!("{} ({})", warning.what, warning.source);
+        Finding { verdict: Verdict::Warning, key: warning.key, text }
+    }));
+    findings.extend(tls(&config.tls));
+    if config.journal.engine == config::Engine::Sqlite {
+        findings.extend(data_folder(&config));
+    }
+    findings.extend(config.admin.token_file.as_deref().map(token_file));
+    findings.extend(config.sinks.iter().map(sink));
+    findings
+}
+
+/// Not written yet.
+fn tls(_: &config::Tls) -> Vec<Finding> {
+    Vec::new()
+}
+
+fn data_folder(config: &Config) -> Vec<Finding> {
+    const KEY: &str = "journal.path";
+    let path = config.journal.path.as_path();
+    let shown = path.display();
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (place, found) = match std::fs::metadata(path) {
+        Ok(found) => (path, Some(found)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => (parent, None),
+        Err(error) => return vec![Finding::error(KEY, format!("{shown} cannot be looked at: {error}"))],
+    };
+    if found.as_ref().is_some_and(|found| !found.is_dir()) {
+        return vec![Finding::error(KEY, format!("{shown} is no folder: name another one"))];
+    }
+    if !place.is_dir() {
+        return vec![Finding::error(
+            KEY,
+            format!("{shown} does not exist, and neither does the folder it would be made in: make it or mount it"),
+        )];
+    }
+    if let Err(error) = rustix::fs::access(place, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK) {
+        return vec![Finding::error(KEY, format!("{} cannot be written to by this user: {error}", place.display()))];
+    }
+
+    let state = if found.is_some() { "is writable" } else { "will be made" };
+    let mut findings = vec![Finding::good(KEY, format!("{shown} {state}"))];
+    if found.is_some_and(|found| found.mode() & 0o077 != 0) {
+        let text = format!("{shown} can be read by others: the start makes it owner-only");
+        findings.push(Finding::warning(KEY, text));
+    }
+    if let Some(kind) = volatile_file_system(place) {
+        let text = format!("{shown} is on {kind}, which is not durable: mount a disk there");
+        findings.push(Finding::warning(KEY, text));
+    }
+    let wanted = [config.journal.max_bytes, config.quarantine.max_bytes, config.dead_letters.max_bytes]
+        .into_iter()
+        .fold(0, u64::saturating_add);
+    match rustix::fs::statvfs(place) {
+        Ok(fs) => {
+            let free = fs.f_bavail.saturating_mul(fs.f_frsize);
+            let text = format!("{} MiB are free; the settings allow {} MiB in all", free >> 20, wanted >> 20);
+            let verdict = if free < wanted && found_nothing_yet(path) { Verdict::Warning } else { Verdict::Good };
+            findings.push(Finding { verdict, key: KEY.to_owned(), text });
+        }
+        Err(error) => findings.push(Finding::warning(KEY, format!("the free space is unknown: {error}"))),
+    }
+    findings
+}
+
+/// Whether the folder is empty: what lies in a used one is part of the room it may take.
+fn found_nothing_yet(path: &Path) -> bool {
+    std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none())
+}
+
+/// The kind of file system under `path`, if it forgets.
+fn volatile_file_system(path: &Path) -> Option<&'static str> {
+    const TMPFS: FsWord = 0x0102_1994;
+    const RAMFS: FsWord = 0x8584_58f6;
+    const OVERLAYFS: FsWord = 0x794c_7630;
+    match rustix::fs::statfs(path).ok()?.f_type {
+        TMPFS => Some("tmpfs"),
+        RAMFS => Some("ramfs"),
+        OVERLAYFS => Some("overlayfs"),
+        _ => None,
+    }
+}
+
+fn token_file(path: &Path) -> Finding {
+    const KEY: &str = "admin.token_file";
+    let shown = path.display();
+    match std::fs::metadata(path).and_then(|found| Ok((found, std::fs::read_to_string(path)?))) {
+        Err(error) => Finding::error(KEY, format!("{shown} cannot be read: {error}")),
+        Ok((_, token)) if token.trim().is_empty() => Finding::error(KEY, format!("{shown} is empty: write a token")),
+        Ok((found, _)) if found.mode() & 0o077 != 0 => {
+            Finding::warning(KEY, format!("{shown} can be read by others: chmod 600 it"))
+        }
+        Ok(_) => Finding::good(KEY, format!("{shown} holds a token")),
+    }
+}
+
+fn sink(sink: &config::Sink) -> Finding {
+    let kind = match sink.kind {
+        config::SinkKind::Stdout => "stdout",
+    };
+    let duty = match (sink.enabled, sink.required) {
+        (false, _) => "switched off",
+        (true, true) => "required",
+        (true, false) => "not required",
+    };
+    Finding::good(&format!("sinks.{}", sink.name), format!("{kind}, {duty}"))
+}
+
+impl Finding {
+    fn good(key: &str, text: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Good, key: key.to_owned(), text: text.into() }
+    }
+
+    fn warning(key: &str, text: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Warning, key: key.to_owned(), text: text.into() }
+    }
+
+    fn error(key: &str, text: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Error, key: key.to_owned(), text: text.into() }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = match self.verdict {
+            Verdict::Good => "ok",
+            Verdict::Warning => "warning",
+            Verdict::Error => "error",
+        };
+        write!(f, "{verdict:<8} {}: {}", self.key, self.text)
+    }
+}

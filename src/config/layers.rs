@@ -1,0 +1,155 @@
+//! The layers of the settings, merged: built-in defaults, files, environment.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use ::config::{ConfigError, FileFormat, Format, Map, Source, Value, ValueKind};
+
+use super::reader::ENVIRONMENT;
+use super::{PREFIX, Problem};
+
+/// `config/default.toml`: every key, with its default where it has one.
+const DEFAULTS: &str = include_str!("../../config/default.toml");
+
+/// Tables whose entries the user names, with the keys of an entry that are never inherited.
+const NAMED: [(&str, &[&str]); 2] = [("endpoints", &["path"]), ("sinks", &["type"])];
+
+/// Every layer merged into one table; each value knows its origin.
+pub(super) fn merge(
+    files: &[PathBuf],
+    env: impl Iterator<Item = (String, String)>,
+    problems: &mut Vec<Problem>,
+) -> Map<String, Value> {
+    let mut layers: Vec<Layer> = files.iter().filter_map(|file| read(file, problems)).collect();
+    layers.extend(variables(env, problems));
+    let own = stack(&layers, problems);
+    let defaults = parse(&"built-in default".to_owned(), DEFAULTS, problems);
+    let mut all = vec![Layer(adapt(defaults, &own))];
+    all.append(&mut layers);
+    stack(&all, problems)
+}
+
+/// The defaults for the names that the user chose: a default endpoint or sink makes way for the user's, which start from
+/// its values.
+fn adapt(mut defaults: Map<String, Value>, own: &Map<String, Value>) -> Map<String, Value> {
+    for (section, not_inherited) in NAMED {
+        let names: Vec<&String> = table(own.get(section)).map(|own| own.keys().collect()).unwrap_or_default();
+        let Some(Value { kind: ValueKind::Table(entries), .. }) = defaults.get_mut(section) else { continue };
+        let Some((default_name, template)) = entries.iter().next().map(|(name, entry)| (name.clone(), entry.clone()))
+        else {
+            continue;
+        };
+        if names.is_empty() {
+            continue;
+        }
+        entries.clear();
+        for name in names {
+            let mut entry = template.clone();
+            if let ValueKind::Table(keys) = &mut entry.kind
+                && *name != default_name
+            {
+                keys.retain(|key, _| !not_inherited.contains(&key.as_str()));
+            }
+            entries.insert(name.clone(), entry);
+        }
+    }
+    defaults
+}
+
+fn table(value: Option<&Value>) -> Option<&Map<String, Value>> {
+    match value {
+        Some(Value { kind: ValueKind::Table(table), .. }) => Some(table),
+        _ => None,
+    }
+}
+
+fn read(file: &Path, problems: &mut Vec<Problem>) -> Option<Layer> {
+    let origin = format!("file {}", file.display());
+    let text = std::fs::read(file).map_err(|error| error.to_string()).and_then(|bytes| {
+        String::from_utf8(bytes).map_err(|error| format!("not UTF-8 after byte {}", error.utf8_error().valid_up_to()))
+    });
+    match text {
+        Ok(text) => Some(Layer(parse(&origin, text.strip_prefix('\u{feff}').unwrap_or(&text), problems))),
+        Err(what) => {
+            let remedy = "give --config a TOML file that can be read".to_owned();
+            problems.push(Problem { key: "--config".to_owned(), source: origin, what, remedy });
+            None
+        }
+    }
+}
+
+fn parse(origin: &String, text: &str, problems: &mut Vec<Problem>) -> Map<String, Value> {
+    let mut layer = FileFormat::Toml.parse(Some(origin), text).unwrap_or_else(|error| {
+        // The parser shows the line it stumbled on, which may hold a secret: keep the place and the reason.
+        let text = error.to_string();
+        let what = text.lines().filter(|line| !line.contains(" |")).map(str::trim).collect::<Vec<_>>().join(": ");
+        let key = "TOML".to_owned();
+        problems.push(Problem { key, source: origin.clone(), what, remedy: "correct the file".to_owned() });
+        Map::new()
+    });
+    // In an outermost key the config crate reads `a.b` and `a[9]` as paths.
+    layer.retain(|key, _| {
+        let plain = !key.contains(['.', '[']);
+        if !plain {
+            let what = "is no key of these settings".to_owned();
+            let remedy = "write keys under the [section] they belong to, without quotes".to_owned();
+            problems.push(Problem { key: key.clone(), source: origin.clone(), what, remedy });
+        }
+        plain
+    });
+    layer
+}
+
+/// One layer for each variable, so that the order is certain. `__` is the only separator, names become lower case, and
+/// values stay texts: what they mean is for whoever reads the key.
+fn variables(env: impl Iterator<Item = (String, String)>, problems: &mut Vec<Problem>) -> Vec<Layer> {
+    let mut seen: BTreeMap<String, String> = BTreeMap::new();
+    let mut refuse = |name: &str, what: &str, remedy: String| {
+        let key = name.to_owned();
+        problems.push(Problem { key, source: "environment".to_owned(), what: what.to_owned(), remedy });
+    };
+    let mut layers = Vec::new();
+    let mut sorted: Vec<(String, String)> = env.filter(|(name, _)| name.starts_with(PREFIX)).collect();
+    sorted.sort_unstable();
+    for (name, value) in sorted {
+        let parts: Vec<String> = name[PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
+        let valid =
+            |part: &String| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+        let path = parts.join(".");
+        if parts.len() < 2 || !parts.iter().all(valid) {
+            refuse(&name, "names no key of these settings", format!("write {PREFIX}SECTION__KEY"));
+        } else if let Some(other) = seen.get(&path) {
+            refuse(&name, &format!("means the same key as {other}"), "keep one of them".to_owned());
+        } else if let Some((_, outer)) = seen.iter().find(|(outer, _)| path.starts_with(&format!("{outer}."))) {
+            refuse(&name, &format!("is inside the key that {outer} sets"), "keep one of them".to_owned());
+        } else {
+            let value = Value::new(Some(&format!("{ENVIRONMENT}{name}")), ValueKind::String(value));
+            layers.push(Layer(Map::from([(path.clone(), value)])));
+            seen.insert(path, name);
+        }
+    }
+    layers
+}
+
+fn stack(layers: &[Layer], problems: &mut Vec<Problem>) -> Map<String, Value> {
+    let builder = layers.iter().fold(::config::Config::builder(), |builder, layer| builder.add_source(layer.clone()));
+    builder.build().and_then(|merged| merged.collect()).unwrap_or_else(|error| {
+        let (key, source, what) = ("settings".to_owned(), "all layers".to_owned(), error.to_string());
+        problems.push(Problem { key, source, what, remedy: "correct the named value".to_owned() });
+        Map::new()
+    })
+}
+
+/// A source that was read already.
+#[derive(Debug, Clone)]
+struct Layer(Map<String, Value>);
+
+impl Source for Layer {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
+        Ok(self.0.clone())
+    }
+}

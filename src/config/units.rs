@@ -1,0 +1,138 @@
+//! Texts to typed values: sizes, durations, fingerprints, feeds, and how values look in a report.
+
+use std::time::Duration;
+
+/// Parses `"64MiB"`, `"1MB"` or a plain number of bytes.
+pub(super) fn size(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// Writes a size as [`size`] reads it, in the largest unit that divides it.
+pub(super) fn show_size(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match UNITS.iter().find(|(unit, _)| bytes > 0 && bytes.is_multiple_of(*unit)) {
+        Some((unit, name)) => format!("{}{name}", bytes / unit),
+        None => format!("{bytes}B"),
+    }
+}
+
+/// Parses `"250ms"`, `"24h"` or `"1h 30m"`.
+pub(super) fn duration(text: &str) -> Option<Duration> {
+    humantime::parse_duration(text.trim()).ok()
+}
+
+/// Writes a duration as [`duration`] reads it.
+pub(super) fn show_duration(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
+/// Parses the 64 hex digits of a SHA-256, colons between bytes allowed.
+pub(super) fn sha256(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> = text
+        .chars()
+        .filter(|c| *c != ':')
+        .map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()))
+        .collect::<Option<_>>()?;
+    let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
+    if digits.len() == 64 { bytes.try_into().ok() } else { None }
+}
+
+/// The full name of a feed given by its short or full name. A name of ASAPP's that is not documented yet passes.
+pub(super) fn feed(name: &str) -> Option<String> {
+    const PREFIX: &str = "com.asapp.event.";
+    match name {
+        "activity" | "journey" | "queue" => Some(format!("{PREFIX}{name}")),
+        _ if name.starts_with("com.asapp.") && !name.ends_with('.') => Some(name.to_owned()),
+        _ => None,
+    }
+}
+
+/// The candidate that `word` is most likely a misspelling of.
+pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let allowed = word.len() / 4 + 1;
+    candidates.map(|c| (edits(word, c), c)).filter(|(edits, _)| *edits <= allowed).min().map(|(_, c)| c)
+}
+
+/// Levenshtein's distance, in bytes.
+fn edits(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("512", 512),
+            ("512B", 512),
+            ("1MB", 1_000_000),
+            ("64MiB", 64 << 20),
+            ("64 mib", 64 << 20),
+            ("10GiB", 10 << 30),
+        ] {
+            assert_eq!(size(text), Some(bytes), "{text}");
+        }
+        for text in ["", "MiB", "-1", "1.5GiB", "1 GiB x", "64M", "1e3", "99999999999TiB"] {
+            assert_eq!(size(text), None, "{text}");
+        }
+        for bytes in [0, 1, 1023, 1024, 1 << 20, 3 << 30, 5 << 40, 1_000_000] {
+            assert_eq!(size(&show_size(bytes)), Some(bytes));
+        }
+    }
+
+    #[test]
+    fn fingerprints() {
+        let plain = "00ff".repeat(16);
+        let colons = vec!["00:FF"; 16].join(":");
+        assert_eq!(sha256(&plain), sha256(&colons));
+        assert_eq!(sha256(&plain).unwrap()[..2], [0, 255]);
+        for bad in ["", "00", &plain[1..], &format!("{plain}0"), &format!("{}g", &plain[1..])] {
+            assert_eq!(sha256(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn feeds() {
+        assert_eq!(feed("activity").as_deref(), Some("com.asapp.event.activity"));
+        assert_eq!(feed("com.asapp.event.survey").as_deref(), Some("com.asapp.event.survey"));
+        for bad in ["", "activities", "com.example.event.activity", "com.asapp."] {
+            assert_eq!(feed(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn misspellings() {
+        let keys = ["max_connections", "max_in_flight", "address"];
+        assert_eq!(nearest("max_conections", keys.into_iter()), Some("max_connections"));
+        assert_eq!(nearest("adress", keys.into_iter()), Some("address"));
+        assert_eq!(nearest("colour", keys.into_iter()), None);
+    }
+}

@@ -1,0 +1,194 @@
+//! A sink's cursor: how its lane reads the journal and says what became of each event.
+
+use std::sync::Arc;
+use std::sync::mpsc::TrySendError;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{oneshot, watch};
+
+use super::group::{Event, Group, millis, single};
+use super::place::Settled;
+use super::ring::Found;
+use super::store::{DeadLetter, Reader, StoreError};
+use super::writer::Command;
+use super::{Inner, Refused};
+
+/// Owned by one lane. Reading runs ahead of settling; what was settled in an earlier life is skipped.
+pub struct Cursor {
+    inner: Arc<Inner>,
+    sink: Arc<str>,
+    /// The next sequence to read.
+    next: u64,
+    /// Ranges settled before this process began.
+    settled: Vec<(u64, u64)>,
+    tail: watch::Receiver<u64>,
+    /// Open while the lane is behind the ring.
+    reader: Option<Box<dyn Reader>>,
+}
+
+/// The journal gives nothing more: it is closed or has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the journal is closed")]
+pub struct Gone;
+
+impl Cursor {
+    pub(super) fn new(inner: Arc<Inner>, sink: Arc<str>, next: u64, settled: Vec<(u64, u64)>) -> Self {
+        let tail = inner.shared.ring.tail();
+        Self { inner, sink, next, settled, tail, reader: None }
+    }
+
+    #[must_use]
+    pub fn sink(&self) -> &str {
+        &self.sink
+    }
+
+    /// Whether everything durable now has been read.
+    #[must_use]
+    pub fn caught_up(&self) -> bool {
+        self.next > *self.tail.borrow()
+    }
+
+    /// The next events in order, one commit group's worth at most and never none. Waits for them.
+    ///
+    /// # Errors
+    /// [`Gone`] once the journal can give nothing more.
+    pub async fn read(&mut self) -> Result<Vec<Event>, Gone> {
+        loop {
+            let seen = *self.tail.borrow();
+            let group = match self.inner.shared.ring.find(self.next) {
+                Found::Here(group) => {
+                    self.reader = None;
+                    Some(group)
+                }
+                Found::InStore => self.read_store().await?,
+                Found::Nowhere => {
+                    let next = self.next;
+                    self.tail.wait_for(|&tail| tail >= next).await.map_err(|_| Gone)?;
+                    continue;
+                }
+            };
+            let Some(group) = group else {
+                // Nothing is left of what had been written when we looked: deleted, evicted or lost, and accounted for.
+                self.next = self.next.max(seen + 1);
+                continue;
+            };
+            let mut events = match group.events(self.next) {
+                Ok(events) => events,
+                Err(_) => return self.damaged(format!("the group at sequence {} is damaged", group.first)),
+            };
+            self.next = group.last + 1;
+            self.settled.retain(|&(_, high)| high >= group.first);
+            events.retain(|event| !self.settled.iter().any(|&(low, high)| (low..=high).contains(&event.sequence())));
+            if !events.is_empty() {
+                return Ok(events);
+            }
+        }
+    }
+
+    /// Says what became of `from..=to`.
+    pub async fn settle(&mut self, from: u64, to: u64, how: Settled) {
+        let mut command = Command::Settle { sink: Arc::clone(&self.sink), from, to, how };
+        // The mailbox is full only while the writer is stuck; then this lane can wait, ingest goes first.
+        while let Err(TrySendError::Full(back)) = self.inner.mailbox.try_send(command) {
+            command = back;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Puts an event into the dead letters, which settles it.
+    ///
+    /// # Errors
+    /// [`Refused::Full`] when there is no room for it: the lane keeps it and comes again.
+    pub async fn dead_letter(&mut self, event: &Event, reason: &str, attempts: u32) -> Result<(), Refused> {
+        let letter = DeadLetter {
+            id: 0,
+            sink: self.sink.to_string(),
+            sequence: event.sequence(),
+            reason: reason.to_owned(),
+            attempts,
+            at: millis(SystemTime::now()),
+            event: single(event).into(),
+        };
+        let (reply, answer) = oneshot::channel();
+        let command = Command::DeadLetter { letter: Box::new(letter), reply };
+        self.inner.mailbox.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => Refused::Full,
+            TrySendError::Disconnected(_) => Refused::Closed,
+        })?;
+        answer.await.unwrap_or(Err(Refused::Closed))
+    }
+
+    async fn read_store(&mut self) -> Result<Option<Arc<Group>>, Gone> {
+        loop {
+            let mut reader = match self.reader.take() {
+                Some(reader) => reader,
+                None => match (self.inner.open_reader)() {
+                    Ok(reader) => reader,
+                    Err(error) => return self.damaged(error.to_string()),
+                },
+            };
+            let next = self.next;
+            let read = tokio::task::spawn_blocking(move || {
+                let group = reader.group(next);
+                (reader, group)
+            });
+            let Ok((reader, group)) = read.await else { return Err(Gone) };
+            match group {
+                Ok(group) => {
+                    self.reader = Some(reader);
+                    return Ok(group.map(Arc::new));
+                }
+                // A read that failed for want of room has damaged nothing.
+                Err(StoreError::Full(_)) => tokio::time::sleep(Duration::from_secs(1)).await,
+                Err(StoreError::Fatal(reason)) => return self.damaged(reason),
+            }
+        }
+    }
+
+    /// Damage ends the process, so that the next start sees to it; reading on could only skip events.
+    fn damaged<T>(&self, reason: String) -> Result<T, Gone> {
+        let _ = self.inner.mailbox.try_send(Command::Damaged(reason));
+        Err(Gone)
+    }
+}
+
+/// Sees every event from some moment on, settles nothing, and rather skips than falls behind.
+pub struct Watch {
+    inner: Arc<Inner>,
+    next: u64,
+    tail: watch::Receiver<u64>,
+}
+
+impl Watch {
+    pub(super) fn new(inner: Arc<Inner>) -> Self {
+        let tail = inner.shared.ring.tail();
+        let next = *tail.borrow() + 1;
+        Self { inner, next, tail }
+    }
+
+    /// The next events, and how many were skipped before them because they had left the ring.
+    ///
+    /// # Errors
+    /// [`Gone`] once there will be no more.
+    pub async fn read(&mut self) -> Result<(Vec<Event>, u64), Gone> {
+        let mut skipped = 0;
+        loop {
+            match self.inner.shared.ring.find(self.next) {
+                Found::Here(group) => {
+                    let events = group.events(self.next).map_err(|_| Gone)?;
+                    self.next = group.last + 1;
+                    return Ok((events, skipped));
+                }
+                Found::InStore => {
+                    let first = self.inner.shared.ring.first().unwrap_or(self.next + 1);
+                    skipped += first - self.next;
+                    self.next = first;
+                }
+                Found::Nowhere => {
+                    let next = self.next;
+                    self.tail.wait_for(|&tail| tail >= next).await.map_err(|_| Gone)?;
+                }
+            }
+        }
+    }
+}

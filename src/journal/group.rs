@@ -1,0 +1,264 @@
+//! A commit group: the events that became durable together, and how they stand in one block of bytes.
+//!
+//! The block is what the ring holds in RAM and, compressed with LZ4, what a row of the `groups` table holds. Per event:
+//! the time of receipt, endpoint, peer, traceparent, event_id, name, event_type and the exact body, each preceded by its
+//! length as a LEB128 number. A lane reads events out of it without copying.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use super::NewEvent;
+
+/// A durable event, as a lane reads it. Cheap to clone; it shares its group's block.
+#[derive(Debug, Clone)]
+pub struct Event {
+    sequence: u64,
+    received_at: SystemTime,
+    block: Arc<Group>,
+    fields: [Span; FIELDS],
+}
+
+type Span = (u32, u32);
+const FIELDS: usize = 7;
+
+impl Event {
+    /// The event's place in the journal's order. Larger is later; never used twice.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// When the body had been read, to the millisecond.
+    #[must_use]
+    pub fn received_at(&self) -> SystemTime {
+        self.received_at
+    }
+
+    /// The name of the endpoint it came in at.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        self.text(0)
+    }
+
+    /// The client certificate's subject (RFC 4514).
+    #[must_use]
+    pub fn peer(&self) -> &str {
+        self.text(1)
+    }
+
+    /// The request's `traceparent`, if one came.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<&str> {
+        Some(self.text(2)).filter(|text| !text.is_empty())
+    }
+
+    #[must_use]
+    pub fn event_id(&self) -> &str {
+        self.text(3)
+    }
+
+    /// The feed's full name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.text(4)
+    }
+
+    #[must_use]
+    pub fn event_type(&self) -> &str {
+        self.text(5)
+    }
+
+    /// The exact bytes received.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        self.bytes(6)
+    }
+
+    fn bytes(&self, field: usize) -> &[u8] {
+        let (start, end) = self.fields[field];
+        &self.block.block[start as usize..end as usize]
+    }
+
+    fn text(&self, field: usize) -> &str {
+        // Written from a str, and the block's checksum was verified when it was read.
+        std::str::from_utf8(self.bytes(field)).unwrap_or_default()
+    }
+}
+
+/// Events `first..=last` in one block.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) first: u64,
+    pub(super) last: u64,
+    /// When it was written.
+    pub(super) at: SystemTime,
+    pub(super) block: Bytes,
+}
+
+/// A block that does not hold the events it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Damaged;
+
+impl Group {
+    /// The events from sequence `from` on.
+    pub(super) fn events(self: &Arc<Self>, from: u64) -> Result<Vec<Event>, Damaged> {
+        let mut events = Vec::with_capacity(usize::try_from(self.last.saturating_sub(from)).map_err(|_| Damaged)? + 1);
+        let mut reader = Reader { block: &self.block, at: 0 };
+        for sequence in self.first..=self.last {
+            let received_at = from_millis(reader.number()?);
+            let mut fields = [(0, 0); FIELDS];
+            for field in &mut fields {
+                *field = reader.span()?;
+            }
+            if sequence >= from {
+                events.push(Event { sequence, received_at, block: Arc::clone(self), fields });
+            }
+        }
+        if reader.at == self.block.len() { Ok(events) } else { Err(Damaged) }
+    }
+
+    /// Bytes the ring and `journal.max_bytes` count for it.
+    pub(super) fn size(&self) -> u64 {
+        self.block.len() as u64
+    }
+}
+
+/// Writes one event to the end of a block under construction.
+pub(super) fn encode(block: &mut Vec<u8>, event: &NewEvent) {
+    let envelope = &event.envelope;
+    let fields: [&[u8]; FIELDS] = [
+        event.endpoint.name.as_bytes(),
+        event.peer.subject().as_bytes(),
+        event.traceparent.as_deref().unwrap_or_default().as_bytes(),
+        envelope.event_id().as_bytes(),
+        envelope.name().as_bytes(),
+        envelope.event_type().as_bytes(),
+        envelope.body(),
+    ];
+    number(block, millis(event.received_at));
+    for field in fields {
+        number(block, field.len() as u64);
+        block.extend_from_slice(field);
+    }
+}
+
+/// An event that stands alone, outside a group: a dead letter keeps one.
+pub(super) fn single(event: &Event) -> Vec<u8> {
+    let mut block = Vec::with_capacity(event.body().len() + 256);
+    number(&mut block, millis(event.received_at));
+    for field in 0..FIELDS {
+        let bytes = event.bytes(field);
+        number(&mut block, bytes.len() as u64);
+        block.extend_from_slice(bytes);
+    }
+    block
+}
+
+/// What `encode` needs for an event beyond its body, at most, to reserve room.
+pub(super) const ENCODED_OVERHEAD: usize = 256;
+
+/// Covers everything a group's row says, so that no bit of it can change unnoticed.
+pub(super) fn checksum(first: u64, last: u64, at: u64, stored: &[u8]) -> u64 {
+    let mut hasher = Xxh3::new();
+    for number in [first, last, at] {
+        hasher.update(&number.to_le_bytes());
+    }
+    hasher.update(stored);
+    hasher.digest()
+}
+
+/// The ids row of a group: every new id with the digest of its bytes, then the known ids seen again since the last group.
+#[derive(Debug, Default)]
+pub(super) struct Ids {
+    bytes: Vec<u8>,
+}
+
+impl Ids {
+    pub(super) fn push(&mut self, id: &str, digest: u32) {
+        number(&mut self.bytes, id.len() as u64);
+        self.bytes.extend_from_slice(id.as_bytes());
+        self.bytes.extend_from_slice(&digest.to_le_bytes());
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Calls `each` with every id and digest, in the order they were pushed.
+    pub(super) fn read(bytes: &[u8], mut each: impl FnMut(&str, u32)) -> Result<(), Damaged> {
+        let mut reader = Reader { block: bytes, at: 0 };
+        while reader.at < bytes.len() {
+            let (start, end) = reader.span()?;
+            let id = std::str::from_utf8(&bytes[start as usize..end as usize]).map_err(|_| Damaged)?;
+            let digest = reader.take(4)?;
+            let digest = <[u8; 4]>::try_from(digest).map_err(|_| Damaged)?;
+            each(id, u32::from_le_bytes(digest));
+        }
+        Ok(())
+    }
+}
+
+/// Tells two bodies under one event_id apart.
+pub(super) fn digest(body: &[u8]) -> u32 {
+    // The low half; a conflict that it misses is answered as the duplicate it claims to be.
+    let [a, b, c, d, ..] = xxh3_64(body).to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
+
+/// Milliseconds since 1970; a clock before that counts as 1970.
+pub(super) fn millis(time: SystemTime) -> u64 {
+    u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The time `millis` means; an absurd number becomes 1970.
+pub(super) fn from_millis(millis: u64) -> SystemTime {
+    UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH)
+}
+
+fn number(block: &mut Vec<u8>, mut number: u64) {
+    loop {
+        let [low, ..] = number.to_le_bytes();
+        number >>= 7;
+        if number == 0 {
+            return block.push(low & 0x7f);
+        }
+        block.push(low | 0x80);
+    }
+}
+
+struct Reader<'a> {
+    block: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], Damaged> {
+        let end = self.at.checked_add(count).ok_or(Damaged)?;
+        let bytes = self.block.get(self.at..end).ok_or(Damaged)?;
+        self.at = end;
+        Ok(bytes)
+    }
+
+    fn number(&mut self) -> Result<u64, Damaged> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.take(1)?[0];
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(number);
+            }
+        }
+        Err(Damaged)
+    }
+
+    fn span(&mut self) -> Result<Span, Damaged> {
+        let length = usize::try_from(self.number()?).map_err(|_| Damaged)?;
+        let start = self.at;
+        self.take(length)?;
+        let offset = |at| u32::try_from(at).map_err(|_| Damaged);
+        Ok((offset(start)?, offset(self.at)?))
+    }
+}

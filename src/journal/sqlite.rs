@@ -1,0 +1,337 @@
+//! The journal in one SQLite database: a row per commit group, write-ahead log, `synchronous = FULL`.
+//!
+//! | table | a row |
+//! | --- | --- |
+//! | `groups` | the events that were committed together, in one LZ4 block |
+//! | `ids` | their event ids; kept for the dedup window, longer than the bodies |
+//! | `sinks` | a sink's place (JSON) |
+//! | `dead_letters`, `quarantine` | an event, a body; with its reason (JSON) |
+//! | `state` | what the journal knows of itself (JSON): how many rows there should be, and what was lost |
+//!
+//! The main file of SQLite has no checksums, so every row carries one, and [`recover`](super::recover) looks at all of
+//! them. Checkpoints are made by the writer, never by SQLite behind its back: their errors are sync errors.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ffi, params};
+use serde::Serialize;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use super::group::{Group, checksum};
+use super::place::Place;
+use super::store::{Commit, DeadLetter, Head, Kept, OpenReader, Reader, Row, Store, StoreError, StoreState};
+
+/// `PRAGMA user_version`. A larger one was written by a newer program: refused.
+pub(super) const FORMAT: u32 = 1;
+/// "ASAP".
+pub(super) const APPLICATION_ID: u32 = 0x4153_4150;
+pub(super) const PAGE: usize = 4096;
+/// Pages in the write-ahead log from which it is copied into the main file.
+const CHECKPOINT_PAGES: usize = 1000;
+
+/// The order matters: it fixes every table's root page, which lets recovery rebuild a damaged first page.
+pub(super) const SCHEMA: &str = "
+CREATE TABLE groups (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, at INTEGER NOT NULL, bytes INTEGER NOT NULL, checksum INTEGER NOT NULL, block BLOB NOT NULL);
+CREATE TABLE ids (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, at INTEGER NOT NULL, checksum INTEGER NOT NULL, ids BLOB NOT NULL);
+CREATE TABLE sinks (id INTEGER PRIMARY KEY, name TEXT NOT NULL, place TEXT NOT NULL, checksum INTEGER NOT NULL);
+CREATE TABLE dead_letters (id INTEGER PRIMARY KEY, about TEXT NOT NULL, event BLOB NOT NULL, checksum INTEGER NOT NULL);
+CREATE TABLE quarantine (id INTEGER PRIMARY KEY, about TEXT NOT NULL, body BLOB NOT NULL, checksum INTEGER NOT NULL);
+CREATE TABLE state (id INTEGER PRIMARY KEY, state TEXT NOT NULL, checksum INTEGER NOT NULL);
+";
+
+/// The writer's connection.
+#[derive(Debug)]
+pub(super) struct SqliteStore {
+    connection: Connection,
+    path: PathBuf,
+    /// Pages written since the last checkpoint, about.
+    pages: usize,
+}
+
+impl SqliteStore {
+    /// Opens `path`, made if missing. Changes nothing in an existing database but its write-ahead log's index.
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let fresh = !path.exists();
+        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        if fresh {
+            create(&connection)?;
+        }
+        connection
+            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;")?;
+        connection.set_prepared_statement_cache_capacity(32);
+        Ok(Self { connection, path: path.to_owned(), pages: 0 })
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Copies the write-ahead log into the main file and syncs both.
+    fn checkpoint(&mut self, mode: &str) -> Result<(), StoreError> {
+        let checkpoint = format!("PRAGMA wal_checkpoint({mode})");
+        let (_busy, log, done): (i64, i64, i64) =
+            self.connection.query_row(&checkpoint, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        // What a reader held back is tried again after as many pages more.
+        self.pages = usize::try_from(log.saturating_sub(done)).unwrap_or(0).min(CHECKPOINT_PAGES / 2);
+        Ok(())
+    }
+
+    /// Everything in the write-ahead log goes into the main file, synced: what was read back after a crash may never
+    /// have reached the disk.
+    pub(super) fn settle(&mut self) -> Result<(), StoreError> {
+        self.checkpoint("TRUNCATE")
+    }
+
+    /// Closes without writing anything.
+    pub(super) fn let_go(self) {
+        // Checkpoints on closing are switched off, so this changes nothing, and a failure leaves nothing undone.
+        let _ = self.connection.close();
+    }
+
+    fn write(&self, commit: &Commit) -> rusqlite::Result<usize> {
+        let connection = &self.connection;
+        let mut pages = 1;
+        if let Some(new) = &commit.group {
+            let row = Row::of(new.group);
+            connection.prepare_cached("INSERT INTO groups VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(params![
+                row.first,
+                row.last,
+                row.at,
+                new.group.size(),
+                row.checksum.cast_signed(),
+                row.block
+            ])?;
+            let ids_checksum = checksum(row.first, row.last, row.at, new.ids);
+            connection.prepare_cached("INSERT INTO ids VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
+                row.first,
+                row.last,
+                row.at,
+                ids_checksum.cast_signed(),
+                new.ids
+            ])?;
+            pages += (row.block.len() + new.ids.len()) / PAGE + 4;
+        }
+        for (name, place) in &commit.places {
+            put_place(connection, name, place)?;
+            pages += 1;
+        }
+        for name in &commit.forgotten {
+            connection.execute("DELETE FROM sinks WHERE name = ?1", [name])?;
+        }
+        for letter in &commit.dead_letters {
+            put_dead_letter(connection, letter)?;
+            pages += letter.event.len() / PAGE + 2;
+        }
+        for kept in &commit.quarantine {
+            put_kept(connection, kept)?;
+            pages += kept.body.len() / PAGE + 2;
+        }
+        for (table, key, through) in [
+            ("groups", "first", commit.groups_through),
+            ("ids", "first", commit.ids_through),
+            ("quarantine", "id", commit.quarantine_through),
+        ] {
+            if let Some(through) = through {
+                let delete = format!("DELETE FROM {table} WHERE {key} <= ?1");
+                pages += connection.prepare_cached(&delete)?.execute([through])?;
+            }
+        }
+        if let Some(state) = commit.state {
+            put_state(connection, state)?;
+            pages += 1;
+        }
+        Ok(pages)
+    }
+}
+
+impl Store for SqliteStore {
+    fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
+        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        let written = self.write(commit).and_then(|pages| {
+            self.connection.execute_batch("COMMIT")?;
+            Ok(pages)
+        });
+        match written {
+            Ok(pages) => {
+                self.pages += pages;
+                Ok(())
+            }
+            Err(error) => {
+                let error = StoreError::from(error);
+                // SQLite rolls back by itself on some errors; then there is nothing left to undo.
+                if matches!(error, StoreError::Full(_)) && !self.connection.is_autocommit() {
+                    self.connection.execute_batch("ROLLBACK")?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn oldest(&mut self, limit: usize) -> Result<Vec<Head>, StoreError> {
+        heads(&self.connection, "SELECT first, last, at, bytes FROM groups ORDER BY first LIMIT ?1", limit)
+    }
+
+    fn oldest_ids(&mut self, limit: usize) -> Result<Vec<Head>, StoreError> {
+        heads(&self.connection, "SELECT first, last, at, length(ids) FROM ids ORDER BY first LIMIT ?1", limit)
+    }
+
+    fn readers(&self) -> OpenReader {
+        let path = self.path.clone();
+        Box::new(move || {
+            let connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            Ok(Box::new(SqliteReader { connection }))
+        })
+    }
+
+    fn maintain(&mut self) -> Result<(), StoreError> {
+        if self.pages < CHECKPOINT_PAGES { Ok(()) } else { self.checkpoint("PASSIVE") }
+    }
+
+    fn close(mut self: Box<Self>) -> Result<(), StoreError> {
+        self.settle()?;
+        // Nothing is left to checkpoint; SQLite would swallow the outcome.
+        self.connection.close().map_err(|(_, error)| error.into())
+    }
+
+    fn abandon(self: Box<Self>) {
+        // Closing could write and sync again.
+        std::mem::forget(self.connection);
+    }
+}
+
+struct SqliteReader {
+    connection: Connection,
+}
+
+impl Reader for SqliteReader {
+    fn group(&mut self, sequence: u64) -> Result<Option<Group>, StoreError> {
+        let holding = "SELECT first, last, at, checksum, block FROM groups WHERE first <= ?1 AND last >= ?1 \
+                       ORDER BY first DESC LIMIT 1";
+        let next = "SELECT first, last, at, checksum, block FROM groups WHERE first > ?1 ORDER BY first LIMIT 1";
+        for query in [holding, next] {
+            let row = self.connection.prepare_cached(query)?.query_row([sequence], read_row).optional()?;
+            if let Some(row) = row {
+                let damaged = || StoreError::Fatal(format!("the group at sequence {} is damaged", row.first));
+                return row.group().map(Some).ok_or_else(damaged);
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A connection with what every one of ours needs.
+pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
+    let connection = Connection::open_with_flags(path, flags)?;
+    // Only between our own connections, for moments.
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(connection)
+}
+
+/// A new database's schema and marks.
+pub(super) fn create(connection: &Connection) -> Result<(), StoreError> {
+    connection.execute_batch(&format!(
+        "PRAGMA page_size = {PAGE}; PRAGMA auto_vacuum = NONE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+         BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {SCHEMA} COMMIT;"
+    ))?;
+    put_state(connection, &StoreState::default())?;
+    Ok(())
+}
+
+fn heads(connection: &Connection, query: &str, limit: usize) -> Result<Vec<Head>, StoreError> {
+    let mut statement = connection.prepare_cached(query)?;
+    let rows = statement.query_map([limit], |row| {
+        Ok(Head { first: row.get(0)?, last: row.get(1)?, at: row.get(2)?, bytes: row.get(3)? })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// `first, last, at, checksum, block` of `groups`.
+pub(super) fn read_row(row: &rusqlite::Row) -> rusqlite::Result<Row> {
+    Ok(Row {
+        first: row.get(0)?,
+        last: row.get(1)?,
+        at: row.get(2)?,
+        checksum: row.get::<_, i64>(3)?.cast_unsigned(),
+        block: row.get(4)?,
+    })
+}
+
+pub(super) fn put_place(connection: &Connection, name: &str, place: &Place) -> rusqlite::Result<()> {
+    let place = json(place)?;
+    let sum = text_checksum(0, &[name.as_bytes(), place.as_bytes()]);
+    let updated = connection
+        .prepare_cached("UPDATE sinks SET place = ?2, checksum = ?3 WHERE name = ?1")?
+        .execute(params![name, place, sum])?;
+    if updated == 0 {
+        connection
+            .prepare_cached("INSERT INTO sinks (name, place, checksum) VALUES (?1, ?2, ?3)")?
+            .execute(params![name, place, sum])?;
+    }
+    Ok(())
+}
+
+pub(super) fn put_dead_letter(connection: &Connection, letter: &DeadLetter) -> rusqlite::Result<()> {
+    let about = json(letter)?;
+    let sum = text_checksum(letter.id, &[about.as_bytes(), &letter.event]);
+    connection.prepare_cached("INSERT INTO dead_letters VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+        letter.id,
+        about,
+        &letter.event[..],
+        sum
+    ])?;
+    Ok(())
+}
+
+pub(super) fn put_kept(connection: &Connection, kept: &Kept) -> rusqlite::Result<()> {
+    let about = json(kept)?;
+    let sum = text_checksum(kept.id, &[about.as_bytes(), &kept.body]);
+    connection.prepare_cached("INSERT INTO quarantine VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+        kept.id,
+        about,
+        &kept.body[..],
+        sum
+    ])?;
+    Ok(())
+}
+
+pub(super) fn put_state(connection: &Connection, state: &StoreState) -> rusqlite::Result<()> {
+    let state = json(state)?;
+    let sum = xxh3_64(state.as_bytes()).cast_signed();
+    connection.prepare_cached("INSERT OR REPLACE INTO state VALUES (1, ?1, ?2)")?.execute(params![state, sum])?;
+    Ok(())
+}
+
+/// Over a row's id and its texts and blobs, as it is stored.
+pub(super) fn text_checksum(id: u64, parts: &[&[u8]]) -> i64 {
+    let mut hasher = Xxh3::new();
+    hasher.update(&id.to_le_bytes());
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hasher.digest().cast_signed()
+}
+
+fn json(value: &impl Serialize) -> rusqlite::Result<String> {
+    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        // A write that failed has changed nothing that counts: SQLite takes the transaction back, and the next one
+        // writes to the same place. A failed sync, or anything unexpected, leaves the disk's content unknown.
+        const HARMLESS: [i32; 3] = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_SHMSIZE, ffi::SQLITE_IOERR_NOMEM];
+        match &error {
+            rusqlite::Error::SqliteFailure(failure, _)
+                if failure.code == ErrorCode::DiskFull || HARMLESS.contains(&failure.extended_code) =>
+            {
+                Self::Full(error.to_string())
+            }
+            _ => Self::Fatal(error.to_string()),
+        }
+    }
+}

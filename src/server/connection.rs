@@ -1,0 +1,253 @@
+//! One connection, from the handshake to its end.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode, Version};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service as _;
+use tracing::{debug, warn};
+
+use super::activity::{Activity, Answer, Busy, Due, Watched};
+use super::{Phase, Server, Transport, stopping};
+use crate::tls::{Alpn, PeerIdentity, Reason, Refused};
+
+const MAX_HEAD: usize = 16 * 1024;
+/// hyper's own limit (100) stays, its parser keeps that many on the stack; the rest is counted after it.
+const MAX_FIELDS: usize = 64;
+/// What a connection may hold of bodies not taken yet; bodies themselves can be larger.
+const READ_BUFFER: usize = 64 * 1024;
+const MAX_STREAMS: u32 = 256;
+const MAX_HEADER_LIST: u32 = 16 * 1024;
+/// How often a connection that has to go looks whether it can.
+const STOPPING_TICK: Duration = Duration::from_millis(100);
+
+/// Serves the connection to its end, whatever that is, and counts it.
+pub(super) async fn run(server: &Server, stream: TcpStream, remote: SocketAddr, handshake_within: Duration) {
+    // Answers are one small write each; a failure means the peer is gone, which the first read will tell.
+    let _ = stream.set_nodelay(true);
+    let ended = match &server.transport {
+        Transport::Plain => http1(server, stream, None).await,
+        Transport::Tls(tls) => {
+            let deadline = Instant::now() + handshake_within;
+            let session = tokio::select! {
+                session = tls.accept(stream, server.limits.http2, deadline) => session,
+                () = stopping(server.phase.clone()) => return server.tally.closed("drain"),
+            };
+            match session {
+                Ok(session) => {
+                    if session.peer.long_validity() {
+                        server.tally.warned("validity");
+                        warn!(peer = %remote, subject = %session.peer.subject(), "the client's certificate is valid for 3 years or more");
+                    }
+                    match session.alpn {
+                        Alpn::Http1 => http1(server, session.stream, Some(session.peer)).await,
+                        Alpn::Http2 => http2(server, session.stream, Some(session.peer)).await,
+                    }
+                }
+                Err(refused) => return refuse(server, remote, &refused),
+            }
+        }
+    };
+    match ended {
+        Ended::ByPeer => {}
+        Ended::ByUs(reason) => {
+            debug!(peer = %remote, reason, "connection closed");
+            server.tally.closed(reason);
+        }
+        Ended::Failed(error) if error.is_parse() => {
+            debug!(peer = %remote, %error, "not a request");
+            server.tally.closed("bad-request");
+        }
+        Ended::Failed(error) => debug!(peer = %remote, %error, "connection broken"),
+    }
+}
+
+fn refuse(server: &Server, remote: SocketAddr, refused: &Refused) {
+    let (reason, detail) = (refused.reason.word(), &refused.detail);
+    match refused.reason {
+        Reason::Probe => {
+            debug!(peer = %remote, "probed");
+            return server.tally.closed("probe");
+        }
+        // Anyone can make these by the thousand.
+        Reason::Timeout | Reason::NotTls | Reason::Aborted | Reason::Protocol => {
+            debug!(peer = %remote, reason, detail, "handshake failed");
+        }
+        _ => warn!(peer = %remote, reason, detail, "client refused"),
+    }
+    server.tally.refused(reason);
+    server.tally.closed(if refused.reason == Reason::Timeout { "handshake-timeout" } else { "refused" });
+}
+
+async fn http1<IO: AsyncRead + AsyncWrite + Unpin>(server: &Server, io: IO, peer: Option<PeerIdentity>) -> Ended {
+    let activity = Activity::new(false);
+    let service = service_fn(|request| respond(server.router.clone(), peer.clone(), request, activity.begin()));
+    let io = TokioIo::new(Watched { io, activity: activity.clone() });
+    let connection = http1::Builder::new()
+        // Replaced by `activity`.
+        .header_read_timeout(None)
+        .max_header_size(MAX_HEAD)
+        .max_buf_size(READ_BUFFER)
+        .serve_connection(io, service);
+    supervise(server, &activity, pin!(connection), http1::Connection::graceful_shutdown).await
+}
+
+async fn http2<IO: AsyncRead + AsyncWrite + Unpin>(server: &Server, io: IO, peer: Option<PeerIdentity>) -> Ended {
+    let activity = Activity::new(true);
+    let gone = CancellationToken::new();
+    let streams = Streams { tasks: server.tasks.clone(), gone: gone.clone() };
+    let _gone = gone.drop_guard();
+    let (router, requests) = (server.router.clone(), activity.clone());
+    let service = service_fn(move |request| respond(router.clone(), peer.clone(), request, requests.begin()));
+    let io = TokioIo::new(Watched { io, activity: activity.clone() });
+    let connection = http2::Builder::new(streams)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(128)
+        .initial_stream_window_size(128 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .max_send_buf_size(READ_BUFFER)
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .serve_connection(io, service);
+    supervise(server, &activity, pin!(connection), http2::Connection::graceful_shutdown).await
+}
+
+/// Hands one request to the router. `busy` was taken when the head was complete.
+async fn respond(
+    mut router: Router,
+    peer: Option<PeerIdentity>,
+    mut request: Request<Incoming>,
+    busy: Busy,
+) -> Result<Response<Answer>, Infallible> {
+    if request.headers().len() > MAX_FIELDS {
+        let mut refusal = Response::new(Answer { body: Body::empty(), _busy: busy });
+        *refusal.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        if request.version() < Version::HTTP_2 {
+            refusal.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        return Ok(refusal);
+    }
+    if let Some(peer) = peer {
+        request.extensions_mut().insert(peer);
+    }
+    let http1 = request.version() < Version::HTTP_2;
+    let mut response = router.call(request).await?;
+    if http1 && busy.is_last() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response.map(|body| Answer { body, _busy: busy }))
+}
+
+/// How a connection ended.
+enum Ended {
+    ByPeer,
+    /// The word it is counted under.
+    ByUs(&'static str),
+    Failed(hyper::Error),
+}
+
+/// Drives the connection, and sees to it that no peer is waited for longer than the limits allow and that it ends when
+/// the server does. `finish` asks it to end after what is under way. One timer serves all deadlines: it goes off at
+/// least once in the shortest of them, looks at the marks and sets itself anew, so that a request never touches it.
+async fn supervise<C: Future<Output = hyper::Result<()>>>(
+    server: &Server,
+    activity: &Activity,
+    mut connection: Pin<&mut C>,
+    finish: impl Fn(Pin<&mut C>),
+) -> Ended {
+    let limits = &server.limits;
+    let shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.write_timeout);
+    let retire_at = limits.max_connection_age.map(|age| Instant::now() + age.mul_f64(1.0 - fastrand::f64() / 10.0));
+    let mut phase = server.phase.clone();
+    // Why this side wants to end it, and when its patience is over.
+    let mut ending = None;
+    let mut give_up: Option<Instant> = None;
+    let mut alarm = pin!(sleep_until(Instant::now()));
+    loop {
+        // A sender that is gone can not say `Aborting` any more.
+        let current = phase.has_changed().map_or(Phase::Aborting, |_| *phase.borrow_and_update());
+        let now = Instant::now();
+        if current == Phase::Aborting {
+            return Ended::ByUs("drain");
+        }
+        let retired = retire_at.is_some_and(|at| at <= now);
+        if !activity.is_last() && (retired || current >= Phase::Closing) {
+            ending = Some(if retired { "age" } else { "drain" });
+            activity.make_last();
+            if activity.is_http2() {
+                finish(connection.as_mut());
+            }
+        }
+        let due = activity.due(limits);
+        match due {
+            Some((Due::Head, at)) if at <= now => return Ended::ByUs("head-timeout"),
+            Some((Due::Write, at)) if at <= now => return Ended::ByUs("write-timeout"),
+            Some((Due::Linger, at)) if at <= now => return ending.map_or(Ended::ByPeer, Ended::ByUs),
+            Some((Due::Idle, at)) if at <= now && give_up.is_none() => {
+                ending = Some("idle");
+                give_up = Some(now + limits.write_timeout);
+                activity.do_not_linger();
+                finish(connection.as_mut());
+            }
+            _ => {}
+        }
+        if give_up.is_some_and(|at| at <= now) {
+            return ending.map_or(Ended::ByPeer, Ended::ByUs);
+        }
+        let mut next = now + shortest;
+        if current == Phase::Stopping {
+            if activity.is_idle() {
+                activity.do_not_linger();
+                finish(connection.as_mut());
+            }
+            next = now + STOPPING_TICK;
+        }
+        let deadlines = [due.map(|(_, at)| at), give_up, retire_at.filter(|_| !activity.is_last())];
+        alarm.as_mut().reset(deadlines.into_iter().flatten().filter(|at| *at > now).fold(next, Instant::min));
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => {
+                return match (ended, ending) {
+                    (Err(error), _) => Ended::Failed(error),
+                    (Ok(()), Some(reason)) => Ended::ByUs(reason),
+                    (Ok(()), None) => Ended::ByPeer,
+                };
+            }
+            () = alarm.as_mut() => {}
+            _ = phase.changed() => {}
+        }
+    }
+}
+
+/// Runs HTTP/2 requests where the drain can see them, and not longer than their connection.
+#[derive(Clone)]
+struct Streams {
+    tasks: TaskTracker,
+    gone: CancellationToken,
+}
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Streams {
+    fn execute(&self, request: F) {
+        let gone = self.gone.clone();
+        self.tasks.spawn(async move {
+            gone.run_until_cancelled(request).await;
+        });
+    }
+}

@@ -1,0 +1,260 @@
+//! Connections: a permit, accept, a timed handshake, HTTP, deadlines, and a drain that ends in time.
+//!
+//! A permit is taken before a connection is accepted: when all are out, newcomers wait in the kernel's backlog instead of
+//! being accepted and dropped. Every wait on a peer has a deadline ([`Limits`]); [`connection`] enforces them.
+
+mod activity;
+mod connection;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::sleep;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use crate::config;
+use crate::telemetry::Metrics;
+use crate::tls::ServerTls;
+
+/// Connections that the kernel may keep waiting; it caps this itself (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
+const SHORTEST_HANDSHAKE: Duration = Duration::from_secs(1);
+const FIRST_BACKOFF: Duration = Duration::from_millis(10);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
+
+/// How far a server is on its way down. It only ever goes forward; a sender that is gone means [`Aborting`](Phase::Aborting).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Serving,
+    /// Still takes connections and requests; every answer tells its client to go elsewhere next time.
+    Closing,
+    /// The listener is closed, idle connections too; requests under way are finished.
+    Stopping,
+    /// Time is up: everything is dropped.
+    Aborting,
+}
+
+/// What connections arrive in.
+#[derive(Debug, Clone)]
+pub enum Transport {
+    Plain,
+    Tls(Arc<ServerTls>),
+}
+
+/// How much and how long.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub max_connections: usize,
+    /// In total, when less than half of the connections are in use; see [`Limits::handshake_within`].
+    pub handshake_timeout: Duration,
+    /// From a head's first byte to its end.
+    pub header_timeout: Duration,
+    /// Without a request.
+    pub idle_timeout: Duration,
+    /// How long a peer may take no bytes at all while there are some for it.
+    pub write_timeout: Duration,
+    /// After it (less up to a tenth, so that a fleet does not come back at once), the next answer is the last.
+    pub max_connection_age: Option<Duration>,
+    pub http2: bool,
+}
+
+impl Limits {
+    /// Of the event port.
+    #[must_use]
+    pub fn of(listen: &config::Listen) -> Self {
+        Self {
+            max_connections: listen.max_connections,
+            handshake_timeout: listen.handshake_timeout,
+            header_timeout: listen.header_timeout,
+            idle_timeout: listen.idle_timeout,
+            write_timeout: Duration::from_secs(10),
+            max_connection_age: Some(listen.max_connection_age),
+            http2: listen.http2,
+        }
+    }
+
+    /// Of the admin port: few connections, which may live long.
+    #[must_use]
+    pub fn admin() -> Self {
+        Self {
+            max_connections: 128,
+            handshake_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(90),
+            write_timeout: Duration::from_secs(10),
+            max_connection_age: None,
+            http2: false,
+        }
+    }
+
+    /// The deadline of a handshake that begins while `used` connections are open.
+    ///
+    /// Beyond half of all it shrinks, down to a second when the last one is taken: a flood of silent connections then
+    /// makes room as fast as it fills it, and a client that means it, done within milliseconds, still gets in.
+    fn handshake_within(&self, used: usize) -> Duration {
+        let half = self.max_connections / 2;
+        let shortest = SHORTEST_HANDSHAKE.min(self.handshake_timeout);
+        let beyond = u32::try_from(used.saturating_sub(half)).unwrap_or(u32::MAX);
+        let room = u32::try_from(self.max_connections - half).unwrap_or(u32::MAX).max(1);
+        self.handshake_timeout - (self.handshake_timeout - shortest) * beyond.min(room) / room
+    }
+}
+
+/// Listens on `address`; port 0 takes a free one (`local_addr` says which).
+///
+/// # Errors
+/// The address is taken, not of this machine, or not permitted.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Serves `router` until `phase` says to stop and every connection is gone. Requests over TLS carry the
+/// [`PeerIdentity`](crate::tls::PeerIdentity) in their extensions. Without `metrics` nothing is counted (the admin port).
+pub async fn serve(
+    listener: TcpListener,
+    transport: Transport,
+    router: Router,
+    limits: Limits,
+    metrics: Option<Arc<Metrics>>,
+    phase: watch::Receiver<Phase>,
+) {
+    let permits = Arc::new(Semaphore::new(limits.max_connections));
+    let tasks = TaskTracker::new();
+    let server = Arc::new(Server {
+        transport,
+        router,
+        limits,
+        tally: Tally(metrics),
+        phase: phase.clone(),
+        tasks: tasks.clone(),
+    });
+    tokio::select! {
+        () = stopping(phase) => {}
+        () = accept(&listener, &permits, &server) => {}
+    }
+    drop(listener);
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// What all connections of a server share.
+struct Server {
+    transport: Transport,
+    router: Router,
+    limits: Limits,
+    tally: Tally,
+    phase: watch::Receiver<Phase>,
+    /// Every task of every connection, so that the drain can wait for all.
+    tasks: TaskTracker,
+}
+
+/// Accepts for ever. One that is cancelled here, between permit and task, was never read from.
+async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>, server: &Arc<Server>) {
+    let mut backoff = FIRST_BACKOFF;
+    // The semaphore is never closed.
+    while let Ok(permit) = Arc::clone(permits).acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, remote)) => {
+                if backoff > FIRST_BACKOFF {
+                    info!("accepting connections again");
+                    backoff = FIRST_BACKOFF;
+                }
+                let used = server.limits.max_connections - permits.available_permits();
+                begin(server, stream, remote, server.limits.handshake_within(used), permit);
+            }
+            // The next one in the queue can be fine.
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {
+                server.tally.accept_error();
+                debug!(%error, "a connection was gone before it was accepted");
+            }
+            // The machine or the process is short of something (files, memory). The listener stays readable, so only time helps.
+            Err(error) => {
+                server.tally.accept_error();
+                if backoff == FIRST_BACKOFF {
+                    warn!(%error, "cannot accept connections, trying on");
+                }
+                sleep(backoff).await;
+                backoff = (backoff * 2).min(LONGEST_BACKOFF);
+            }
+        }
+    }
+}
+
+fn begin(
+    server: &Arc<Server>,
+    stream: TcpStream,
+    remote: SocketAddr,
+    handshake_within: Duration,
+    permit: OwnedSemaphorePermit,
+) {
+    let server = Arc::clone(server);
+    let tasks = server.tasks.clone();
+    tasks.spawn(async move {
+        let open = server.tally.accepted();
+        connection::run(&server, stream, remote, handshake_within).await;
+        drop(open);
+        drop(permit);
+    });
+}
+
+/// Returns when the server is to stop, or no one is left to say so.
+async fn stopping(mut phase: watch::Receiver<Phase>) {
+    let _ = phase.wait_for(|phase| *phase >= Phase::Stopping).await;
+}
+
+/// Counts, where there is something to count with.
+struct Tally(Option<Arc<Metrics>>);
+
+/// An open connection, counted until dropped.
+struct Open(Option<Arc<Metrics>>);
+
+impl Tally {
+    fn accepted(&self) -> Open {
+        if let Some(metrics) = &self.0 {
+            metrics.connections_accepted.inc();
+            metrics.connections.inc();
+        }
+        Open(self.0.clone())
+    }
+
+    fn accept_error(&self) {
+        if let Some(metrics) = &self.0 {
+            metrics.accept_errors.inc();
+        }
+    }
+
+    fn closed(&self, reason: &'static str) {
+        if let Some(metrics) = &self.0 {
+            metrics.connections_closed.get_or_create(&[("reason", reason)]).inc();
+        }
+    }
+
+    fn refused(&self, reason: &'static str) {
+        if let Some(metrics) = &self.0 {
+            metrics.tls_refused.get_or_create(&[("reason", reason)]).inc();
+        }
+    }
+
+    fn warned(&self, reason: &'static str) {
+        if let Some(metrics) = &self.0 {
+            metrics.tls_warnings.get_or_create(&[("reason", reason)]).inc();
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(metrics) = &self.0 {
+            metrics.connections.dec();
+        }
+    }
+}

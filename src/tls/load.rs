@@ -1,0 +1,498 @@
+//! All TLS files, read and checked as one set: every problem is found in one go, each with its file and the remedy.
+
+use std::fmt;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{InconsistentKeys, RootCertStore, SupportedProtocolVersion};
+use x509_cert::Certificate;
+use x509_cert::crl::CertificateList;
+use x509_cert::der::Decode;
+use x509_cert::der::asn1::ObjectIdentifier;
+use x509_cert::ext::pkix::{AuthorityInfoAccessSyntax, BasicConstraints, SubjectAltName};
+use x509_cert::name::Name;
+use x509_cert::time::Time;
+
+use super::identity::{Clients, rfc4514};
+use super::verify::{Judge, Key, LONG_VALIDITY, Policy, extended_key_usages, validity};
+use crate::config::{self, TlsVersion};
+
+const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
+const CA_ISSUERS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.48.2");
+const CERTIFICATE_SOON: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const CRL_SOON: Duration = Duration::from_secs(48 * 60 * 60);
+
+/// Something to say about the TLS files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub severity: Severity,
+    pub what: String,
+    pub file: Option<PathBuf>,
+    /// Empty where nothing needs to be done.
+    pub remedy: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    Info,
+    Warning,
+    /// The set cannot be used.
+    Error,
+}
+
+impl Finding {
+    pub(super) fn error(what: impl Into<String>, file: Option<&Path>, remedy: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, what: what.into(), file: file.map(Path::to_owned), remedy: remedy.into() }
+    }
+
+    fn warning(what: impl Into<String>, file: &Path, remedy: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(what, Some(file), remedy) }
+    }
+
+    fn info(what: impl Into<String>, file: &Path) -> Self {
+        Self { severity: Severity::Info, ..Self::error(what, Some(file), "") }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{}: ", file.display())?;
+        }
+        f.write_str(&self.what)?;
+        if !self.remedy.is_empty() {
+            write!(f, ": {}", self.remedy)?;
+        }
+        Ok(())
+    }
+}
+
+/// One consistent set of TLS files, immutable.
+#[derive(Debug)]
+pub(super) struct Material {
+    pub(super) policy: Arc<Policy>,
+    pub(super) findings: Vec<Finding>,
+    own: Arc<SingleCertAndKey>,
+    provider: Arc<CryptoProvider>,
+    versions: Vec<&'static SupportedProtocolVersion>,
+}
+
+impl Material {
+    /// # Errors
+    /// Every finding, when one of them is an error.
+    pub(super) fn load(tls: &config::Tls) -> Result<Self, Vec<Finding>> {
+        let mut loading = Loading { now: since_epoch(SystemTime::now()), findings: Vec::new() };
+        let (provider, versions) = loading.protocol(tls.min_version);
+        let own = loading.own(tls, &provider);
+        let roots = loading.client_ca(&tls.client_ca);
+        let crls = loading.client_crl(&tls.client_crl, &roots);
+        let clients = Clients::compile(&tls.clients, &mut loading.findings);
+        let chain = loading.chain(&roots, crls, &provider);
+        match (own, chain) {
+            (Some(own), Some(chain)) if !loading.failed() => Ok(Self {
+                policy: Arc::new(Policy { chain, clients, allow_extra_key_usage: tls.allow_extra_key_usage }),
+                findings: loading.findings,
+                own,
+                provider,
+                versions,
+            }),
+            _ => Err(loading.findings),
+        }
+    }
+
+    /// The settings for one connection, judged by `judge`. Every connection proves itself: nothing can be resumed.
+    pub(super) fn server_config(&self, judge: Arc<Judge>, http2: bool) -> Result<ServerConfig, rustls::Error> {
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&self.versions)?
+            .with_client_cert_verifier(judge)
+            .with_cert_resolver(Arc::clone(&self.own) as _);
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        if http2 {
+            config.alpn_protocols.insert(0, b"h2".to_vec());
+        }
+        Ok(config)
+    }
+}
+
+/// A client CA: the anchor as webpki wants it, and what else is asked of it.
+struct Root {
+    der: CertificateDer<'static>,
+    certificate: Certificate,
+    file: PathBuf,
+}
+
+struct Crl {
+    der: CertificateRevocationListDer<'static>,
+    issuer: Name,
+}
+
+struct Loading {
+    /// Since the epoch, once for the whole set.
+    now: Duration,
+    findings: Vec<Finding>,
+}
+
+impl Loading {
+    fn failed(&self) -> bool {
+        self.findings.iter().any(|finding| finding.severity == Severity::Error)
+    }
+
+    fn protocol(&mut self, min_version: TlsVersion) -> (Arc<CryptoProvider>, Vec<&'static SupportedProtocolVersion>) {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        match min_version {
+            TlsVersion::Tls13 => (Arc::new(provider), vec![&rustls::version::TLS13]),
+            #[cfg(feature = "tls12")]
+            TlsVersion::Tls12 => {
+                (Arc::new(with_asapp_suites(provider)), vec![&rustls::version::TLS13, &rustls::version::TLS12])
+            }
+            #[cfg(not(feature = "tls12"))]
+            TlsVersion::Tls12 => {
+                self.findings.push(Finding::error(
+                    "tls.min_version is 1.2, but this build only knows TLS 1.3",
+                    None,
+                    "set it to \"1.3\", or build with `--features tls12`",
+                ));
+                (Arc::new(provider), vec![&rustls::version::TLS13])
+            }
+        }
+    }
+
+    /// The server's own certificate, its chain and key.
+    fn own(&mut self, tls: &config::Tls, provider: &CryptoProvider) -> Option<Arc<SingleCertAndKey>> {
+        let chain = self.pem::<CertificateDer<'static>>(&tls.certificate, "certificate");
+        let key = self.private_key(&tls.private_key);
+        let chain = chain?;
+        let parsed = self.parse(&chain, &tls.certificate);
+        self.check_own(parsed.as_deref()?, &tls.certificate);
+        let key = match provider.key_provider.load_private_key(key?) {
+            Ok(key) => key,
+            Err(_) => {
+                self.error("is no private key that can be used", &tls.private_key, KEY_REMEDY);
+                return None;
+            }
+        };
+        let pair = CertifiedKey::new(chain, key);
+        match pair.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+            Err(_) => {
+                let what = format!("does not belong to the certificate in {}", tls.certificate.display());
+                self.error(what, &tls.private_key, "set tls.certificate and tls.private_key to files of one pair");
+                return None;
+            }
+        }
+        Some(Arc::new(SingleCertAndKey::from(pair)))
+    }
+
+    fn check_own(&mut self, chain: &[Certificate], file: &Path) {
+        let Some((own, issuers)) = chain.split_first() else { return };
+        let tbs = own.tbs_certificate();
+        self.check_time(own, file);
+        match Key::of(own) {
+            Key::Rsa(bits) if bits >= 3072 => {}
+            Key::P256 | Key::P384 | Key::P521 | Key::Ed25519 => {}
+            key => self.error(
+                format!("the server's key is {key}; ASAPP wants RSA of at least 3072 bits or a 256-bit curve"),
+                file,
+                "have a certificate issued for a stronger key",
+            ),
+        }
+        match extended_key_usages(own) {
+            Some(usages) if usages.contains(&SERVER_AUTH) => {
+                if usages.len() > 1 {
+                    self.warn(
+                        "is meant for more than server authentication, ASAPP expects `serverAuth` only",
+                        file,
+                        "",
+                    );
+                }
+            }
+            _ => self.error(
+                "is not meant for server authentication",
+                file,
+                "have it issued with the extended key usage `serverAuth`",
+            ),
+        }
+        if validity(own) >= LONG_VALIDITY {
+            self.warn("is valid for 3 years or more, ASAPP expects less", file, "have the next one issued for less");
+        }
+        if !matches!(tbs.get_extension::<SubjectAltName>(), Ok(Some(_))) {
+            self.warn("names no host (subject alternative name), so no client will trust it", file, "");
+        }
+        let mut above = own;
+        for issuer in issuers {
+            if above.tbs_certificate().issuer() != issuer.tbs_certificate().subject() {
+                let what = "the certificates do not follow each other: each must be issued by the next";
+                self.warn(what, file, "put the server's certificate first, then its intermediates, upwards");
+                break;
+            }
+            if self.expired(issuer.tbs_certificate().validity().not_after) {
+                let name = rfc4514(issuer.tbs_certificate().subject());
+                self.warn(format!("the intermediate certificate of `{name}` has expired"), file, "replace it");
+            }
+            above = issuer;
+        }
+        // Public CAs say where their certificate can be had, and always issue through an intermediate.
+        let has_issuer_url = matches!(tbs.get_extension::<AuthorityInfoAccessSyntax>(), Ok(Some((_, access)))
+            if access.0.iter().any(|entry| entry.access_method == CA_ISSUERS));
+        if issuers.is_empty() && has_issuer_url {
+            let name = rfc4514(tbs.issuer());
+            self.warn(format!("the intermediate certificate of `{name}` is missing"), file, "append it to the file");
+        }
+    }
+
+    fn check_time(&mut self, own: &Certificate, file: &Path) {
+        let validity = own.tbs_certificate().validity();
+        let (from, to) = (validity.not_before.to_unix_duration(), validity.not_after.to_unix_duration());
+        if self.now < from {
+            self.error(
+                format!("is not valid before {}", date(validity.not_before)),
+                file,
+                "wait, or check the clock of this machine",
+            );
+        } else if self.now > to {
+            self.error(format!("expired on {}", date(validity.not_after)), file, "renew it");
+        } else {
+            let left = to - self.now;
+            let what =
+                format!("is valid for {} more days, until {}", left.as_secs() / 86_400, date(validity.not_after));
+            self.findings.push(if left < CERTIFICATE_SOON {
+                Finding::warning(what, file, "renew it")
+            } else {
+                Finding::info(what, file)
+            });
+        }
+    }
+
+    /// The CAs whose clients may come, without those that have expired.
+    fn client_ca(&mut self, files: &[PathBuf]) -> Vec<Root> {
+        let mut roots = Vec::new();
+        for file in files {
+            let Some(ders) = self.pem::<CertificateDer<'static>>(file, "certificate") else { continue };
+            let Some(parsed) = self.parse(&ders, file) else { continue };
+            for (der, certificate) in ders.into_iter().zip(parsed) {
+                let tbs = certificate.tbs_certificate();
+                let name = rfc4514(tbs.subject());
+                if self.expired(tbs.validity().not_after) {
+                    self.warn(
+                        format!(
+                            "the CA `{name}` expired on {}, its clients are refused",
+                            date(tbs.validity().not_after)
+                        ),
+                        file,
+                        "replace it with its successor",
+                    );
+                    continue;
+                }
+                if !matches!(tbs.get_extension::<BasicConstraints>(), Ok(Some((_, constraints))) if constraints.ca) {
+                    let what = format!("`{name}` is not marked as a CA");
+                    self.warn(what, file, "tls.client_ca wants the CA's certificate, not the client's");
+                }
+                roots.push(Root { der, certificate, file: file.clone() });
+            }
+        }
+        if roots.is_empty() && !self.failed() {
+            self.findings.push(Finding::error(
+                "tls.client_ca holds no CA that is valid now, so no client could connect",
+                None,
+                "set it to the CA that signs ASAPP's client certificate",
+            ));
+        }
+        roots
+    }
+
+    fn client_crl(&mut self, files: &[PathBuf], roots: &[Root]) -> Vec<Crl> {
+        let mut crls = Vec::new();
+        for file in files {
+            let Some(ders) = self.pem::<CertificateRevocationListDer<'static>>(file, "X509 CRL") else { continue };
+            for der in ders {
+                let Ok(list) = CertificateList::<x509_cert::certificate::Rfc5280>::from_der(der.as_ref()) else {
+                    self.error("is no revocation list that can be read", file, "fetch it again from the CA");
+                    continue;
+                };
+                self.check_crl(&list, file, roots);
+                crls.push(Crl { der, issuer: list.tbs_cert_list.issuer });
+            }
+        }
+        if !crls.is_empty() {
+            for root in roots {
+                let subject = root.certificate.tbs_certificate().subject();
+                if !crls.iter().any(|crl| crl.issuer == *subject) {
+                    self.warn(
+                        format!(
+                            "tls.client_crl has no list of `{}`: clients it issued itself are refused",
+                            rfc4514(subject)
+                        ),
+                        &root.file,
+                        "add its revocation list, unless it only issues through intermediates",
+                    );
+                }
+            }
+        }
+        crls
+    }
+
+    fn check_crl(&mut self, list: &CertificateList, file: &Path, roots: &[Root]) {
+        let list = &list.tbs_cert_list;
+        let issuer = rfc4514(&list.issuer);
+        if !roots.iter().any(|root| *root.certificate.tbs_certificate().subject() == list.issuer) {
+            self.warn(
+                format!(
+                    "its issuer `{issuer}` is not in tls.client_ca, so it cannot be checked before its clients come"
+                ),
+                file,
+                "fine for an intermediate's list, otherwise add that CA",
+            );
+        }
+        match list.next_update {
+            None => self.error("does not say when the next list is due", file, "ask the CA for one that does"),
+            Some(next) if self.expired(next) => {
+                self.error(format!("the list of `{issuer}` expired on {}", date(next)), file, "fetch the new one");
+            }
+            Some(next) => {
+                let left = next.to_unix_duration().saturating_sub(self.now);
+                let what = format!("the list of `{issuer}` is good for {} more hours", left.as_secs() / 3600);
+                self.findings.push(if left < CRL_SOON {
+                    Finding::warning(what, file, "fetch the new one before its clients are refused")
+                } else {
+                    Finding::info(what, file)
+                });
+            }
+        }
+    }
+
+    /// webpki's verifier over these anchors and lists. With any list given, a client of unknown status is refused.
+    fn chain(
+        &mut self,
+        roots: &[Root],
+        crls: Vec<Crl>,
+        provider: &Arc<CryptoProvider>,
+    ) -> Option<Arc<dyn rustls::server::danger::ClientCertVerifier>> {
+        let mut anchors = RootCertStore::empty();
+        for root in roots {
+            if anchors.add(root.der.clone()).is_err() {
+                self.error("holds a certificate that cannot be a CA", &root.file, "replace it");
+            }
+        }
+        if self.failed() {
+            return None;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(anchors), Arc::clone(provider))
+            .with_crls(crls.into_iter().map(|crl| crl.der))
+            .only_check_end_entity_revocation()
+            .enforce_revocation_expiration()
+            .build();
+        verifier
+            .map_err(|error| {
+                self.findings.push(Finding::error(
+                    format!("tls.client_crl cannot be used: {error}"),
+                    None,
+                    "ask the CA for a complete, direct list",
+                ));
+            })
+            .ok()
+    }
+
+    /// Every item of one kind in a PEM file; at least one.
+    fn pem<T: PemObject>(&mut self, file: &Path, label: &str) -> Option<Vec<T>> {
+        let text = self.read(file)?;
+        match T::pem_slice_iter(&text).collect::<Result<Vec<T>, pem::Error>>() {
+            Ok(items) if !items.is_empty() => Some(items),
+            Ok(_) if text.trim_ascii().is_empty() => {
+                self.error("is empty", file, format!("it must hold a PEM {label}"));
+                None
+            }
+            Ok(_) => {
+                self.error(format!("holds no PEM {label}"), file, "convert it to PEM, or name another file");
+                None
+            }
+            // The parser's own words could quote the file.
+            Err(_) => {
+                self.error("is cut off or no valid PEM", file, "copy it again, whole");
+                None
+            }
+        }
+    }
+
+    fn private_key(&mut self, file: &Path) -> Option<PrivateKeyDer<'static>> {
+        let text = self.read(file)?;
+        if std::fs::metadata(file).is_ok_and(|data| data.permissions().mode() & 0o007 != 0) {
+            self.warn("any user of this machine can read the private key", file, "chmod o-rwx it");
+        }
+        match PrivateKeyDer::from_pem_slice(&text) {
+            Ok(key) => Some(key),
+            Err(pem::Error::NoItemsFound) if text.trim_ascii().is_empty() => {
+                self.error("is empty", file, "it must hold the PEM private key of tls.certificate");
+                None
+            }
+            Err(pem::Error::NoItemsFound) => {
+                self.error("holds no private key that is not encrypted", file, KEY_REMEDY);
+                None
+            }
+            Err(_) => {
+                self.error("is cut off or no valid PEM", file, "copy it again, whole");
+                None
+            }
+        }
+    }
+
+    fn read(&mut self, file: &Path) -> Option<Vec<u8>> {
+        std::fs::read(file)
+            .map_err(|error| self.error(format!("cannot be read: {error}"), file, "check the path and its permissions"))
+            .ok()
+    }
+
+    fn parse(&mut self, ders: &[CertificateDer<'_>], file: &Path) -> Option<Vec<Certificate>> {
+        let parsed = ders.iter().map(|der| Certificate::from_der(der)).collect::<Result<Vec<_>, _>>();
+        parsed.map_err(|_| self.error("holds a damaged certificate", file, "copy it again, whole")).ok()
+    }
+
+    fn expired(&self, end: Time) -> bool {
+        end.to_unix_duration() < self.now
+    }
+
+    fn error(&mut self, what: impl Into<String>, file: &Path, remedy: impl Into<String>) {
+        self.findings.push(Finding::error(what, Some(file), remedy));
+    }
+
+    fn warn(&mut self, what: impl Into<String>, file: &Path, remedy: impl Into<String>) {
+        self.findings.push(Finding::warning(what, file, remedy));
+    }
+}
+
+const KEY_REMEDY: &str = "it must hold a PEM key of PKCS #8, PKCS #1 or SEC 1 without a passphrase \
+                          (`openssl pkey -in … -out …` removes one)";
+
+/// TLS 1.2 with just the four suites that ASAPP lists; TLS 1.3 as it is.
+#[cfg(feature = "tls12")]
+fn with_asapp_suites(mut provider: CryptoProvider) -> CryptoProvider {
+    use rustls::CipherSuite as S;
+    provider.cipher_suites.retain(|suite| {
+        suite.tls13().is_some()
+            || matches!(
+                suite.suite(),
+                S::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                    | S::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+                    | S::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+                    | S::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
+            )
+    });
+    provider
+}
+
+fn since_epoch(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn date(time: Time) -> String {
+    time.to_date_time().to_string()
+}

@@ -1,0 +1,321 @@
+//! Settings: layers, every problem at once, and the shipped files.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use asapp_receiver::config::{AllowedClients, Config, Engine, Problem, Start, TlsVersion, Warning};
+
+/// What every start needs.
+const GOOD: &str = r#"
+[tls]
+certificate = "server.pem"
+private_key = "server-key.pem"
+client_ca = ["ca.pem"]
+allowed_clients = [{ common_name = "asapp" }]
+"#;
+
+#[test]
+fn defaults_are_those_of_the_specification() {
+    let (config, warnings) = load(&[GOOD], &[]).unwrap();
+    assert_eq!(warnings, []);
+    let listen = &config.listen;
+    assert_eq!(listen.address, "0.0.0.0:8443".parse().unwrap());
+    assert_eq!((listen.max_connections, listen.max_in_flight), (4096, 4096));
+    assert_eq!((listen.max_in_flight_bytes, listen.max_body_bytes), (256 << 20, 1 << 20));
+    let seconds = [
+        listen.handshake_timeout,
+        listen.header_timeout,
+        listen.body_timeout,
+        listen.idle_timeout,
+        listen.max_connection_age,
+        listen.answer_within,
+        listen.drain_timeout,
+        listen.pre_drain,
+    ];
+    assert_eq!(seconds.map(|d| d.as_secs()), [10, 10, 10, 90, 3600, 4, 25, 5]);
+    assert!(!listen.http2);
+
+    assert_eq!(config.endpoints.len(), 1);
+    assert_eq!((config.endpoints[0].name.as_str(), config.endpoints[0].path.as_str()), ("events", "/events"));
+    assert_eq!((config.endpoints[0].timeout_ms, config.endpoints[0].retries), (5000, 3));
+    assert!(config.endpoints[0].feeds.is_empty());
+
+    assert_eq!(config.tls.min_version, TlsVersion::Tls13);
+    assert_eq!(config.tls.reload_interval, Duration::from_secs(30));
+    assert!(!config.tls.allow_extra_key_usage);
+    assert_eq!((config.dedup.capacity, config.dedup.window), (1_000_000, Duration::from_secs(86_400)));
+    assert_eq!(config.journal.engine, Engine::Sqlite);
+    assert_eq!((config.journal.max_bytes, config.journal.retention), (10 << 30, Duration::from_secs(86_400)));
+
+    assert_eq!(config.sinks.len(), 1);
+    let sink = &config.sinks[0];
+    assert_eq!((sink.name.as_str(), sink.enabled, sink.required, sink.start), ("stdout", true, true, Start::Latest));
+    assert_eq!((sink.retry.initial_backoff, sink.retry.max_backoff), (ms(200), ms(60_000)));
+    assert_eq!((sink.retry.max_attempts, sink.retry.max_age), (None, None));
+
+    assert_eq!((config.quarantine.max_bytes, config.dead_letters.max_bytes), (64 << 20, 1 << 30));
+    assert_eq!(config.admin.address, "127.0.0.1:8081".parse().unwrap());
+}
+
+#[test]
+fn the_default_file_alone_lacks_nothing_but_the_tls_files_and_the_client() {
+    let problems = Config::from_sources(&[shipped("default.toml")], std::iter::empty()).unwrap_err().0;
+    let mut keys: Vec<&str> = problems.iter().map(|p| p.key.as_str()).collect();
+    keys.sort_unstable();
+    assert_eq!(
+        keys,
+        ["tls.allowed_clients, tls.allow_any_client", "tls.certificate", "tls.client_ca", "tls.private_key"]
+    );
+}
+
+#[test]
+fn the_production_file_loads_without_a_warning() {
+    let env =
+        [("ASAPP_RECEIVER__ADMIN__TOKEN_FILE", "/run/secrets/token"), ("ASAPP_RECEIVER__ADMIN__ADDRESS", "[::]:9")];
+    let (config, warnings) = Config::from_sources(&[shipped("production.toml")], variables(&env)).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.admin.token_file.as_deref(), Some(Path::new("/run/secrets/token")));
+    assert_eq!(config.journal.path, Path::new("/var/lib/asapp-receiver/journal"));
+}
+
+#[test]
+fn later_layers_win_key_by_key() {
+    let second = "[listen]\nmax_connections = 7\nmax_in_flight = 8\n[tls]\nclient_ca = ['a.pem', 'b.pem']";
+    let env = [
+        ("ASAPP_RECEIVER__LISTEN__MAX_IN_FLIGHT", "9"),
+        ("ASAPP_RECEIVER__LISTEN__HTTP2", "true"),
+        ("ASAPP_RECEIVER__LISTEN__IDLE_TIMEOUT", "250ms"),
+        ("ASAPP_RECEIVER__LISTEN__MAX_BODY_BYTES", "2048"),
+        ("ASAPP_RECEIVER__TLS__CLIENT_CA", "c.pem, d.pem"),
+        ("ASAPP_RECEIVER__TLS__CERTIFICATE", "1234"),
+        ("ASAPP_RECEIVER__SINKS__STDOUT__FILTER__FEEDS", "activity,com.asapp.event.queue"),
+        ("ASAPP_RECEIVER__SINKS__STDOUT__RETRY__MAX_AGE", "1h 30m"),
+        ("ASAPP_RECEIVER_SERVICE_HOST", "10.0.0.1"),
+        ("ASAPP_RECEIVER_PORT", "tcp://10.0.0.1:8443"),
+    ];
+    let (config, _) = load(&[GOOD, second], &env).unwrap();
+    assert_eq!((config.listen.max_connections, config.listen.max_in_flight), (7, 9));
+    assert!(config.listen.http2);
+    assert_eq!((config.listen.idle_timeout, config.listen.max_body_bytes), (ms(250), 2048));
+    assert_eq!(config.tls.client_ca, [Path::new("c.pem"), Path::new("d.pem")]);
+    assert_eq!(config.tls.certificate, Path::new("1234"));
+    assert_eq!(config.tls.private_key, Path::new("server-key.pem"));
+    assert_eq!(config.sinks[0].filter.feeds, ["com.asapp.event.activity", "com.asapp.event.queue"]);
+    assert_eq!(config.sinks[0].retry.max_age, Some(Duration::from_secs(5400)));
+}
+
+#[test]
+fn endpoints_and_sinks_of_the_users_take_the_place_of_the_default_ones() {
+    let own = r#"
+        [endpoints.a]
+        path = "/a"
+        feeds = ["journey"]
+        [endpoints.b]
+        path = "/b"
+        retries = 0
+        [sinks.one]
+        type = "stdout"
+        [sinks.two]
+        type = "stdout"
+        required = false
+        start = "earliest"
+        retry.max_attempts = 4
+    "#;
+    let (config, _) = load(&[GOOD, own], &[]).unwrap();
+    let endpoints: Vec<_> = config.endpoints.iter().map(|e| (e.name.as_str(), e.timeout_ms, e.retries)).collect();
+    assert_eq!(endpoints, [("a", 5000, 3), ("b", 5000, 0)]);
+    assert_eq!(config.endpoints[0].feeds, ["com.asapp.event.journey"]);
+    let sinks: Vec<_> = config.sinks.iter().map(|s| (s.name.as_str(), s.required, s.retry.max_attempts)).collect();
+    assert_eq!(sinks, [("one", true, None), ("two", false, Some(4))]);
+    assert_eq!(config.sinks[1].retry.max_backoff, ms(60_000));
+}
+
+#[test]
+fn every_problem_of_every_layer_is_in_one_report() {
+    let first = r#"
+        colour = "red"
+        [listen]
+        adress = "127.0.0.1:1"
+        max_connections = "many"
+        idle_timeout = 90
+        [tls]
+        certificate = 5
+        private_key = "k"
+        client_ca = []
+        min_version = 1.3
+    "#;
+    let second = "[listen]\nmax_body_bytes = '1 lot'\n[journal]\nengine = 'nats'\n[sinks.a]\nformat = 'envelope'\n";
+    let env = [
+        ("ASAPP_RECEIVER__JOURNAL__RETENTION", "soon"),
+        ("ASAPP_RECEIVER__JOURNAL__PTAH", "/tmp"),
+        ("ASAPP_RECEIVER__LISTEN", "1"),
+        ("ASAPP_RECEIVER__LOG__LEVEL__X", "1"),
+    ];
+    let problems = load(&[first, second], &env).unwrap_err();
+    let report: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    for (key, source, remedy) in [
+        ("colour", "file first.toml", "the keys here are listen"),
+        ("listen.adress", "file first.toml", "did you mean `address`?"),
+        ("listen.max_connections", "file first.toml", "from 1 to 1000000"),
+        ("listen.idle_timeout", "file first.toml", "\"250ms\""),
+        ("listen.max_body_bytes", "file second.toml", "\"64MiB\""),
+        ("tls.certificate", "file first.toml", "quotes"),
+        ("tls.client_ca", "file first.toml", "CAs that sign"),
+        ("tls.min_version", "file first.toml", "\"1.3\""),
+        ("tls.allowed_clients, tls.allow_any_client", "not set, built-in default", "identifies ASAPP's certificate"),
+        ("journal.engine", "file second.toml", "\"sqlite\" or \"memory\""),
+        ("journal.retention", "environment variable ASAPP_RECEIVER__JOURNAL__RETENTION", "\"24h\""),
+        ("journal.ptah", "environment variable ASAPP_RECEIVER__JOURNAL__PTAH", "did you mean `path`?"),
+        ("sinks.a.type", "not set", "\"stdout\""),
+        ("sinks.a.format", "file second.toml", "\"raw\""),
+        ("log.level", "not set", "\"info\""),
+        ("ASAPP_RECEIVER__LISTEN", "environment", "SECTION__KEY"),
+    ] {
+        let found =
+            problems.iter().find(|p| p.key == key).unwrap_or_else(|| panic!("no problem for {key}: {report:#?}"));
+        assert!(found.source == source && found.remedy.contains(remedy), "{found}");
+    }
+    assert_eq!(problems.len(), 16, "{report:#?}");
+}
+
+#[test]
+fn contradictions_are_refused() {
+    for (settings, key) in [
+        ("[tls]\nallow_any_client = true", "tls.allowed_clients, tls.allow_any_client"),
+        ("[tls]\nallowed_clients = []", "tls.allowed_clients, tls.allow_any_client"),
+        ("[tls]\nallowed_clients = [{}]", "tls.allowed_clients[0]"),
+        ("[tls]\nallowed_clients = [{ dns = '' }]", "tls.allowed_clients[0].dns"),
+        ("[tls]\nallowed_clients = [{ cn = 'x' }]", "tls.allowed_clients[0].cn"),
+        ("[tls]\nallowed_clients = [{ certificate_sha256 = 'ab' }]", "tls.allowed_clients[0].certificate_sha256"),
+        ("[tls]\nallowed_clients = ['asapp']", "tls.allowed_clients[0]"),
+        ("[journal]\nengine = 'memory'", "journal.engine, journal.allow_loss"),
+        (
+            "[journal]\nmax_bytes = '1MiB'\n[listen]\nmax_body_bytes = '2MiB'",
+            "listen.max_body_bytes, journal.max_bytes",
+        ),
+        ("[listen]\npre_drain = '25s'", "listen.pre_drain, listen.drain_timeout"),
+        ("[listen]\nmax_in_flight_bytes = '1KiB'", "listen.max_body_bytes, listen.max_in_flight_bytes"),
+        ("[listen]\nmax_in_flight = 0", "listen.max_in_flight"),
+        ("[listen]\nproxy_protocol = 'required'", "listen.proxy_protocol"),
+        ("[listen]\ntrusted_proxies = ['10.0.0.0/33']", "listen.trusted_proxies"),
+        ("[listen]\naddress = 'localhost'", "listen.address"),
+        ("[listen]\naddress = '127.0.0.1:8081'", "listen.address, admin.address"),
+        ("[endpoints.a]\nfeeds = []", "endpoints.a.path"),
+        ("[endpoints.a]\npath = 'events'", "endpoints.a.path"),
+        ("[endpoints.a]\npath = '/{feed}'", "endpoints.a.path"),
+        ("[endpoints.a]\npath = '/x'\n[endpoints.b]\npath = '/x'", "endpoints.a.path, endpoints.b.path"),
+        ("[endpoints.a]\npath = '/x'\nfeeds = ['chat']", "endpoints.a.feeds"),
+        ("[endpoints.a]\npath = '/x'\npublic_url = 'http://x/'", "endpoints.a.public_url"),
+        ("[endpoints]\na = 5", "endpoints.a"),
+        ("[sinks.a]\ntype = 'http'\nurl = 'https://x'", "sinks.a.type"),
+        ("[sinks.a]\ntype = 'stdout'\nurl = 'https://x'", "sinks.a.url"),
+        ("[sinks.Archive]\ntype = 'stdout'", "sinks.Archive"),
+        ("[sinks.stdout]\nredact = ['/data']", "sinks.stdout.redact"),
+        ("[sinks.stdout]\nfilter = { event_types = ['[a'] }", "sinks.stdout.filter.event_types"),
+        ("[sinks.stdout]\nfilter = { feed = ['queue'] }", "sinks.stdout.filter.feed"),
+        (
+            "[sinks.stdout]\nretry = { initial_backoff = '2m' }",
+            "sinks.stdout.retry.initial_backoff, sinks.stdout.retry.max_backoff",
+        ),
+        ("[admin]\naddress = '0.0.0.0:8081'", "admin.address, admin.token_file"),
+        ("[dedup]\ncapacity = 0", "dedup.capacity"),
+        ("'listen.address' = '127.0.0.1:1'", "listen.address"),
+        ("listen = 5", "listen"),
+        ("[log\n", "TOML"),
+    ] {
+        let problems = load(&[GOOD, settings], &[]).unwrap_err();
+        let keys: Vec<&str> = problems.iter().map(|p| p.key.as_str()).collect();
+        assert_eq!(keys, [key], "{settings}: {problems:#?}");
+    }
+}
+
+#[cfg(not(feature = "tls12"))]
+#[test]
+fn tls_1_2_needs_its_feature() {
+    let problems = load(&[GOOD, "[tls]\nmin_version = '1.2'"], &[]).unwrap_err();
+    assert_eq!(problems[0].key, "tls.min_version");
+}
+
+#[test]
+fn what_is_odd_but_allowed_is_warned_about() {
+    for (settings, key) in [
+        ("[listen]\nanswer_within = '5s'", "listen.answer_within, endpoints.events.timeout_ms"),
+        ("[listen]\ntrusted_proxies = ['10.0.0.0/8', '::1']", "listen.trusted_proxies"),
+        ("[tls]\nallowed_clients = []\nallow_any_client = true", "tls.allow_any_client"),
+        ("[journal]\nengine = 'memory'\nallow_loss = true", "journal.engine"),
+    ] {
+        let (_, warnings) = load(&[GOOD, settings], &[]).unwrap();
+        assert_eq!(warnings.iter().map(|w| w.key.as_str()).collect::<Vec<_>>(), [key]);
+    }
+}
+
+#[test]
+fn keys_of_an_engine_not_chosen_are_ignored_but_known() {
+    load(&[GOOD, "[journal.nats]\nservers = 5\nmax_bytes = 'x'"], &[]).unwrap();
+    let problems = load(&[GOOD, "[journal.nats]\nserver = 5"], &[]).unwrap_err();
+    assert_eq!(problems[0].key, "journal.nats.server");
+}
+
+#[test]
+fn fingerprints_come_with_or_without_colons() {
+    let colons = vec!["AB"; 32].join(":");
+    let plain = "ab".repeat(32);
+    let entry =
+        format!("[tls]\nallowed_clients = [{{ certificate_sha256 = '{colons}', public_key_sha256 = '{plain}' }}]");
+    let (config, _) = load(&[GOOD, &entry], &[]).unwrap();
+    let AllowedClients::Listed(clients) = config.tls.clients else { panic!("a list") };
+    assert_eq!((clients[0].certificate_sha256, clients[0].public_key_sha256), (Some([0xab; 32]), Some([0xab; 32])));
+}
+
+#[test]
+fn variables_that_collide_are_refused() {
+    for names in [
+        ["ASAPP_RECEIVER__LOG__LEVEL", "ASAPP_RECEIVER__LOG__level"],
+        ["ASAPP_RECEIVER__ENDPOINTS__EVENTS", "ASAPP_RECEIVER__ENDPOINTS__EVENTS__PATH"],
+    ] {
+        let problems = load(&[GOOD], &[(names[0], "info"), (names[1], "/x")]).unwrap_err();
+        assert!(problems.iter().any(|p| p.key == names[1] && p.what.contains(names[0])), "{problems:?}");
+    }
+}
+
+#[test]
+fn a_broken_file_is_told_without_its_text() {
+    let problems = load(&[GOOD, "[admin]\ntoken = s3cret"], &[]).unwrap_err();
+    assert!(problems[0].what.contains("line 2"), "{problems:?}");
+    assert!(!problems[0].to_string().contains("s3cret"), "{problems:?}");
+    let missing = Config::from_sources(&[PathBuf::from("nowhere.toml")], variables(&[])).unwrap_err();
+    assert!(missing.0[0].source == "file nowhere.toml", "{missing}");
+}
+
+type Loaded = Result<(Config, Vec<Warning>), Vec<Problem>>;
+
+/// Loads the texts as the files `first.toml` and `second.toml`.
+fn load(texts: &[&str], env: &[(&str, &str)]) -> Loaded {
+    let folder = tempfile::tempdir().unwrap();
+    let mut files = Vec::new();
+    for (name, text) in ["first.toml", "second.toml"].iter().zip(texts) {
+        files.push(folder.path().join(name));
+        std::fs::write(files.last().unwrap(), text).unwrap();
+    }
+    let prefix = format!("{}/", folder.path().display());
+    Config::from_sources(&files, variables(env)).map_err(|problems| {
+        let mut problems = problems.0;
+        for problem in &mut problems {
+            problem.source = problem.source.replace(&prefix, "");
+        }
+        problems
+    })
+}
+
+fn variables(env: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
+    env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<Vec<_>>().into_iter()
+}
+
+fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)
+}
+
+fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
