@@ -1,0 +1,246 @@
+//! FAULTS "Connection" and "HTTP": deadlines, floods and limits below the request.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::harness::event::new_event;
+use crate::harness::pki::PKI;
+use crate::harness::receiver::{Setup, log_line};
+use crate::harness::wire::{End, Wire, post, tls};
+use crate::harness::{PATIENCE, wait_for};
+
+/// A deadline has to hold, give or take what a loaded machine needs.
+#[track_caller]
+fn assert_about(took: Duration, deadline: Duration) {
+    assert!(took >= deadline.mul_f32(0.8), "{took:?} is too early for {deadline:?}");
+    assert!(took <= deadline * 2 + Duration::from_secs(3), "{took:?} is too late for {deadline:?}");
+}
+
+/// Reads until the other side ends the connection, and tells how long that took.
+#[track_caller]
+fn ended(tcp: &mut TcpStream) -> Duration {
+    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    let start = Instant::now();
+    let mut bytes = Vec::new();
+    if let Err(error) = tcp.read_to_end(&mut bytes) {
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+    }
+    start.elapsed()
+}
+
+#[test]
+fn a_handshake_that_does_not_get_on_is_ended() {
+    let deadline = Duration::from_millis(700);
+    let receiver = Setup::new().set("listen.handshake_timeout", "700ms").start();
+
+    let mut silent = TcpStream::connect(receiver.events).unwrap();
+    assert_about(ended(&mut silent), deadline);
+
+    // A ClientHello's record header, then a byte at a time: the deadline is for all of it.
+    let mut slow = TcpStream::connect(receiver.events).unwrap();
+    let start = Instant::now();
+    let hello = [0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
+    for byte in hello.into_iter().chain(std::iter::repeat(0)) {
+        if slow.write_all(&[byte]).is_err() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_about(start.elapsed(), deadline);
+
+    let mut plain = TcpStream::connect(receiver.events).unwrap();
+    plain.write_all(&post("/events", "", b"{}")).unwrap();
+    let took = ended(&mut plain);
+    assert!(took < deadline + Duration::from_secs(3), "{took:?}");
+
+    let (id, event) = new_event();
+    receiver.post(event).assert_durable("stored", &id);
+    assert_eq!(receiver.settled().received, 1);
+    receiver.finish();
+}
+
+#[test]
+fn a_load_balancers_probe_is_no_news() {
+    let receiver = Setup::new().start();
+    let before = receiver.log.so_far().len();
+    for _ in 0..5 {
+        drop(TcpStream::connect(receiver.events).unwrap());
+    }
+    receiver.wait_metric("connections_accepted_total", 5);
+    wait_for("the probes to be over", || (receiver.metric("connections") == 0).then_some(()));
+    for line in &receiver.log.so_far()[before..] {
+        let line = log_line(line).unwrap();
+        assert!(line["level"] == "DEBUG" || line["level"] == "TRACE", "{line}");
+    }
+    receiver.finish();
+}
+
+#[test]
+fn a_flood_of_handshakes_keeps_no_one_out() {
+    let receiver = Setup::new().set("listen.handshake_timeout", "1s").set("listen.max_connections", 512).start();
+    let memory = receiver.memory();
+    let flood: Vec<TcpStream> = (0..400)
+        .map(|number| {
+            let mut tcp = TcpStream::connect(receiver.events).unwrap();
+            // Half of them begin a handshake, half say nothing.
+            if number % 2 == 0 {
+                let _ = tcp.write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc]);
+            }
+            tcp
+        })
+        .collect();
+    for _ in 0..20 {
+        let (id, event) = new_event();
+        receiver.post(event).assert_durable("stored", &id);
+    }
+    assert_eq!(receiver.ask_admin("/readyz").unwrap().status, 200);
+    assert!(receiver.memory() < memory + (64 << 20));
+    drop(flood);
+    receiver.finish();
+}
+
+#[test]
+fn over_max_connections_the_next_one_waits() {
+    let receiver = Setup::new()
+        .set("listen.max_connections", 2)
+        .set("listen.idle_timeout", "60s")
+        .set("listen.header_timeout", "60s")
+        .start();
+    let mut first = receiver.connect();
+    let mut second = receiver.connect();
+    for wire in [&mut first, &mut second] {
+        let (id, event) = new_event();
+        wire.post(event.as_bytes()).assert_durable("stored", &id);
+    }
+    // The kernel takes it, the receiver does not yet, and does not reset it either.
+    let third = TcpStream::connect(receiver.events).unwrap();
+    third.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let quiet = (&third).read(&mut [0]).unwrap_err();
+    assert_eq!(quiet.kind(), std::io::ErrorKind::WouldBlock, "{quiet}");
+    assert_eq!(receiver.metric("connections_accepted_total"), 2);
+
+    drop(first);
+    let mut third = Wire::handshake(third, tls(Some(&PKI.client), &[])).unwrap();
+    let (id, event) = new_event();
+    third.post(event.as_bytes()).assert_durable("stored", &id);
+    receiver.finish();
+}
+
+#[test]
+fn without_file_descriptors_it_waits_and_recovers() {
+    let receiver = Setup::new().set("listen.handshake_timeout", "60s").through(&["prlimit", "--nofile=64:64"]).start();
+    let hoard: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(receiver.events).unwrap()).collect();
+    wait_for("the descriptors to run out", || {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", receiver.pid())).unwrap().count();
+        (open >= 63).then_some(())
+    });
+    let before = receiver.cpu();
+    std::thread::sleep(Duration::from_secs(1));
+    let busy = receiver.cpu() - before;
+    assert!(busy < Duration::from_millis(300), "{busy:?} of processor time in a second of waiting");
+
+    drop(hoard);
+    let (id, event) = new_event();
+    receiver.post(event).assert_durable("stored", &id);
+    assert!(receiver.metric("accept_errors_total") > 0);
+    receiver.finish();
+}
+
+#[test]
+fn a_slow_head_is_cut_off() {
+    let receiver = Setup::new().set("listen.header_timeout", "700ms").start();
+    let mut wire = receiver.connect();
+    let start = Instant::now();
+    wire.drip(post("/events", "", b"{}"), Duration::from_millis(100));
+    assert_about(start.elapsed(), Duration::from_millis(700));
+    let (bytes, end) = wire.until_end();
+    assert!(bytes.is_empty(), "{}", String::from_utf8_lossy(&bytes));
+    assert_ne!(end, End::Open);
+    assert_eq!(receiver.settled().received, 0);
+    receiver.finish();
+}
+
+#[test]
+fn a_slow_body_gets_408_at_the_deadline_for_all_of_it() {
+    let receiver = Setup::new().set("listen.body_timeout", "700ms").start();
+    let (id, event) = new_event();
+    for framing in [format!("Content-Length: {}\r\n", event.len()), "Transfer-Encoding: chunked\r\n".to_owned()] {
+        let mut wire = receiver.connect();
+        wire.send(format!("POST /events HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n")).unwrap();
+        let start = Instant::now();
+        let body = if framing.starts_with('T') { "1\r\n{\r\n".repeat(100) } else { event.clone() };
+        wire.drip(body, Duration::from_millis(50));
+        assert_about(start.elapsed(), Duration::from_millis(700));
+        let answer = wire.answer();
+        answer.assert_problem(408, "timeout");
+        assert_eq!(answer.header("connection"), Some("close"));
+        wire.closed();
+    }
+    assert_eq!(receiver.metric(r#"rejected_total{reason="timeout"}"#), 2);
+    assert_eq!(receiver.deliveries(&id), 0);
+    receiver.finish();
+}
+
+#[test]
+fn an_idle_connection_is_closed() {
+    let receiver = Setup::new().set("listen.idle_timeout", "700ms").set("listen.header_timeout", "5s").start();
+    let mut wire = receiver.connect();
+    for _ in 0..3 {
+        let (id, event) = new_event();
+        wire.post(event.as_bytes()).assert_durable("stored", &id);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let (id, event) = new_event();
+    wire.post(event.as_bytes()).assert_durable("stored", &id);
+    assert_about(wire.closed(), Duration::from_millis(700));
+
+    let mut never_used = receiver.connect();
+    never_used.closed();
+    receiver.finish();
+}
+
+#[test]
+fn an_old_connection_is_closed_after_an_answer() {
+    let receiver = Setup::new().set("listen.max_connection_age", "500ms").start();
+    let mut wire = receiver.connect();
+    let start = Instant::now();
+    loop {
+        let (id, event) = new_event();
+        if wire.send(post("/events", "", event.as_bytes())).is_err() {
+            break;
+        }
+        let answer = wire.answer();
+        answer.assert_durable("stored", &id);
+        if answer.header("connection") == Some("close") {
+            wire.closed();
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_about(start.elapsed(), Duration::from_millis(500));
+    receiver.finish();
+}
+
+#[test]
+fn a_peer_that_never_reads_is_cut_off() {
+    let receiver = Setup::new()
+        .set("listen.idle_timeout", "1s")
+        .set("listen.header_timeout", "1s")
+        .set("listen.body_timeout", "1s")
+        .set("listen.drain_timeout", "2s")
+        .start();
+    let memory = receiver.memory();
+    let mut wire = receiver.connect();
+    let requests = post("/nowhere", "", b"").repeat(100);
+    let start = Instant::now();
+    // Its answers fill every buffer in between; then nothing goes on until the receiver gives up.
+    while wire.send(&requests).is_ok() {
+        assert!(start.elapsed() < PATIENCE, "still open");
+    }
+    assert!(start.elapsed() < PATIENCE, "still open");
+    wait_for("the connection to be over", || (receiver.metric("connections") == 0).then_some(()));
+    assert!(receiver.memory() < memory + (64 << 20));
+    receiver.finish();
+}

@@ -1,0 +1,25 @@
+//! What the tests stand on: throw-away certificates, the receiver as a child process, and clients in front of it.
+
+pub(crate) mod event;
+pub(crate) mod pki;
+pub(crate) mod programs;
+pub(crate) mod receiver;
+pub(crate) mod wire;
+
+use std::time::{Duration, Instant};
+
+/// Nothing takes this long unless it is broken.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Asks `what` again until it has an answer.
+#[track_caller]
+pub(crate) fn wait_for<T>(description: &str, mut what: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = what() {
+            return answer;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited in vain for {description}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,60 @@
+//! Real programs in front of the receiver: curl and OpenSSL.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use super::pki::{Identity, PKI};
+use super::receiver::Receiver;
+use super::wire::Answer;
+
+/// What OpenSSL's client said, all of it.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) success: bool,
+    /// What came from the server, between OpenSSL's own remarks.
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// curl to `path` as the good client, with more of its arguments; the body, if any, comes from its standard input.
+#[track_caller]
+pub(crate) fn curl(receiver: &Receiver, path: &str, arguments: &[&str], stdin: &[u8]) -> Answer {
+    let url = format!("https://localhost:{}{path}", receiver.events.port());
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--show-error", "--include", "--max-time", "20", "--noproxy", "*"]);
+    command.arg("--cacert").arg(&PKI.ca.certificate).arg("--cert").arg(&PKI.client.chain);
+    command.arg("--key").arg(&PKI.client.key).args(arguments).arg(url);
+    let said = run(command, stdin);
+    let text = said.stdout.as_bytes();
+    let Some((answer, _)) = Answer::parse(text) else { panic!("curl: {said:?}") };
+    answer
+}
+
+/// `openssl s_client` as `client`, with more of its arguments; sends `stdin`, then reads until the end.
+#[track_caller]
+pub(crate) fn s_client(receiver: &Receiver, client: Option<&Identity>, arguments: &[&str], stdin: &[u8]) -> Said {
+    let mut command = Command::new("openssl");
+    command.args(["s_client", "-connect", &receiver.events.to_string(), "-servername", "localhost"]);
+    command.args(["-ign_eof", "-verify_return_error"]).arg("-CAfile").arg(&PKI.ca.certificate);
+    if let Some(client) = client {
+        command.arg("-cert").arg(&client.chain).arg("-key").arg(&client.key);
+    }
+    command.args(arguments);
+    run(command, stdin)
+}
+
+fn run(mut command: Command, stdin: &[u8]) -> Said {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    let stdin = stdin.to_vec();
+    // The program may well end without reading all of it.
+    let writer = std::thread::spawn(move || drop(pipe.write_all(&stdin)));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    Said {
+        success: output.status.success(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}

@@ -1,0 +1,452 @@
+//! The receiver as a child process.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::pki::{CLIENT_NAME, Identity, PKI};
+use super::wire::{Answer, Wire};
+use super::{PATIENCE, wait_for};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_asapp-receiver");
+
+/// How a receiver is to be started; the same setup can be started again on the same folder.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    folder: Arc<TempDir>,
+    settings: BTreeMap<String, String>,
+    wrapper: Vec<String>,
+}
+
+/// A running receiver. Dropped, it is killed.
+pub(crate) struct Receiver {
+    child: Child,
+    setup: Setup,
+    pub(crate) events: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) stdout: Lines,
+    pub(crate) log: Lines,
+}
+
+/// A receiver that ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) took: Duration,
+    pub(crate) stdout: Vec<String>,
+    pub(crate) log: Vec<String>,
+}
+
+/// The lines that a child has written so far.
+#[derive(Clone)]
+pub(crate) struct Lines(Arc<(Mutex<Written>, Condvar)>);
+
+#[derive(Default)]
+struct Written {
+    lines: Vec<String>,
+    ended: bool,
+}
+
+/// SPEC 1.5 of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Account {
+    pub(crate) received: u64,
+    pub(crate) stored: u64,
+    pub(crate) duplicate: u64,
+    pub(crate) rejected: u64,
+    pub(crate) refused: u64,
+    pub(crate) in_flight: u64,
+}
+
+impl Setup {
+    /// A receiver with the tests' certificates, ports of its own and a fresh journal.
+    pub(crate) fn new() -> Self {
+        let folder = Arc::new(TempDir::new().unwrap());
+        let setup = Self { folder, settings: BTreeMap::new(), wrapper: Vec::new() };
+        let journal = setup.folder.path().join("journal");
+        setup
+            .set("listen.address", "127.0.0.1:0")
+            .set("admin.address", "127.0.0.1:0")
+            .set("tls.certificate", &PKI.server.chain)
+            .set("tls.private_key", &PKI.server.key)
+            .set("tls.client_ca", [&PKI.ca.certificate])
+            .set_toml("tls.allowed_clients", &format!("[{{ common_name = '{CLIENT_NAME}' }}]"))
+            .set("journal.path", &journal)
+            .set("log.level", "debug")
+            .set("listen.pre_drain", "0s")
+            .set("listen.drain_timeout", "10s")
+    }
+
+    /// Sets a key to a value of its own type.
+    pub(crate) fn set(self, key: &str, value: impl Setting) -> Self {
+        let value = value.to_toml();
+        self.set_toml(key, &value)
+    }
+
+    /// Sets a key to a value written in TOML.
+    pub(crate) fn set_toml(mut self, key: &str, value: &str) -> Self {
+        self.settings.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Starts the receiver through another program: `strace -D …`, `prlimit …`.
+    pub(crate) fn through(mut self, program: &[&str]) -> Self {
+        self.wrapper = program.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// Starts the receiver under strace with this fault injection.
+    pub(crate) fn with_faults(self, inject: &str) -> Self {
+        let trace = format!("trace={}", inject.split(':').next().unwrap_or_default());
+        let inject = format!("inject={inject}");
+        // -D: the receiver, not strace, is the child that gets the signals.
+        self.through(&["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject])
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.folder.path().join("journal")
+    }
+
+    /// The receiver, once it is ready.
+    #[track_caller]
+    pub(crate) fn start(&self) -> Receiver {
+        let receiver = self.start_unready();
+        wait_for("the receiver to be ready", || receiver.is_ready().then_some(()));
+        receiver
+    }
+
+    /// The receiver, once it has told its ports.
+    #[track_caller]
+    pub(crate) fn start_unready(&self) -> Receiver {
+        let (child, stdout, log) = self.spawn();
+        let listening = log.wait("the line `listening`", |line| {
+            let line = log_line(line)?;
+            (line["message"] == "listening").then_some(line)
+        });
+        let address = |port: &str| listening[port].as_str().and_then(|text| text.parse().ok()).unwrap();
+        let (events, admin) = (address("events"), address("admin"));
+        Receiver { child, setup: self.clone(), events, admin, stdout, log }
+    }
+
+    /// For a receiver that should not start: waits until it has ended.
+    #[track_caller]
+    pub(crate) fn start_in_vain(&self) -> Ended {
+        let (child, stdout, log) = self.spawn();
+        end(child, &stdout, &log)
+    }
+
+    /// A command of the program with this setup's settings.
+    pub(crate) fn command(&self) -> Command {
+        let file = self.folder.path().join("settings.toml");
+        let text: String = self.settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+        fs::write(&file, text).unwrap();
+        let mut words = self.wrapper.iter().map(String::as_str).chain([PROGRAM]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).arg("--config").arg(file).current_dir(self.folder.path());
+        command.env_remove("RUST_LOG").env_remove("RUST_BACKTRACE");
+        command
+    }
+
+    fn spawn(&self) -> (Child, Lines, Lines) {
+        let mut command = self.command();
+        command.arg("serve").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stdout = Lines::read(child.stdout.take().unwrap());
+        let log = Lines::read(child.stderr.take().unwrap());
+        (child, stdout, log)
+    }
+}
+
+impl Receiver {
+    /// A connection of the good client.
+    #[track_caller]
+    pub(crate) fn connect(&self) -> Wire {
+        Wire::connect(self.events, &PKI.client).unwrap()
+    }
+
+    pub(crate) fn connect_as(&self, client: &Identity) -> std::io::Result<Wire> {
+        Wire::connect(self.events, client)
+    }
+
+    /// Posts one event as the good client on a connection of its own.
+    #[track_caller]
+    pub(crate) fn post(&self, body: impl AsRef<[u8]>) -> Answer {
+        self.connect().post(body.as_ref())
+    }
+
+    /// Waits until an event with this id came out on stdout, and gives its line.
+    #[track_caller]
+    pub(crate) fn delivered(&self, id: &str) -> String {
+        self.stdout.wait(id, |line| line.contains(id).then(|| line.to_owned()))
+    }
+
+    /// How often an event with this id came out on stdout so far.
+    pub(crate) fn deliveries(&self, id: &str) -> usize {
+        self.stdout.so_far().iter().filter(|line| line.contains(id)).count()
+    }
+
+    pub(crate) fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ask_admin("/readyz").is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// `GET path` on the admin port.
+    pub(crate) fn ask_admin(&self, path: &str) -> std::io::Result<Answer> {
+        self.ask_admin_as(path, "")
+    }
+
+    /// The same, with more header lines.
+    pub(crate) fn ask_admin_as(&self, path: &str, headers: &str) -> std::io::Result<Answer> {
+        let mut stream = TcpStream::connect(self.admin)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{headers}\r\n", self.admin)?;
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes)?;
+        Answer::parse(&bytes).map(|(answer, _)| answer).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+    }
+
+    /// Every sample of `/metrics`, by name and labels.
+    #[track_caller]
+    pub(crate) fn metrics(&self) -> BTreeMap<String, f64> {
+        let text = self.ask_admin("/metrics").unwrap().text();
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        samples
+            .filter_map(|line| {
+                let (series, value) = line.rsplit_once(' ')?;
+                Some((series.to_owned(), value.parse().ok()?))
+            })
+            .collect()
+    }
+
+    /// The sum over all series of `asapp_receiver_NAME`, or the one series if `name` has labels.
+    #[track_caller]
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let name = format!("asapp_receiver_{name}");
+        let metrics = self.metrics();
+        let of_name = metrics.iter().filter(|(series, _)| **series == name || series.split('{').next() == Some(&name));
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts are small")]
+        of_name.map(|(_, value)| *value as u64).sum()
+    }
+
+    /// Waits until a metric has reached `at_least`.
+    #[track_caller]
+    pub(crate) fn wait_metric(&self, name: &str, at_least: u64) {
+        wait_for(&format!("{name} to reach {at_least}"), || (self.metric(name) >= at_least).then_some(()));
+    }
+
+    pub(crate) fn account(&self) -> Account {
+        Account {
+            received: self.metric("received_total"),
+            stored: self.metric("stored_total"),
+            duplicate: self.metric("duplicate_total"),
+            rejected: self.metric("rejected_total"),
+            refused: self.metric("refused_total"),
+            in_flight: self.metric("in_flight"),
+        }
+    }
+
+    /// Waits until nothing is in flight, and checks that the account adds up.
+    #[track_caller]
+    pub(crate) fn settled(&self) -> Account {
+        wait_for("nothing to be in flight", || (self.metric("in_flight") == 0).then_some(()));
+        let account = self.account();
+        assert_eq!(account.received, account.stored + account.duplicate + account.rejected + account.refused);
+        account
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Resident memory in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// Processor time used so far.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// SIGTERM, then the end.
+    #[track_caller]
+    pub(crate) fn stop(self) -> Ended {
+        self.signal(Signal::TERM);
+        self.wait()
+    }
+
+    /// SIGKILL, then the setup to start it again with.
+    #[track_caller]
+    pub(crate) fn kill(mut self) -> (Setup, Ended) {
+        self.child.kill().unwrap();
+        (self.setup.clone(), self.wait())
+    }
+
+    /// Waits for the end.
+    #[track_caller]
+    pub(crate) fn wait(mut self) -> Ended {
+        end_of(&mut self.child, &self.stdout, &self.log)
+    }
+
+    /// Checks what has to hold at the end of every test that did not break the receiver: the account adds up, SIGTERM
+    /// ends it with 0, and nothing panicked.
+    #[track_caller]
+    pub(crate) fn finish(self) -> Ended {
+        self.settled();
+        let ended = self.stop();
+        assert!(ended.status.success(), "{ended:?}");
+        assert!(!ended.log.iter().any(|line| line.contains("panic")), "{ended:?}");
+        ended
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[track_caller]
+fn end(mut child: Child, stdout: &Lines, log: &Lines) -> Ended {
+    end_of(&mut child, stdout, log)
+}
+
+#[track_caller]
+fn end_of(child: &mut Child, stdout: &Lines, log: &Lines) -> Ended {
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if start.elapsed() > PATIENCE {
+            let _ = child.kill();
+            panic!("the receiver did not end; its log:\n{}", log.so_far().join("\n"));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    Ended { status, took: start.elapsed(), stdout: stdout.to_end(), log: log.to_end() }
+}
+
+/// A log line's fields; `None` for a line that is no JSON object.
+pub(crate) fn log_line(line: &str) -> Option<Value> {
+    let mut line: Value = serde_json::from_str(line).ok()?;
+    let nested = line.as_object_mut()?.remove("fields");
+    if let (Some(Value::Object(fields)), Some(all)) = (nested, line.as_object_mut()) {
+        all.extend(fields);
+    }
+    Some(line)
+}
+
+impl Lines {
+    fn read(pipe: impl Read + Send + 'static) -> Self {
+        let lines = Self(Arc::default());
+        let writer = lines.clone();
+        std::thread::spawn(move || {
+            let mut pipe = BufReader::new(pipe);
+            let mut line = Vec::new();
+            while pipe.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+                let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
+                line.clear();
+                writer.0.0.lock().unwrap().lines.push(text);
+                writer.0.1.notify_all();
+            }
+            writer.0.0.lock().unwrap().ended = true;
+            writer.0.1.notify_all();
+        });
+        lines
+    }
+
+    pub(crate) fn so_far(&self) -> Vec<String> {
+        self.0.0.lock().unwrap().lines.clone()
+    }
+
+    /// Waits for the first line that `find` makes something of.
+    #[track_caller]
+    pub(crate) fn wait<T>(&self, description: &str, mut find: impl FnMut(&str) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        let mut written = self.0.0.lock().unwrap();
+        let mut seen = 0;
+        loop {
+            if let Some(found) = written.lines[seen..].iter().find_map(|line| find(line)) {
+                return found;
+            }
+            seen = written.lines.len();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if written.ended || left.is_zero() {
+                let lines = written.lines.join("\n");
+                drop(written);
+                panic!("waited in vain for {description} in:\n{lines}");
+            }
+            written = self.0.1.wait_timeout(written, left).unwrap().0;
+        }
+    }
+
+    /// All lines, once there can be no more.
+    fn to_end(&self) -> Vec<String> {
+        let written = self.0.0.lock().unwrap();
+        let (written, _) = self.0.1.wait_timeout_while(written, PATIENCE, |written| !written.ended).unwrap();
+        written.lines.clone()
+    }
+}
+
+/// A value of a settings file.
+pub(crate) trait Setting {
+    fn to_toml(self) -> String;
+}
+
+impl Setting for &str {
+    fn to_toml(self) -> String {
+        serde_json::Value::from(self).to_string()
+    }
+}
+
+impl Setting for &PathBuf {
+    fn to_toml(self) -> String {
+        self.to_str().unwrap().to_toml()
+    }
+}
+
+impl Setting for u64 {
+    fn to_toml(self) -> String {
+        self.to_string()
+    }
+}
+
+impl Setting for bool {
+    fn to_toml(self) -> String {
+        self.to_string()
+    }
+}
+
+impl<const N: usize> Setting for [&PathBuf; N] {
+    fn to_toml(self) -> String {
+        let values: Vec<String> = self.into_iter().map(Setting::to_toml).collect();
+        format!("[{}]", values.join(", "))
+    }
+}

@@ -1,0 +1,176 @@
+//! FAULTS "HTTP": HTTP/2, which is off unless `listen.http2`.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::PATIENCE;
+use crate::harness::event::{event, new_event, new_id};
+use crate::harness::pki::PKI;
+use crate::harness::programs::curl;
+use crate::harness::receiver::{Receiver, Setup};
+use crate::harness::wait_for;
+use crate::harness::wire::{End, Wire, tls};
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// `POST /events` in HPACK, without the dynamic table.
+fn head() -> Vec<u8> {
+    let mut head = vec![0x83, 0x87, 0x04, 7];
+    head.extend(b"/events");
+    head.extend([0x01, 9]);
+    head.extend(b"localhost");
+    head
+}
+
+fn connect(receiver: &Receiver) -> Wire {
+    let mut wire = Wire::connect_with(receiver.events, tls(Some(&PKI.client), &[b"h2"])).unwrap();
+    assert_eq!(wire.tls().alpn_protocol(), Some(b"h2".as_slice()));
+    wire.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    wire.send(frame(SETTINGS, 0, 0, b"")).unwrap();
+    wire
+}
+
+fn setup() -> Setup {
+    Setup::new().set("listen.http2", true).set("listen.idle_timeout", "2s").set("listen.drain_timeout", "2s")
+}
+
+/// Sends what `flood` makes until the receiver ends the connection, which it has to.
+#[track_caller]
+fn drowned(receiver: &Receiver, mut flood: impl FnMut(u32) -> Vec<u8>) {
+    let memory = receiver.memory();
+    let mut wire = connect(receiver);
+    let start = Instant::now();
+    let mut round = 0;
+    while wire.send(flood(round)).is_ok() {
+        round += 1;
+        assert!(start.elapsed() < PATIENCE, "still open after {round} rounds");
+    }
+    wait_for("the connection to be over", || (receiver.metric("connections") == 0).then_some(()));
+    let grown = receiver.memory().saturating_sub(memory);
+    assert!(grown < 64 << 20, "{grown} bytes more");
+    let (id, event) = new_event();
+    receiver.post(event).assert_durable("stored", &id);
+}
+
+#[test]
+fn it_is_not_spoken_unless_switched_on() {
+    let receiver = Setup::new().start();
+    let both = tls(Some(&PKI.client), &[b"h2", b"http/1.1"]);
+    let mut wire = Wire::connect_with(receiver.events, both).unwrap();
+    assert_ne!(wire.tls().alpn_protocol(), Some(b"h2".as_slice()));
+    let (id, event) = new_event();
+    wire.post(event.as_bytes()).assert_durable("stored", &id);
+
+    let end = match Wire::connect_with(receiver.events, tls(Some(&PKI.client), &[b"h2"])) {
+        Ok(mut wire) => wire.until_end().1,
+        Err(error) => End::of(&error),
+    };
+    assert_eq!(end, End::Alert(120));
+    receiver.finish();
+}
+
+#[test]
+fn curl_posts_over_it_and_gets_the_same_answers() {
+    let receiver = setup().start();
+    let (id, event) = new_event();
+    let arguments = ["--http2", "--data-binary", "@-"];
+    curl(&receiver, "/events", &arguments, event.as_bytes()).assert_durable("stored", &id);
+    curl(&receiver, "/events", &arguments, event.as_bytes()).assert_durable("duplicate", &id);
+    curl(&receiver, "/events", &arguments, b"{").assert_problem(400, "malformed");
+    curl(&receiver, "/events", &arguments, &vec![b' '; 2 << 20]).assert_problem(413, "too-large");
+    curl(&receiver, "/events", &["--http2"], b"").assert_problem(405, "method-not-allowed");
+    assert_eq!(receiver.delivered(&id), event);
+    // HTTP/1.1 is still there for whoever asks for nothing else.
+    curl(&receiver, "/events", &["--http1.1", "--data-binary", "@-"], event.as_bytes())
+        .assert_durable("duplicate", &id);
+    receiver.finish();
+}
+
+#[test]
+fn a_rapid_reset_ends_the_connection() {
+    let receiver = setup().start();
+    drowned(&receiver, |round| {
+        (0..100)
+            .flat_map(|number| {
+                let stream = 2 * (round * 100 + number) + 1;
+                let mut frames = frame(HEADERS, END_HEADERS, stream, &head());
+                frames.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+                frames
+            })
+            .collect()
+    });
+    receiver.finish();
+}
+
+#[test]
+fn a_head_without_end_ends_the_connection() {
+    let receiver = setup().start();
+    let mut field = vec![0x00, 6];
+    field.extend(b"x-long");
+    field.extend([127, 0x81, 0x7e]);
+    field.extend([b'a'; 16_256]);
+    drowned(&receiver, |round| match round {
+        0 => frame(HEADERS, 0, 1, &head()),
+        _ => frame(CONTINUATION, 0, 1, &field[..16_000]),
+    });
+    receiver.finish();
+}
+
+#[test]
+fn a_flood_of_settings_or_pings_ends_the_connection() {
+    let receiver = setup().start();
+    for (kind, payload) in [(SETTINGS, [0, 3, 0, 0, 0, 100].as_slice()), (PING, &[0; 8])] {
+        drowned(&receiver, |_| frame(kind, 0, 0, payload).repeat(1000));
+    }
+    receiver.finish();
+}
+
+#[test]
+fn a_stream_that_never_ends_is_cut_off() {
+    let receiver = setup().set("listen.body_timeout", "700ms").start();
+    let mut wire = connect(&receiver);
+    wire.send(frame(HEADERS, END_HEADERS, 1, &head())).unwrap();
+    wire.send(frame(DATA, 0, 1, b"{")).unwrap();
+    receiver.wait_metric(r#"rejected_total{reason="timeout"}"#, 1);
+    receiver.finish();
+}
+
+#[test]
+fn a_reset_does_not_cancel_a_write_under_way() {
+    let receiver = setup().start();
+    let mut wire = connect(&receiver);
+    let ids: Vec<String> = (0..40).map(|_| new_id()).collect();
+    for (number, id) in (0_u32..).zip(&ids) {
+        let stream = 2 * number + 1;
+        let mut frames = frame(HEADERS, END_HEADERS, stream, &head());
+        frames.extend(frame(DATA, END_STREAM, stream, event(id).as_bytes()));
+        wire.send(frames).unwrap();
+        if number % 2 == 0 {
+            std::thread::sleep(Duration::from_micros(300));
+        }
+        wire.send(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())).unwrap();
+    }
+    wire.abort();
+    for id in &ids {
+        let answer = receiver.post(event(id));
+        assert_eq!(answer.status, 200);
+        receiver.delivered(id);
+    }
+    assert_eq!(receiver.settled().stored, 40);
+    let ended = receiver.finish();
+    assert_eq!(ended.stdout.len(), 40);
+}
