@@ -5,76 +5,39 @@
 //! being written is in the same group and shares its fate, or in a later one and finds the id known. A request that was
 //! given up on stays in its group and is settled like the others.
 
-use std::collections::{BTreeMap, HashMap};
+mod batch;
+mod mailbox;
+mod room;
+
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use super::ballast::Ballast;
 use super::folder::{Mark, MarkFile};
-use super::group::{ENCODED_OVERHEAD, Group, Ids, digest, encode, millis};
+use super::group::{ENCODED_OVERHEAD, Group, digest, encode};
 use super::place::{Place, Settled};
 use super::quarantine::Quarantine;
 use super::ring::Ring;
-use super::store::{Commit, DeadLetter, Head, Kept, NewGroup, Store, StoreError, StoreState};
-use super::window::{IdHash, Window};
+use super::store::{Commit, Kept, MemoryStore, NewGroup, Store, StoreError, StoreState};
+use super::window::Window;
 use super::{Appended, NewEvent, Receipt, Refused, SinkStatus, State, Status};
-use crate::admission::{Admitted, Outcome};
 use crate::telemetry::Metrics;
+use batch::{Batch, Waiting, refuse, refuse_events};
+use mailbox::settle;
+pub(super) use mailbox::{Append, Command, turn_away};
+use room::{Full, Room};
 
-/// A group holds at most this many events…
-const GROUP_EVENTS: usize = 1024;
-/// …and takes no further event once its block has this many bytes.
-const GROUP_BYTES: usize = 4 << 20;
 /// How long a moved cursor may wait for a group to travel with, before it is written by itself.
 const CURSOR_DELAY: Duration = Duration::from_millis(200);
 /// How often retention, checkpoints and a full journal are looked at when nothing else happens.
 const TICK: Duration = Duration::from_secs(1);
-/// Rows deleted in one step, at most.
-const DELETE_ROWS: usize = 1000;
 /// Known ids seen again that wait for the next group, at most. Those beyond are remembered in RAM only.
 const TOUCHED: usize = 4096;
-
-/// What the writer is asked to do.
-#[derive(Debug)]
-pub(super) enum Command {
-    Append(Box<Append>),
-    Quarantine {
-        kept: Box<Kept>,
-        admitted: Admitted,
-        outcome: Outcome,
-        reply: oneshot::Sender<Result<(), Refused>>,
-    },
-    Settle {
-        sink: Arc<str>,
-        from: u64,
-        to: u64,
-        how: Settled,
-    },
-    DeadLetter {
-        letter: Box<DeadLetter>,
-        reply: oneshot::Sender<Result<(), Refused>>,
-    },
-    Forget {
-        sink: String,
-        reply: oneshot::Sender<Result<bool, Refused>>,
-    },
-    /// A reader met damage: this process is over, the next one recovers.
-    Damaged(String),
-    Close,
-}
-
-#[derive(Debug)]
-pub(super) struct Append {
-    pub(super) event: NewEvent,
-    pub(super) hash: IdHash,
-    pub(super) digest: u32,
-    pub(super) admitted: Admitted,
-    pub(super) reply: oneshot::Sender<Result<Appended, Refused>>,
-}
 
 /// Bounds the writer keeps.
 #[derive(Debug, Clone)]
@@ -127,14 +90,6 @@ pub(super) struct Writer {
     full: Option<Full>,
 }
 
-/// What refused the last group, and how many bytes it was.
-#[derive(Debug, Clone, Copy)]
-enum Full {
-    /// `journal.max_bytes`.
-    Bytes(u64),
-    Disk(u64),
-}
-
 /// Seconds for the window: monotonic, so that a jump of the wall clock neither forgets ids nor keeps them for ever.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
@@ -151,56 +106,6 @@ impl Clock {
     pub(super) fn now(self) -> u32 {
         self.base.saturating_add(u32::try_from(self.start.elapsed().as_secs()).unwrap_or(u32::MAX))
     }
-}
-
-/// Tells whoever asked that it is done.
-type Done = oneshot::Sender<Result<(), Refused>>;
-
-/// What one commit will hold, and who waits for it.
-#[derive(Default)]
-struct Batch {
-    block: Vec<u8>,
-    ids: Ids,
-    count: u64,
-    /// Ids new in this group, with the digests of their bytes.
-    fresh: HashMap<IdHash, u32>,
-    order: Vec<(IdHash, u32)>,
-    waiting: Vec<Waiting>,
-    kept: Vec<Kept>,
-    keeping: Vec<(Admitted, Outcome, Done)>,
-    letters: Vec<DeadLetter>,
-    lettering: Vec<Done>,
-    close: bool,
-}
-
-/// An append whose fate hangs on the commit.
-struct Waiting {
-    event_id: Box<str>,
-    duplicate: bool,
-    admitted: Admitted,
-    reply: oneshot::Sender<Result<Appended, Refused>>,
-}
-
-impl Batch {
-    fn has_room(&self) -> bool {
-        !self.close
-            && self.waiting.len() + self.kept.len() + self.letters.len() < GROUP_EVENTS
-            && self.block.len() < GROUP_BYTES
-    }
-
-    fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.keeping.is_empty() && self.letters.is_empty() && self.kept.is_empty()
-    }
-}
-
-/// Groups that go to make room.
-#[derive(Default)]
-struct Room {
-    /// Delete up to here; zero: nothing.
-    through: u64,
-    bytes: u64,
-    /// Undelivered ones are among them.
-    evicts: bool,
 }
 
 impl Writer {
@@ -512,113 +417,6 @@ impl Writer {
         self.dirty_since = None;
     }
 
-    fn apply_room(&mut self, room: &Room, places: &mut BTreeMap<Arc<str>, Place>, state: &mut StoreState) {
-        if room.through == 0 {
-            return;
-        }
-        state.floor = room.through + 1;
-        if !room.evicts {
-            return;
-        }
-        for (sink, place) in places.iter_mut().filter(|(_, place)| !place.required) {
-            if place.cursor() < room.through {
-                place.settle(1, room.through, Settled::Evicted);
-                self.dirty.insert(Arc::clone(sink), ());
-                tracing::warn!(%sink, through = room.through, "the journal is full: undelivered events evicted");
-            }
-        }
-    }
-
-    /// What has to go so that `bytes` more fit; `None` when not enough may go. Delivered events go first, then those
-    /// that only sinks that are not required still want.
-    fn room_for(&mut self, bytes: u64) -> Result<Option<Room>, String> {
-        let wanted = (self.recovered.live_bytes + bytes).saturating_sub(self.limits.max_bytes);
-        if wanted == 0 {
-            return Ok(Some(Room::default()));
-        }
-        let delivered = self.settled_everywhere(|_| true);
-        let required = self.settled_everywhere(|place| place.required);
-        let mut room = Room::default();
-        for Head { last, bytes, .. } in fatal(self.recovered.store.oldest(DELETE_ROWS))? {
-            if room.bytes >= wanted || last > delivered.max(required) {
-                break;
-            }
-            room.evicts |= last > delivered;
-            room.through = last;
-            room.bytes += bytes;
-        }
-        Ok((room.bytes >= wanted).then_some(room))
-    }
-
-    /// Up to where every sink of the kind is settled.
-    fn settled_everywhere(&self, which: impl Fn(&Place) -> bool) -> u64 {
-        let cursors = self.recovered.places.values().filter(|place| which(place)).map(Place::cursor);
-        cursors.min().unwrap_or(self.recovered.tail).min(self.recovered.tail)
-    }
-
-    /// The disk is full: let delivered events go, so that their pages can be used again, and write the cursors, with the
-    /// ballast's room if need be.
-    fn make_the_best_of_a_full_disk(&mut self) -> Result<(), String> {
-        let delivered = self.settled_everywhere(|_| true);
-        let mut room = Room::default();
-        for head in fatal(self.recovered.store.oldest(DELETE_ROWS))? {
-            if head.last > delivered {
-                break;
-            }
-            room.through = head.last;
-            room.bytes += head.bytes;
-        }
-        if self.delete(&room, None)? {
-            return Ok(());
-        }
-        if let Some(ballast) = &mut self.recovered.ballast {
-            ballast.drop();
-        }
-        self.delete(&Room::default(), None).map(|_| ())
-    }
-
-    fn tick(&mut self) -> Result<(), String> {
-        self.retain()?;
-        let has_room = match self.full {
-            None => return Ok(()),
-            Some(Full::Bytes(bytes)) => self.room_for(bytes)?.is_some(),
-            Some(Full::Disk(bytes)) => self.recovered.ballast.as_mut().is_none_or(|ballast| ballast.has_room(bytes)),
-        };
-        if has_room {
-            self.set_open();
-        }
-        Ok(())
-    }
-
-    /// Lets go of what was delivered long enough ago, and of ids that left the window.
-    fn retain(&mut self) -> Result<(), String> {
-        let age = |keep: Duration| {
-            millis(SystemTime::now()).saturating_sub(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX))
-        };
-        let (old, expired) = (age(self.limits.retention), age(self.limits.dedup_window));
-        let delivered = self.settled_everywhere(|_| true);
-        let mut room = Room::default();
-        for head in fatal(self.recovered.store.oldest(DELETE_ROWS))? {
-            if head.last > delivered || head.at >= old {
-                break;
-            }
-            room.through = head.last;
-            room.bytes += head.bytes;
-        }
-        let mut ids_through = None;
-        for head in fatal(self.recovered.store.oldest_ids(DELETE_ROWS))? {
-            let beyond_capacity = self.recovered.tail - head.last >= self.limits.dedup_capacity;
-            if !beyond_capacity && head.at >= expired {
-                break;
-            }
-            ids_through = Some(head.last);
-        }
-        if room.through > 0 || ids_through.is_some() {
-            self.delete(&room, ids_through)?;
-        }
-        Ok(())
-    }
-
     fn maintain(&mut self) -> Result<(), String> {
         match self.recovered.store.maintain() {
             Ok(()) => Ok(()),
@@ -689,7 +487,7 @@ impl Writer {
 
     fn close(&mut self) -> Result<(), String> {
         self.commit_places()?;
-        let store = std::mem::replace(&mut self.recovered.store, Box::new(super::store::MemoryStore::default()));
+        let store = std::mem::replace(&mut self.recovered.store, Box::new(MemoryStore::default()));
         match store.close() {
             Ok(()) => {}
             // Everything acknowledged is in the synced log; the next start carries it over.
@@ -710,7 +508,7 @@ impl Writer {
         self.metrics.journal_errors.get_or_create(&[("reason", "io")]).inc();
         tracing::error!(reason, "the journal has failed: the process must end, recovery starts from the files");
         self.shared.state.send_replace(State::Failed);
-        let store = std::mem::replace(&mut self.recovered.store, Box::new(super::store::MemoryStore::default()));
+        let store = std::mem::replace(&mut self.recovered.store, Box::new(MemoryStore::default()));
         store.abandon();
         self.turn_away(Refused::Failed);
         while let Ok(command) = self.inbox.recv() {
@@ -729,23 +527,6 @@ impl Writer {
     }
 }
 
-pub(super) fn turn_away(command: Command, why: Refused) {
-    match command {
-        Command::Append(append) => settle(append.admitted, append.reply, Err(why)),
-        Command::Quarantine { admitted, reply, .. } => {
-            admitted.settle(Outcome::Refused(why.word()));
-            let _ = reply.send(Err(why));
-        }
-        Command::DeadLetter { reply, .. } => {
-            let _ = reply.send(Err(why));
-        }
-        Command::Forget { reply, .. } => {
-            let _ = reply.send(Err(why));
-        }
-        Command::Settle { .. } | Command::Damaged(_) | Command::Close => {}
-    }
-}
-
 /// The event with a known id but other bytes, for the quarantine.
 fn conflicting(event: NewEvent) -> Kept {
     super::Quarantined {
@@ -757,38 +538,6 @@ fn conflicting(event: NewEvent) -> Kept {
         body: event.envelope.body().clone(),
     }
     .into()
-}
-
-fn settle(admitted: Admitted, reply: oneshot::Sender<Result<Appended, Refused>>, result: Result<Appended, Refused>) {
-    admitted.settle(match &result {
-        Ok(Appended::Stored(_)) => Outcome::Stored,
-        Ok(Appended::Duplicate(_)) => Outcome::Duplicate,
-        Err(why) => Outcome::Refused(why.word()),
-    });
-    // Whoever asked may be gone; the outcome stands.
-    let _ = reply.send(result);
-}
-
-/// Refuses the batch's events; whatever else it holds stays.
-fn refuse_events(batch: &mut Batch, why: Refused) {
-    for Waiting { admitted, reply, .. } in batch.waiting.drain(..) {
-        settle(admitted, reply, Err(why));
-    }
-    batch.block.clear();
-    batch.ids = Ids::default();
-    batch.order.clear();
-    batch.count = 0;
-}
-
-fn refuse(mut batch: Batch, why: Refused) {
-    refuse_events(&mut batch, why);
-    for (admitted, _, reply) in batch.keeping {
-        admitted.settle(Outcome::Refused(why.word()));
-        let _ = reply.send(Err(why));
-    }
-    for reply in batch.lettering {
-        let _ = reply.send(Err(why));
-    }
 }
 
 /// The quarantine's words are a closed set; this finds the label for one.
