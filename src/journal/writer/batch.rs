@@ -30,6 +30,8 @@ pub(super) struct Batch {
     pub(super) order: Vec<(IdHash, u32)>,
     pub(super) waiting: Vec<Waiting>,
     pub(super) kept: Vec<Kept>,
+    /// Bodies that came under the id of another one in this group: conflicts if that one is stored, else nothing.
+    pub(super) contesting: Vec<Kept>,
     pub(super) keeping: Vec<(Admitted, Outcome, Done)>,
     pub(super) letters: Vec<DeadLetter>,
     pub(super) lettering: Vec<Done>,
@@ -39,41 +41,60 @@ pub(super) struct Batch {
 /// An append whose fate hangs on the commit.
 pub(super) struct Waiting {
     pub(super) event_id: Box<str>,
-    pub(super) duplicate: bool,
+    pub(super) role: Role,
     pub(super) admitted: Admitted,
     pub(super) reply: oneshot::Sender<Result<Appended, Refused>>,
+}
+
+/// What an append is, if the commit goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    First,
+    /// Of an event in this group.
+    Copy,
+    /// Has the id of a durable event and other bytes, which wait for the quarantine only.
+    Conflict,
 }
 
 impl Batch {
     pub(super) fn has_room(&self) -> bool {
         !self.close
-            && self.waiting.len() + self.kept.len() + self.letters.len() < GROUP_EVENTS
+            && self.waiting.len() + self.keeping.len() + self.letters.len() < GROUP_EVENTS
             && self.block.len() < GROUP_BYTES
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.keeping.is_empty() && self.letters.is_empty() && self.kept.is_empty()
+        self.waiting.is_empty() && self.keeping.is_empty() && self.letters.is_empty()
     }
-}
 
-/// Refuses the batch's events; whatever else it holds stays.
-pub(super) fn refuse_events(batch: &mut Batch, why: Refused) {
-    for Waiting { admitted, reply, .. } in batch.waiting.drain(..) {
-        settle(admitted, reply, Err(why));
+    /// Whether these bytes go into the quarantine with this batch.
+    pub(super) fn keeps(&self, digest: u64) -> bool {
+        self.kept.iter().any(|kept| kept.digest == digest)
     }
-    batch.block.clear();
-    batch.ids = Ids::default();
-    batch.order.clear();
-    batch.count = 0;
-}
 
-pub(super) fn refuse(mut batch: Batch, why: Refused) {
-    refuse_events(&mut batch, why);
-    for (admitted, _, reply) in batch.keeping {
-        admitted.settle(Outcome::Refused(why.word()));
-        let _ = reply.send(Err(why));
+    /// Refuses the events of the group; whatever else is in the batch stays.
+    pub(super) fn refuse_group(&mut self, why: Refused) {
+        for Waiting { admitted, reply, .. } in self.waiting.extract_if(.., |waiting| waiting.role != Role::Conflict) {
+            settle(admitted, reply, Err(why));
+        }
+        self.block.clear();
+        self.ids = Ids::default();
+        self.order.clear();
+        self.contesting.clear();
+        self.count = 0;
     }
-    for reply in batch.lettering {
-        let _ = reply.send(Err(why));
+
+    /// Refuses all of it.
+    pub(super) fn refuse(self, why: Refused) {
+        for Waiting { admitted, reply, .. } in self.waiting {
+            settle(admitted, reply, Err(why));
+        }
+        for (admitted, _, reply) in self.keeping {
+            admitted.settle(Outcome::Refused(why.word()));
+            let _ = reply.send(Err(why));
+        }
+        for reply in self.lettering {
+            let _ = reply.send(Err(why));
+        }
     }
 }

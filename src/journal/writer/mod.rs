@@ -27,7 +27,7 @@ use super::store::{Commit, Kept, MemoryStore, NewGroup, Store, StoreError, Store
 use super::window::Window;
 use super::{Appended, NewEvent, Receipt, Refused, SinkStatus, State, Status};
 use crate::telemetry::Metrics;
-use batch::{Batch, Waiting, refuse, refuse_events};
+use batch::{Batch, Role, Waiting};
 use mailbox::settle;
 pub(super) use mailbox::{Append, Command, turn_away};
 use room::{Full, Room};
@@ -170,17 +170,14 @@ impl Writer {
     /// One commit's worth of work; true when the journal is to close. An error is final.
     fn step(&mut self, first: Option<Command>) -> Result<bool, String> {
         let mut batch = Batch::default();
-        if let Some(command) = first {
-            self.take(command, &mut batch)?;
-            while batch.has_room() {
-                let Ok(command) = self.inbox.try_recv() else { break };
-                self.take(command, &mut batch)?;
-            }
+        if let Some(command) = first
+            && let Err(fatal) = self.gather(command, &mut batch)
+        {
+            batch.refuse(Refused::Failed);
+            return Err(fatal);
         }
         let close = batch.close;
-        if !batch.is_empty() {
-            self.commit(batch)?;
-        }
+        self.commit(batch)?;
         if self.dirty_since.is_some_and(|since| since.elapsed() >= CURSOR_DELAY) {
             self.commit_places()?;
         }
@@ -193,17 +190,29 @@ impl Writer {
         Ok(close)
     }
 
+    /// Takes `first` and whatever waits behind it, as far as the batch has room.
+    fn gather(&mut self, first: Command, batch: &mut Batch) -> Result<(), String> {
+        self.take(first, batch)?;
+        while batch.has_room() {
+            let Ok(command) = self.inbox.try_recv() else { break };
+            self.take(command, batch)?;
+        }
+        Ok(())
+    }
+
     fn take(&mut self, command: Command, batch: &mut Batch) -> Result<(), String> {
         match command {
             Command::Append(append) => self.take_append(*append, batch),
             Command::Quarantine { kept, admitted, outcome, reply } => {
-                if self.recovered.quarantine.knows(kept.digest) || batch.kept.iter().any(|k| k.digest == kept.digest) {
+                if self.recovered.quarantine.knows(kept.digest) {
                     admitted.settle(outcome);
                     let _ = reply.send(Ok(()));
-                } else {
-                    batch.kept.push(*kept);
-                    batch.keeping.push((admitted, outcome, reply));
+                    return Ok(());
                 }
+                if !batch.keeps(kept.digest) {
+                    batch.kept.push(*kept);
+                }
+                batch.keeping.push((admitted, outcome, reply));
             }
             Command::Settle { sink, from, to, how } => {
                 if let Some(place) = self.recovered.places.get_mut(&sink) {
@@ -243,41 +252,60 @@ impl Writer {
             batch.fresh.insert(hash, digest);
             batch.order.push((hash, digest));
             batch.count += 1;
-            batch.waiting.push(Waiting { event_id, duplicate: false, admitted, reply });
+            batch.waiting.push(Waiting { event_id, role: Role::First, admitted, reply });
             return;
         };
-        let conflict = first_digest != digest;
-        if conflict {
-            self.metrics.conflicts.inc();
-            let kept = conflicting(event);
-            if !self.recovered.quarantine.knows(kept.digest) && !batch.kept.iter().any(|k| k.digest == kept.digest) {
-                batch.kept.push(kept);
-            }
-        }
         if durable.is_some() && self.touched.len() < TOUCHED {
             self.touched.push((event_id.clone(), first_digest));
         }
-        if durable.is_some() && !conflict {
-            settle(admitted, reply, Ok(Appended::Duplicate(Receipt { event_id })));
-        } else {
-            batch.waiting.push(Waiting { event_id, duplicate: true, admitted, reply });
-        }
+        let conflict = (first_digest != digest).then(|| conflicting(event));
+        let role = match (durable, conflict) {
+            (None, conflict) => {
+                batch.contesting.extend(conflict);
+                Role::Copy
+            }
+            (Some(_), Some(kept)) => {
+                self.metrics.conflicts.inc();
+                if self.recovered.quarantine.knows(kept.digest) {
+                    return settle(admitted, reply, Ok(Appended::Duplicate(Receipt { event_id })));
+                }
+                if !batch.keeps(kept.digest) {
+                    batch.kept.push(kept);
+                }
+                Role::Conflict
+            }
+            (Some(_), None) => return settle(admitted, reply, Ok(Appended::Duplicate(Receipt { event_id }))),
+        };
+        batch.waiting.push(Waiting { event_id, role, admitted, reply });
     }
 
+    /// Finds room for the batch's group, or refuses it, and writes what is left.
     fn commit(&mut self, mut batch: Batch) -> Result<(), String> {
+        let mut room = Room::default();
         if batch.count > 0 {
             let bytes = batch.block.len() as u64;
-            let room = match self.room_for(bytes)? {
-                Some(room) => room,
-                None => {
+            match self.room_for(bytes) {
+                Ok(Some(found)) => room = found,
+                Ok(None) => {
                     self.set_full(Full::Bytes(bytes), "journal.max_bytes is reached");
-                    refuse_events(&mut batch, Refused::Full);
-                    Room::default()
+                    batch.refuse_group(Refused::Full);
                 }
-            };
-            return self.write(batch, &room);
+                Err(fatal) => {
+                    batch.refuse(Refused::Failed);
+                    return Err(fatal);
+                }
+            }
         }
-        self.write(batch, &Room::default())
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.metrics.conflicts.inc_by(batch.contesting.len() as u64);
+        for kept in std::mem::take(&mut batch.contesting) {
+            if !self.recovered.quarantine.knows(kept.digest) && !batch.keeps(kept.digest) {
+                batch.kept.push(kept);
+            }
+        }
+        self.write(batch, &room)
     }
 
     /// Writes the batch, syncs, settles. An error is final; a full disk is not one.
@@ -327,12 +355,12 @@ impl Writer {
             Err(StoreError::Full(reason)) => {
                 self.recovered.quarantine.put_back(&commit.quarantine, dropped);
                 drop(commit);
-                refuse(batch, Refused::Full);
+                batch.refuse(Refused::Full);
                 self.set_full(Full::Disk(group.map_or(0, |group| group.size())), &reason);
                 return self.make_the_best_of_a_full_disk();
             }
             Err(StoreError::Fatal(reason)) => {
-                refuse(batch, Refused::Failed);
+                batch.refuse(Refused::Failed);
                 return Err(reason);
             }
         }
@@ -359,9 +387,9 @@ impl Writer {
             self.shared.ring.push(group);
             self.set_open();
         }
-        for Waiting { event_id, duplicate, admitted, reply } in batch.waiting {
+        for Waiting { event_id, role, admitted, reply } in batch.waiting {
             let receipt = Receipt { event_id };
-            let appended = if duplicate { Appended::Duplicate(receipt) } else { Appended::Stored(receipt) };
+            let appended = if role == Role::First { Appended::Stored(receipt) } else { Appended::Duplicate(receipt) };
             settle(admitted, reply, Ok(appended));
         }
         for (admitted, outcome, reply) in batch.keeping {
