@@ -28,8 +28,8 @@ use super::window::Window;
 use super::{Appended, NewEvent, Receipt, Refused, SinkStatus, State, Status};
 use crate::telemetry::Metrics;
 use batch::{Batch, Role, Waiting};
-use mailbox::settle;
-pub(super) use mailbox::{Append, Command, turn_away};
+pub(super) use mailbox::{Append, Command, Mailbox};
+use mailbox::{Posted, settle, turn_away};
 use room::{Full, Room};
 
 /// How long a moved cursor may wait for a group to travel with, before it is written by itself.
@@ -75,7 +75,7 @@ pub(super) struct Shared {
 }
 
 pub(super) struct Writer {
-    inbox: Receiver<Command>,
+    inbox: Receiver<Posted>,
     shared: Arc<Shared>,
     limits: Limits,
     metrics: Arc<Metrics>,
@@ -110,7 +110,7 @@ impl Clock {
 
 impl Writer {
     pub(super) fn new(
-        inbox: Receiver<Command>,
+        inbox: Receiver<Posted>,
         shared: Arc<Shared>,
         limits: Limits,
         metrics: Arc<Metrics>,
@@ -142,7 +142,7 @@ impl Writer {
     pub(super) fn run(mut self) {
         let ended = loop {
             let command = match self.inbox.recv_timeout(self.patience()) {
-                Ok(command) => Some(command),
+                Ok(posted) => Some(posted.command),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => Some(Command::Close),
             };
@@ -194,8 +194,8 @@ impl Writer {
     fn gather(&mut self, first: Command, batch: &mut Batch) -> Result<(), String> {
         self.take(first, batch)?;
         while batch.has_room() {
-            let Ok(command) = self.inbox.try_recv() else { break };
-            self.take(command, batch)?;
+            let Ok(posted) = self.inbox.try_recv() else { break };
+            self.take(posted.command, batch)?;
         }
         Ok(())
     }
@@ -539,18 +539,18 @@ impl Writer {
         let store = std::mem::replace(&mut self.recovered.store, Box::new(MemoryStore::default()));
         store.abandon();
         self.turn_away(Refused::Failed);
-        while let Ok(command) = self.inbox.recv() {
-            if matches!(command, Command::Close) {
+        while let Ok(posted) = self.inbox.recv() {
+            if matches!(posted.command, Command::Close) {
                 break;
             }
-            turn_away(command, Refused::Failed);
+            turn_away(posted.command, Refused::Failed);
         }
         self.turn_away(Refused::Failed);
     }
 
     fn turn_away(&self, why: Refused) {
-        while let Ok(command) = self.inbox.try_recv() {
-            turn_away(command, why);
+        while let Ok(posted) = self.inbox.try_recv() {
+            turn_away(posted.command, why);
         }
     }
 }
