@@ -12,6 +12,9 @@ use super::store::{DeadLetter, Reader, StoreError};
 use super::writer::Command;
 use super::{Inner, Refused};
 
+/// How long a lane waits after a read that failed for want of room.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+
 /// Owned by one lane. Reading runs ahead of settling; what was settled in an earlier life is skipped.
 pub struct Cursor {
     inner: Arc<Inner>,
@@ -115,7 +118,13 @@ impl Cursor {
                 Some(reader) => reader,
                 None => match (self.inner.open_reader)() {
                     Ok(reader) => reader,
-                    Err(error) => return self.damaged(error.to_string()).await,
+                    // Out of file descriptors, say.
+                    Err(StoreError::Full(reason)) => {
+                        tracing::warn!(sink = &*self.sink, reason, "cannot read the journal now");
+                        tokio::time::sleep(READ_AGAIN).await;
+                        continue;
+                    }
+                    Err(StoreError::Fatal(reason)) => return self.damaged(reason).await,
                 },
             };
             let next = self.next;
@@ -123,14 +132,21 @@ impl Cursor {
                 let group = reader.group(next);
                 (reader, group)
             });
-            let Ok((reader, group)) = read.await else { return Err(Gone) };
+            let (reader, group) = match read.await {
+                Ok(read) => read,
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // The runtime is ending.
+                    Err(_) => return Err(Gone),
+                },
+            };
             match group {
                 Ok(group) => {
                     self.reader = Some(reader);
                     return Ok(group.map(Arc::new));
                 }
                 // A read that failed for want of room has damaged nothing.
-                Err(StoreError::Full(_)) => tokio::time::sleep(Duration::from_secs(1)).await,
+                Err(StoreError::Full(_)) => tokio::time::sleep(READ_AGAIN).await,
                 Err(StoreError::Fatal(reason)) => return self.damaged(reason).await,
             }
         }

@@ -333,11 +333,19 @@ fn json(value: &impl Serialize) -> rusqlite::Result<String> {
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         // A write that failed has changed nothing that counts: SQLite takes the transaction back, and the next one
-        // writes to the same place. A failed sync, or anything unexpected, leaves the disk's content unknown.
+        // writes to the same place. Nor has one that never began, for want of memory or file descriptors, or because
+        // somebody else looks into the file. A failed sync, or anything unexpected, leaves the disk's content unknown.
         const HARMLESS: [i32; 3] = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_SHMSIZE, ffi::SQLITE_IOERR_NOMEM];
+        const PASSING: [ErrorCode; 5] = [
+            ErrorCode::DiskFull,
+            ErrorCode::OutOfMemory,
+            ErrorCode::CannotOpen,
+            ErrorCode::DatabaseBusy,
+            ErrorCode::DatabaseLocked,
+        ];
         match &error {
             rusqlite::Error::SqliteFailure(failure, _)
-                if failure.code == ErrorCode::DiskFull || HARMLESS.contains(&failure.extended_code) =>
+                if PASSING.contains(&failure.code) || HARMLESS.contains(&failure.extended_code) =>
             {
                 Self::Full(error.to_string())
             }
