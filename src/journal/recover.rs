@@ -141,6 +141,9 @@ fn on_disk(path: &Path, seen: Seen) -> Result<(Recovered, Report), OpenError> {
     let folder = Folder::open(path)?;
     let broken = |reason: String| OpenError::Store { path: folder.path().to_owned(), reason };
     let io = |error: io::Error| broken(error.to_string());
+    // On a full disk recovery may need its room; what is left is taken back at the end.
+    let mut ballast = Ballast::find(&folder);
+    ballast.drop();
     let (mark_file, found_mark) = MarkFile::open(&folder).map_err(io)?;
     salvage::finish(&folder).map_err(io)?;
     let mut report = Report::default();
@@ -179,6 +182,7 @@ fn on_disk(path: &Path, seen: Seen) -> Result<(Recovered, Report), OpenError> {
     report.events = tail + 1 - state.floor;
     let mark = Mark { format: FORMAT, last: tail, floor: state.floor };
     mark_file.write(mark).and_then(|()| mark_file.sync()).map_err(io)?;
+    ballast.take();
     let recovered = Recovered {
         store: Box::new(opened),
         state,
@@ -190,7 +194,7 @@ fn on_disk(path: &Path, seen: Seen) -> Result<(Recovered, Report), OpenError> {
         dead_letter_bytes,
         next_dead_letter,
         mark: Some(mark_file),
-        ballast: Some(Ballast::new(&folder)),
+        ballast: Some(ballast),
     };
     Ok((recovered, report))
 }

@@ -89,7 +89,7 @@ impl SqliteStore {
     }
 
     /// Copies the write-ahead log into the main file and syncs both.
-    fn checkpoint(&mut self, mode: &str) -> Result<(), StoreError> {
+    fn copy_back(&mut self, mode: &str) -> Result<(), StoreError> {
         let checkpoint = format!("PRAGMA wal_checkpoint({mode})");
         let (_busy, log, done): (i64, i64, i64) =
             self.connection.query_row(&checkpoint, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
@@ -101,7 +101,7 @@ impl SqliteStore {
     /// Everything in the write-ahead log goes into the main file, synced: what was read back after a crash may never
     /// have reached the disk.
     pub(super) fn settle(&mut self) -> Result<(), StoreError> {
-        self.checkpoint("TRUNCATE")
+        self.copy_back("TRUNCATE")
     }
 
     /// Closes without writing anything.
@@ -206,7 +206,11 @@ impl Store for SqliteStore {
     }
 
     fn maintain(&mut self) -> Result<(), StoreError> {
-        if self.pages < CHECKPOINT_PAGES { Ok(()) } else { self.checkpoint("PASSIVE") }
+        if self.pages < CHECKPOINT_PAGES { Ok(()) } else { self.checkpoint() }
+    }
+
+    fn checkpoint(&mut self) -> Result<(), StoreError> {
+        self.copy_back("PASSIVE")
     }
 
     fn close(mut self: Box<Self>) -> Result<(), StoreError> {

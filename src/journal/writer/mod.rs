@@ -36,6 +36,8 @@ use room::{Full, Room};
 const CURSOR_DELAY: Duration = Duration::from_millis(200);
 /// How often retention, checkpoints and a full journal are looked at when nothing else happens.
 const TICK: Duration = Duration::from_secs(1);
+/// The same, when there was more to delete than one step takes.
+const SOON: Duration = Duration::from_millis(50);
 /// Known ids seen again that wait for the next group, at most. Those beyond are remembered in RAM only.
 const TOUCHED: usize = 4096;
 
@@ -86,8 +88,12 @@ pub(super) struct Writer {
     dirty: BTreeMap<Arc<str>, ()>,
     dirty_since: Option<Instant>,
     touched: Vec<(Box<str>, u32)>,
-    ticked: Instant,
+    next_tick: Instant,
     full: Option<Full>,
+    /// Delivered events yield above this many live bytes: what a full disk was found to hold.
+    yield_above: u64,
+    /// When evictions were last told.
+    alarmed: Option<Instant>,
 }
 
 /// Seconds for the window: monotonic, so that a jump of the wall clock neither forgets ids nor keeps them for ever.
@@ -127,13 +133,18 @@ impl Writer {
             dirty: BTreeMap::new(),
             dirty_since: None,
             touched: Vec::new(),
-            ticked: Instant::now(),
+            next_tick: Instant::now() + TICK,
             full: None,
+            yield_above: u64::MAX,
+            alarmed: None,
         };
         for sink in writer.recovered.places.keys() {
             writer.dirty.insert(Arc::clone(sink), ());
         }
         writer.dirty_since = Some(Instant::now());
+        if writer.recovered.ballast.as_ref().is_some_and(|ballast| !ballast.is_held()) {
+            writer.set_full(Full::Disk(0), "the disk has not even the room that cursors need when it is full");
+        }
         writer.publish();
         writer
     }
@@ -160,7 +171,7 @@ impl Writer {
 
     /// How long nothing may come before something else is due.
     fn patience(&self) -> Duration {
-        let tick = TICK.saturating_sub(self.ticked.elapsed());
+        let tick = self.next_tick.saturating_duration_since(Instant::now());
         match self.dirty_since {
             Some(since) => CURSOR_DELAY.saturating_sub(since.elapsed()).min(tick),
             None => tick,
@@ -181,8 +192,7 @@ impl Writer {
         if self.dirty_since.is_some_and(|since| since.elapsed() >= CURSOR_DELAY) {
             self.commit_places()?;
         }
-        if self.ticked.elapsed() >= TICK {
-            self.ticked = Instant::now();
+        if Instant::now() >= self.next_tick {
             self.tick()?;
         }
         self.maintain()?;
@@ -281,6 +291,11 @@ impl Writer {
 
     /// Finds room for the batch's group, or refuses it, and writes what is left.
     fn commit(&mut self, mut batch: Batch) -> Result<(), String> {
+        if self.is_disk_full() {
+            // What little room there is belongs to the cursors.
+            batch.refuse(Refused::Full);
+            return Ok(());
+        }
         let mut room = Room::default();
         if batch.count > 0 {
             let bytes = batch.block.len() as u64;
@@ -356,8 +371,7 @@ impl Writer {
                 self.recovered.quarantine.put_back(&commit.quarantine, dropped);
                 drop(commit);
                 batch.refuse(Refused::Full);
-                self.set_full(Full::Disk(group.map_or(0, |group| group.size())), &reason);
-                return self.make_the_best_of_a_full_disk();
+                return self.disk_is_full(group.map_or(0, |group| group.size()), &reason);
             }
             Err(StoreError::Fatal(reason)) => {
                 batch.refuse(Refused::Failed);
@@ -372,7 +386,7 @@ impl Writer {
         drop(commit);
         self.recovered.state = state;
         self.recovered.places = places;
-        self.recovered.live_bytes = self.recovered.live_bytes.saturating_sub(room.bytes);
+        self.room_made(room);
         self.clean();
         if let Some(group) = group {
             self.metrics.journal_groups.inc();
@@ -385,7 +399,6 @@ impl Writer {
                 self.recovered.window.insert(hash, digest, now);
             }
             self.shared.ring.push(group);
-            self.set_open();
         }
         for Waiting { event_id, role, admitted, reply } in batch.waiting {
             let receipt = Receipt { event_id };
@@ -402,58 +415,9 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the places alone: cursors, and evictions if `room` holds any.
-    fn commit_places(&mut self) -> Result<(), String> {
-        self.dirty_since = None;
-        self.delete(&Room::default(), None).map(|_| ())
-    }
-
-    /// Deletes what `room` and `ids_through` say, and writes every place that moved. False if the disk is full.
-    fn delete(&mut self, room: &Room, ids_through: Option<u64>) -> Result<bool, String> {
-        let mut places = self.recovered.places.clone();
-        let mut state = self.recovered.state.clone();
-        self.apply_room(room, &mut places, &mut state);
-        if let Some(through) = ids_through {
-            state.ids_floor = through + 1;
-        }
-        let commit = Commit {
-            places: self.dirty.keys().filter_map(|sink| Some((&**sink, places.get(sink)?))).collect(),
-            groups_through: (room.through > 0).then_some(room.through),
-            ids_through,
-            state: (state != self.recovered.state).then_some(&state),
-            ..Commit::default()
-        };
-        match self.recovered.store.commit(&commit) {
-            Ok(()) => {}
-            Err(StoreError::Full(_)) => return Ok(false),
-            Err(StoreError::Fatal(reason)) => return Err(reason),
-        }
-        drop(commit);
-        let moved_floor = state.floor != self.recovered.state.floor;
-        self.recovered.state = state;
-        self.recovered.places = places;
-        self.recovered.live_bytes = self.recovered.live_bytes.saturating_sub(room.bytes);
-        self.clean();
-        if moved_floor {
-            self.write_mark();
-        }
-        Ok(true)
-    }
-
     fn clean(&mut self) {
         self.dirty.clear();
         self.dirty_since = None;
-    }
-
-    fn maintain(&mut self) -> Result<(), String> {
-        match self.recovered.store.maintain() {
-            Ok(()) => Ok(()),
-            Err(StoreError::Full(reason)) => {
-                self.set_full(Full::Disk(0), &reason);
-                Ok(())
-            }
-            Err(StoreError::Fatal(reason)) => Err(reason),
-        }
     }
 
     fn forget(&mut self, sink: &str) -> Result<Result<bool, Refused>, String> {
@@ -468,21 +432,6 @@ impl Writer {
             }
             Err(StoreError::Full(_)) => Ok(Err(Refused::Full)),
             Err(StoreError::Fatal(reason)) => Err(reason),
-        }
-    }
-
-    fn set_full(&mut self, full: Full, reason: &str) {
-        self.metrics.journal_errors.get_or_create(&[("reason", "full")]).inc();
-        if self.full.replace(full).is_none() {
-            tracing::error!(reason, "the journal cannot take events: they are answered 503 until there is room");
-            self.shared.state.send_replace(State::Full);
-        }
-    }
-
-    fn set_open(&mut self) {
-        if self.full.take().is_some() {
-            tracing::info!("the journal takes events again");
-            self.shared.state.send_replace(State::Open);
         }
     }
 
