@@ -13,8 +13,10 @@ use crate::journal::{Appended, Refused};
 
 /// A group holds at most this many events…
 const GROUP_EVENTS: usize = 1024;
-/// …and takes no further event once its block has this many bytes.
+/// …and takes no further event once its block has this many bytes, or this part of `journal.max_bytes`: a group is
+/// stored or refused as one.
 const GROUP_BYTES: usize = 4 << 20;
+const GROUP_PART: u64 = 8;
 
 /// Tells whoever asked that it is done.
 pub(super) type Done = oneshot::Sender<Result<(), Refused>>;
@@ -57,10 +59,11 @@ pub(super) enum Role {
 }
 
 impl Batch {
-    pub(super) fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self, max_bytes: u64) -> bool {
+        let most = usize::try_from(max_bytes / GROUP_PART).unwrap_or(GROUP_BYTES).min(GROUP_BYTES);
         !self.close
             && self.waiting.len() + self.keeping.len() + self.letters.len() < GROUP_EVENTS
-            && self.block.len() < GROUP_BYTES
+            && self.block.len() < most
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -203,7 +203,7 @@ impl Writer {
     /// Takes `first` and whatever waits behind it, as far as the batch has room.
     fn gather(&mut self, first: Command, batch: &mut Batch) -> Result<(), String> {
         self.take(first, batch)?;
-        while batch.has_room() {
+        while batch.has_room(self.limits.max_bytes) {
             let Ok(posted) = self.inbox.try_recv() else { break };
             self.take(posted.command, batch)?;
         }
