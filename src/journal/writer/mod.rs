@@ -232,6 +232,11 @@ impl Writer {
                 }
             }
             Command::DeadLetter { letter, reply } => {
+                // Evicted while it was tried: it is in the account already.
+                if self.recovered.places.get(&*letter.sink).is_some_and(|place| place.is_settled(letter.sequence)) {
+                    let _ = reply.send(Ok(()));
+                    return Ok(());
+                }
                 let waiting: usize = batch.letters.iter().map(|letter| letter.event.len()).sum();
                 let needed = self.recovered.dead_letter_bytes + (waiting + letter.event.len()) as u64;
                 if needed > self.limits.dead_letter_bytes {
