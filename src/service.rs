@@ -1,1 +1,296 @@
-//! Not written yet.
+//! The whole receiver, put together: started in the order that keeps its promises, drained in the reverse one.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
+
+use crate::admin::{self, Gate, GateError, Insight};
+use crate::admission::Admission;
+use crate::config::{Config, Engine};
+use crate::dispatch::{Health, Lanes};
+use crate::ingest::Ingest;
+use crate::journal::{self, Journal, OpenError};
+use crate::receiver;
+use crate::server::{self, Limits, Phase, Transport};
+use crate::telemetry::Metrics;
+use crate::tls::{Finding, ServerTls, Severity};
+
+/// Kept of `listen.drain_timeout` for the lanes and the journal when connections use up all the rest; at most a fifth.
+const LAST_STEPS: Duration = Duration::from_secs(3);
+/// After the journal has failed: time for the answers that say so.
+const FAILURE_GRACE: Duration = Duration::from_secs(1);
+
+/// A running receiver.
+#[derive(Debug)]
+pub struct Running {
+    config: Arc<Config>,
+    events: SocketAddr,
+    admin: SocketAddr,
+    journal: Journal,
+    lanes: Lanes,
+    metrics: Arc<Metrics>,
+    phase: watch::Sender<Phase>,
+    admin_phase: watch::Sender<admin::Phase>,
+    admin_server: watch::Sender<Phase>,
+    insight: Insight,
+    connections: TaskTracker,
+    operators: TaskTracker,
+}
+
+/// Why the receiver did not start. Nothing listens.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the TLS files cannot be used:{}", lines(.0))]
+    Tls(Vec<Finding>),
+    #[error("cannot listen on {address} ({key}): another program may have it, or this user may not")]
+    Listen { key: &'static str, address: SocketAddr, source: io::Error },
+    #[error("the admin port's token cannot be used")]
+    Gate(#[from] GateError),
+    #[error("the journal cannot be used (journal.path)")]
+    Journal(#[from] OpenError),
+    #[error("a sink cannot be started")]
+    Sink(#[source] io::Error),
+}
+
+fn lines(findings: &[Finding]) -> String {
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
+    errors.map(|finding| format!("\n  {finding}")).collect()
+}
+
+/// The receiver.
+#[derive(Debug)]
+pub struct Service;
+
+impl Service {
+    /// Starts everything: certificates are judged and the journal is in order before the event port listens.
+    ///
+    /// # Errors
+    /// [`StartError`] says what stands in the way; nothing is left running.
+    pub async fn start(config: Config) -> Result<Running, StartError> {
+        let config = Arc::new(config);
+        let metrics = Arc::new(Metrics::new());
+        let tls = Arc::new(ServerTls::load(&config.tls).map_err(StartError::Tls)?);
+        for finding in tls.findings().iter().filter(|finding| finding.severity == Severity::Warning) {
+            tracing::warn!("tls: {finding}");
+        }
+        let gate = Gate::read(&config.admin)?;
+        let (admin_phase, admin_phases) = watch::channel(admin::Phase::Starting);
+        let (admin_server, admin_serving) = watch::channel(Phase::Serving);
+        let (admin_listener, admin_address) = listen("admin.address", config.admin.address)?;
+        let operators = TaskTracker::new();
+        let router = admin::router(gate, Arc::clone(&metrics), admin_phases);
+        operators.spawn(server::serve(admin_listener, Transport::Plain, router, Limits::admin(), None, admin_serving));
+
+        let (journal, cursors) = open_journal(&config, &metrics).await?;
+        let lanes = Lanes::start(cursors, &config.sinks, &metrics).map_err(StartError::Sink)?;
+        lanes.watch_drift(journal.watch(), &metrics);
+        let connections = TaskTracker::new();
+
+        let ingest = Ingest::new(journal.clone(), config.listen.answer_within);
+        let admission = Admission::new(&config.listen, Arc::clone(&metrics));
+        let endpoints = config.endpoints.iter().cloned().map(Arc::new).collect();
+        let router = receiver::router(endpoints, ingest, admission, &config.listen, Arc::clone(&metrics));
+        let (listener, events) = listen("listen.address", config.listen.address)?;
+        let (phase, phases) = watch::channel(Phase::Serving);
+        let limits = Limits::of(&config.listen);
+        let counted = Some(Arc::clone(&metrics));
+        connections.spawn(server::serve(listener, Transport::Tls(tls), router, limits, counted, phases));
+
+        let insight = insight(&config, &journal, &lanes, &metrics);
+        admin_phase.send_replace(admin::Phase::Serving(insight.clone()));
+        tracing::info!(%events, admin = %admin_address, "listening");
+        Ok(Running {
+            config,
+            events,
+            admin: admin_address,
+            journal,
+            lanes,
+            metrics,
+            phase,
+            admin_phase,
+            admin_server,
+            insight,
+            connections,
+            operators,
+        })
+    }
+}
+
+impl Running {
+    /// Where events are taken.
+    #[must_use]
+    pub fn events(&self) -> SocketAddr {
+        self.events
+    }
+
+    /// Where operators look.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// The accounts as they are now.
+    #[must_use]
+    pub fn status(&self) -> admin::Status {
+        (self.insight.status)()
+    }
+
+    /// What the process has counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Back when the journal has failed: the process must end then, and recover in its next life.
+    pub async fn failed(&self) {
+        let mut state = self.journal.state();
+        // The state's sender lives as long as the journal.
+        let _ = state.wait_for(|state| *state == journal::State::Failed).await;
+    }
+
+    /// Not ready at once; takes requests for `pre_drain` more, telling each client to go elsewhere; finishes what is
+    /// under way; lets the lanes deliver what is durable; closes the journal. Back within `drain_timeout`.
+    pub async fn drain(self) {
+        let listen = &self.config.listen;
+        let start = Instant::now();
+        let end = start + listen.drain_timeout;
+        let last_steps = LAST_STEPS.min(listen.drain_timeout / 5);
+        tracing::info!("draining");
+        self.admin_phase.send_replace(admin::Phase::Draining(self.insight.clone()));
+        self.phase.send_replace(Phase::Closing);
+        tokio::time::sleep_until(start + listen.pre_drain).await;
+        self.phase.send_replace(Phase::Stopping);
+        self.end_connections(end - last_steps).await;
+        // What a lane does not get done is delivered in its next life.
+        let _ = timeout_at(end - last_steps / 2, self.lanes.finish()).await;
+        if timeout_at(end, self.journal.close()).await.is_err() {
+            tracing::warn!("the journal did not close in time; the next start recovers it");
+        }
+        self.end_operators(end).await;
+        tracing::info!("drained");
+    }
+
+    /// Ends after a failed journal: requests under way get their 503, nothing else is waited for.
+    pub async fn abandon(self) {
+        self.admin_phase.send_replace(admin::Phase::Draining(self.insight.clone()));
+        self.phase.send_replace(Phase::Stopping);
+        self.end_connections(Instant::now() + FAILURE_GRACE).await;
+    }
+
+    async fn end_connections(&self, end: Instant) {
+        self.connections.close();
+        if timeout_at(end, self.connections.wait()).await.is_err() {
+            self.phase.send_replace(Phase::Aborting);
+        }
+    }
+
+    async fn end_operators(&self, end: Instant) {
+        self.admin_server.send_replace(Phase::Aborting);
+        self.operators.close();
+        let _ = timeout_at(end, self.operators.wait()).await;
+    }
+}
+
+fn listen(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let error = |source| StartError::Listen { key, address, source };
+    let listener = server::bind(address).map_err(error)?;
+    let bound = listener.local_addr().map_err(error)?;
+    Ok((listener, bound))
+}
+
+async fn open_journal(
+    config: &Arc<Config>,
+    metrics: &Arc<Metrics>,
+) -> Result<(Journal, Vec<journal::Cursor>), StartError> {
+    let (settings, counted) = (Arc::clone(config), Arc::clone(metrics));
+    let open = tokio::task::spawn_blocking(move || Journal::open(&settings, counted));
+    let opened = open.await.map_err(|panic| StartError::Sink(io::Error::other(panic)))?;
+    let (journal, cursors, report) = opened?;
+    for warning in &report.warnings {
+        tracing::warn!("journal: {warning}");
+    }
+    if let Some(damage) = &report.damage {
+        let (reason, set_aside) = (&damage.reason, damage.set_aside.display());
+        let lost = &damage.lost;
+        tracing::error!(reason, %set_aside, lost_events = report.lost_events, ?lost, "the journal was damaged: what could be read was carried over, the damaged files are kept");
+    }
+    if config.journal.engine == Engine::Memory {
+        tracing::warn!("journal.engine is memory: a restart loses every event not yet delivered");
+    } else if let Some(kind) = journal::volatile_file_system(&config.journal.path) {
+        tracing::warn!(path = %config.journal.path.display(), "not durable: the journal is on {kind}, which does not outlive the machine or the container");
+    }
+    for sink in journal.status().sinks.iter().filter(|sink| sink.gone) {
+        tracing::warn!(sink = %sink.name, "a sink is gone from the settings, and its undelivered events hold the journal: put it back, or drop it");
+    }
+    tracing::info!(events = report.events, "journal open");
+    Ok((journal, cursors))
+}
+
+fn insight(config: &Arc<Config>, journal: &Journal, lanes: &Lanes, metrics: &Arc<Metrics>) -> Insight {
+    let state = journal.state();
+    let (config, journal, metrics) = (Arc::clone(config), journal.clone(), Arc::clone(metrics));
+    let health = lanes.health().to_vec();
+    Insight { journal: state, status: Arc::new(move || status(&config, &journal, &health, &metrics)) }
+}
+
+fn status(config: &Config, journal: &Journal, health: &[(String, Health)], metrics: &Metrics) -> admin::Status {
+    let found = journal.status();
+    metrics.journal_bytes.set(found.bytes.try_into().unwrap_or(i64::MAX));
+    metrics.dedup_ids.set(found.dedup_ids.try_into().unwrap_or(i64::MAX));
+    let sinks = found.sinks.iter().map(|sink| {
+        let condition = health.iter().find(|(name, _)| **name == *sink.name).map(|(_, health)| health.condition());
+        let condition = condition.unwrap_or_default();
+        let state = match (sink.gone, sink.enabled, &condition.last_error) {
+            (true, ..) => "gone",
+            (_, false, _) => "disabled",
+            (.., Some(_)) => "failing",
+            _ => "ok",
+        };
+        let account = &sink.account;
+        let age = condition.oldest.and_then(|oldest| SystemTime::now().duration_since(oldest).ok());
+        admin::Sink {
+            name: sink.name.to_string(),
+            state,
+            enabled: sink.enabled,
+            required: sink.required,
+            stored: account.stored,
+            delivered: account.delivered,
+            filtered: account.filtered,
+            dead_lettered: account.dead_lettered,
+            evicted: account.evicted,
+            pending: account.pending,
+            cursor: account.cursor,
+            lag_seconds: age.unwrap_or_default().as_secs_f64(),
+            last_error: condition.last_error,
+        }
+    });
+    let state = match *journal.state().borrow() {
+        journal::State::Open => "open",
+        journal::State::Full => "full",
+        journal::State::Failed => "failed",
+        journal::State::Closed => "closed",
+    };
+    admin::Status {
+        process: admin::Process::read(metrics),
+        journal: admin::Journal {
+            state,
+            engine: match journal.engine() {
+                Engine::Sqlite => "sqlite",
+                Engine::Memory => "memory",
+            },
+            first_sequence: (found.first_sequence <= found.last_sequence).then_some(found.first_sequence),
+            last_sequence: (found.last_sequence > 0).then_some(found.last_sequence),
+            bytes: found.bytes,
+            max_bytes: config.journal.max_bytes,
+            lost_events: metrics.journal_lost.get(),
+            dedup_ids: found.dedup_ids as u64,
+        },
+        sinks: sinks.collect(),
+    }
+}

@@ -1,7 +1,7 @@
 //! The operators' port: probes, metrics, status. Plain HTTP, on loopback unless told otherwise.
 
 mod gate;
-pub mod status;
+mod status;
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use axum::routing::get;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
-pub use gate::Gate;
-use status::Status;
+pub use gate::{Gate, GateError};
+pub use status::{Journal, Process, Sink, Status};
 
 use crate::journal;
 use crate::problem::{Kind, Problem};

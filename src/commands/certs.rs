@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::Failure;
+use super::{Failure, print};
+use crate::tls::profile::{self, Options};
 
 /// Make throw-away certificates that follow ASAPP's profile: a CA, a server and a client
 #[derive(Debug, clap::Args)]
@@ -36,10 +37,18 @@ pub enum KeyType {
     Rsa,
 }
 
-/// Makes the files.
+/// Makes the files, and names them.
 ///
 /// # Errors
 /// When a file is there already, or cannot be written.
-pub fn run(_: Args) -> Result<(), Failure> {
-    Err(Failure::failed("certs is not written yet"))
+pub fn run(args: Args) -> Result<(), Failure> {
+    let key_type = match args.key_type {
+        KeyType::Ecdsa => profile::KeyType::Ecdsa,
+        KeyType::Rsa => profile::KeyType::Rsa,
+    };
+    let options = Options { names: args.name, client_cn: args.client_cn, days: args.days, key_type };
+    let written = profile::make(&options).and_then(|pki| pki.write(&args.dir, args.force));
+    written.map_err(|error| Failure::from_error(&error))?;
+    let dir = args.dir.display();
+    print(&format!("{dir}: ca.pem, server.pem, server-key.pem, client.pem, client-key.pem\n"))
 }

@@ -4,10 +4,12 @@ use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, FsWord};
+use rustix::fs::Access;
 
 use super::{Failure, print};
 use crate::config::{self, Config};
+use crate::journal::volatile_file_system;
+use crate::tls::{self, ServerTls};
 
 /// Check settings, certificates, data folder and sinks, without opening a listener
 #[derive(Debug, clap::Args)]
@@ -67,9 +69,17 @@ fn find(files: &[PathBuf]) -> Vec<Finding> {
     findings
 }
 
-/// Not written yet.
-fn tls(_: &config::Tls) -> Vec<Finding> {
-    Vec::new()
+fn tls(settings: &config::Tls) -> Vec<Finding> {
+    let found = ServerTls::load(settings).map_or_else(|findings| findings, |tls| tls.findings());
+    let finding = |found: tls::Finding| {
+        let verdict = match found.severity {
+            tls::Severity::Info => Verdict::Good,
+            tls::Severity::Warning => Verdict::Warning,
+            tls::Severity::Error => Verdict::Error,
+        };
+        Finding { verdict, key: "tls".to_owned(), text: found.to_string() }
+    };
+    found.into_iter().map(finding).collect()
 }
 
 fn data_folder(config: &Config) -> Vec<Finding> {
@@ -123,19 +133,6 @@ fn data_folder(config: &Config) -> Vec<Finding> {
 /// Whether the folder is empty: what lies in a used one is part of the room it may take.
 fn found_nothing_yet(path: &Path) -> bool {
     std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none())
-}
-
-/// The kind of file system under `path`, if it forgets.
-fn volatile_file_system(path: &Path) -> Option<&'static str> {
-    const TMPFS: FsWord = 0x0102_1994;
-    const RAMFS: FsWord = 0x8584_58f6;
-    const OVERLAYFS: FsWord = 0x794c_7630;
-    match rustix::fs::statfs(path).ok()?.f_type {
-        TMPFS => Some("tmpfs"),
-        RAMFS => Some("ramfs"),
-        OVERLAYFS => Some("overlayfs"),
-        _ => None,
-    }
 }
 
 fn token_file(path: &Path) -> Finding {

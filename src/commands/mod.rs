@@ -74,6 +74,12 @@ impl Failure {
         Self { code: 1, text: text.into() }
     }
 
+    /// As [`failed`](Self::failed), with the causes of the error.
+    pub fn from_error(error: &dyn std::error::Error) -> Self {
+        let causes = std::iter::successors(Some(error), |error| error.source());
+        Self::failed(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+    }
+
     /// The settings, or what they name, must be corrected first.
     pub fn configuration(text: impl Into<String>) -> Self {
         Self { code: 78, text: text.into() }
@@ -106,6 +112,12 @@ fn print(text: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Tells a person something on stderr, beside the output.
+fn tell(text: &str) {
+    // When stderr is gone, there is no one to tell.
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// `"90s"`, `"5m"`: a duration on the command line.

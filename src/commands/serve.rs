@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
 use super::Failure;
 use crate::config::Config;
+use crate::service::{Running, Service, StartError};
 use crate::telemetry;
 
 /// Run the receiver until SIGTERM or SIGINT, then drain
@@ -21,5 +24,66 @@ pub async fn run(_: Args, files: &[PathBuf]) -> Result<(), Failure> {
     for warning in warnings {
         tracing::warn!(key = warning.key, source = warning.source, "settings: {}", warning.what);
     }
-    Err(Failure::failed("serve is not written yet"))
+    let mut signals = Signals::new()?;
+    let running = tokio::select! {
+        started = Service::start(config) => started?,
+        () = signals.stop() => return Ok(()),
+    };
+    run_until_stopped(running, &mut signals).await
+}
+
+/// Serves until a signal or a failed journal ends it.
+pub(super) async fn run_until_stopped(running: Running, signals: &mut Signals) -> Result<(), Failure> {
+    tokio::select! {
+        () = signals.stop() => {}
+        () = running.failed() => {
+            running.abandon().await;
+            return Err(Failure::failed("the journal has failed; start again to recover it"));
+        }
+    }
+    tokio::select! {
+        () = running.drain() => Ok(()),
+        () = signals.stop() => Err(Failure::failed("stopped by a second signal before the drain was done")),
+    }
+}
+
+/// The signals a service manager sends.
+#[derive(Debug)]
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    pub(super) fn new() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot handle signals: {error}")));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for SIGTERM or SIGINT.
+    pub(super) async fn stop(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                // A closed terminal must not end a service.
+                _ = self.hangup.recv() => tracing::warn!("SIGHUP: settings are read at start only; restart to apply them"),
+            }
+        }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        let told = Self::from_error(&error);
+        match error {
+            StartError::Tls(_) | StartError::Gate(_) => Self::configuration(told.text()),
+            _ => told,
+        }
+    }
 }

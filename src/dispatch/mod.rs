@@ -3,6 +3,7 @@
 //! A lane owns its sink and its cursor; one sink's trouble touches no other. What a lane cannot deliver it tries again,
 //! and when its `retry` settings end that, the event goes into the dead letters with the reason.
 
+mod drift;
 mod filter;
 
 use std::io;
@@ -17,7 +18,7 @@ use tokio_util::task::TaskTracker;
 pub use filter::Filter;
 
 use crate::config::{Retry, Sink as SinkSettings, SinkKind};
-use crate::journal::{Cursor, Event, Gone, Settled};
+use crate::journal::{Cursor, Event, Gone, Settled, Watch};
 use crate::sinks::{Failure, FailureKind, Sink, Stdout};
 use crate::telemetry::Metrics;
 
@@ -81,6 +82,12 @@ impl Lanes {
                 std::process::abort();
             }
         });
+    }
+
+    /// Looks for schema drift in what comes from now on, until the lanes end.
+    pub fn watch_drift(&self, events: Watch, metrics: &Arc<Metrics>) {
+        let watching = drift::watch_drift(events, Arc::clone(metrics));
+        self.tracker.spawn(self.finish.clone().run_until_cancelled_owned(watching));
     }
 
     #[must_use]

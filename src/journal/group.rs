@@ -77,6 +77,13 @@ impl Event {
         self.bytes(6)
     }
 
+    /// The same, sharing the group's block.
+    #[must_use]
+    pub fn body_bytes(&self) -> Bytes {
+        let (start, end) = self.fields[6];
+        self.block.block.slice(start as usize..end as usize)
+    }
+
     fn bytes(&self, field: usize) -> &[u8] {
         let (start, end) = self.fields[field];
         &self.block.block[start as usize..end as usize]

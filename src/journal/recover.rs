@@ -6,6 +6,7 @@
 //! starts.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -215,10 +216,22 @@ fn refuse_newer(folder: &Folder, mark: Option<Mark>) -> Result<(), OpenError> {
 fn examine_folder(folder: &Folder, mark: Option<Mark>, seen: Seen) -> Result<(SqliteStore, Content), String> {
     let path = folder.file(DATABASE);
     let acknowledged = mark.map_or(0, |mark| mark.last);
-    if !path.exists() && (acknowledged > 0 || folder.file("journal.db-wal").exists()) {
-        return Err(format!("{DATABASE} is missing"));
-    }
-    let store = SqliteStore::open(&path).map_err(|error| error.to_string())?;
+    let told = |error: StoreError| error.to_string();
+    let empty = |name| fs::metadata(folder.file(name)).map_or(true, |found| found.len() == 0);
+    let store = match (path.exists(), acknowledged == 0 && empty("journal.db-wal")) {
+        (false, true) => SqliteStore::create(&path).map_err(told)?,
+        (false, false) => return Err(format!("{DATABASE} is missing")),
+        (true, new) => {
+            let store = SqliteStore::open(&path).map_err(told)?;
+            // A crash may have come between a new file and its first content.
+            if new && store.is_blank().map_err(told)? {
+                store.let_go();
+                SqliteStore::create(&path).map_err(told)?
+            } else {
+                store
+            }
+        }
+    };
     let content = match examine(store.connection(), seen) {
         Ok(content) => content,
         Err(reason) => {

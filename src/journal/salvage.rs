@@ -67,7 +67,7 @@ pub(super) fn salvage(folder: &Folder, mark: Option<Mark>, reason: String, seen:
     let copy = rebuild.join("damaged.db");
     let old = mended_copy(folder, &copy).map_err(io)?;
     let path = rebuild.join("new.db");
-    let mut new = SqliteStore::open(&path).map_err(store)?;
+    let mut new = SqliteStore::create(&path).map_err(store)?;
     let now = millis(SystemTime::now());
     let lost = carry_over(old.as_ref(), new.connection(), mark, &reason, now).map_err(|error| store(error.into()))?;
     new.settle().map_err(store)?;

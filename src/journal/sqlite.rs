@@ -11,6 +11,8 @@
 //! The main file of SQLite has no checksums, so every row carries one, and [`recover`](super::recover) looks at all of
 //! them. Checkpoints are made by the writer, never by SQLite behind its back: their errors are sync errors.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -51,17 +53,35 @@ pub(super) struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens `path`, made if missing. Changes nothing in an existing database but its write-ahead log's index.
+    /// Makes a new database at `path`, or makes one that a crash left without its first content.
+    pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
+        // SQLite gives its other files the mode of this one.
+        let made = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+        made.map_err(|error| StoreError::Fatal(format!("{}: {error}", path.display())))?;
+        let store = Self::open(path)?;
+        store.connection.execute_batch(&format!(
+            "BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {SCHEMA}"
+        ))?;
+        put_state(&store.connection, &StoreState::default())?;
+        store.connection.execute_batch("COMMIT")?;
+        Ok(store)
+    }
+
+    /// Opens the database at `path`. Changes nothing in it but its write-ahead log's index.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        let fresh = !path.exists();
-        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
-        if fresh {
-            create(&connection)?;
-        }
-        connection
-            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;")?;
+        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        connection.execute_batch(&format!(
+            "PRAGMA page_size = {PAGE}; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;"
+        ))?;
         connection.set_prepared_statement_cache_capacity(32);
         Ok(Self { connection, path: path.to_owned(), pages: 0 })
+    }
+
+    /// Whether nothing was ever written to it: not even its schema.
+    pub(super) fn is_blank(&self) -> Result<bool, StoreError> {
+        let tables: u32 = self.connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        let version: u32 = self.connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        Ok(tables == 0 && version == 0)
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -229,16 +249,6 @@ pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Store
     connection.busy_timeout(Duration::from_secs(10))?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(connection)
-}
-
-/// A new database's schema and marks.
-pub(super) fn create(connection: &Connection) -> Result<(), StoreError> {
-    connection.execute_batch(&format!(
-        "PRAGMA page_size = {PAGE}; PRAGMA auto_vacuum = NONE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-         BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {SCHEMA} COMMIT;"
-    ))?;
-    put_state(connection, &StoreState::default())?;
-    Ok(())
 }
 
 fn heads(connection: &Connection, query: &str, limit: usize) -> Result<Vec<Head>, StoreError> {

@@ -258,3 +258,6 @@ impl Drop for Open {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

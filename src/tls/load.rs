@@ -75,7 +75,6 @@ impl fmt::Display for Finding {
 }
 
 /// One consistent set of TLS files, immutable.
-#[derive(Debug)]
 pub(super) struct Material {
     pub(super) policy: Arc<Policy>,
     pub(super) findings: Vec<Finding>,
@@ -121,6 +120,13 @@ impl Material {
             config.alpn_protocols.insert(0, b"h2".to_vec());
         }
         Ok(config)
+    }
+}
+
+/// Says nothing, for the private key is in it.
+impl fmt::Debug for Material {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Material").finish_non_exhaustive()
     }
 }
 

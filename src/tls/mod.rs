@@ -294,3 +294,6 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     }
     digest
 }
+
+#[cfg(test)]
+mod tests;

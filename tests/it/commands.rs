@@ -73,6 +73,34 @@ fn check_looks_at_the_data_folder_and_the_token() {
 }
 
 #[test]
+fn what_certs_makes_satisfies_check() {
+    for kind in ["ecdsa", "rsa"] {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("certs");
+        let make = |more: &[&str]| run(&[&["certs", dir.to_str().unwrap(), "--key-type", kind], more].concat());
+        assert_eq!(make(&[]).status.code(), Some(0), "{kind}");
+        assert_eq!(fs::metadata(dir.join("server-key.pem")).unwrap().permissions().mode() & 0o777, 0o600);
+
+        let again = make(&[]);
+        assert_eq!(again.status.code(), Some(1));
+        assert!(stderr(&again).contains("--force"), "{again:?}");
+        assert_eq!(make(&["--force"]).status.code(), Some(0), "{kind}");
+
+        let env = [
+            ("TLS__CERTIFICATE", dir.join("server.pem")),
+            ("TLS__PRIVATE_KEY", dir.join("server-key.pem")),
+            ("TLS__CLIENT_CA", dir.join("ca.pem")),
+            ("TLS__ALLOW_ANY_CLIENT", "true".into()),
+            ("JOURNAL__PATH", folder.path().join("journal")),
+        ];
+        let env = env.map(|(key, value)| (format!("ASAPP_RECEIVER__{key}"), value));
+        let output = command(&["check"]).envs(env).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(stdout(&output).contains("warning  tls.allow_any_client"), "{output:?}");
+    }
+}
+
+#[test]
 fn status_asks_the_admin_port() {
     let folder = tempfile::tempdir().unwrap();
     let token = folder.path().join("token");
@@ -150,7 +178,13 @@ fn check(folder: &Path, journal: &Path) -> Output {
 }
 
 fn run(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_asapp-receiver")).args(args).env_clear().output().unwrap()
+    command(args).output().unwrap()
+}
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_asapp-receiver"));
+    command.args(args).env_clear();
+    command
 }
 
 fn stdout(output: &Output) -> String {
