@@ -143,8 +143,10 @@ fn a_sync_that_fails_is_the_end() {
     drop(faults);
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
 
+    // Its bytes may have reached the file all the same: then they are synced at the start, and the retry finds them.
     let receiver = setup.start();
-    receiver.post(&event).assert_durable("stored", &id);
+    let answer = receiver.post(&event);
+    assert_eq!((answer.status, &answer.json()["event_id"]), (200, &serde_json::Value::from(id.as_str())));
     receiver.delivered(&id);
     receiver.finish();
 }
