@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
 use super::ballast::Ballast;
-use super::folder::{Mark, MarkFile};
+use super::folder::{Folder, Mark, MarkFile};
 use super::group::{ENCODED_OVERHEAD, Group, Ids, digest, encode, millis};
 use super::place::{Place, Settled};
 use super::quarantine::Quarantine;
@@ -33,8 +33,10 @@ const GROUP_BYTES: usize = 4 << 20;
 const CURSOR_DELAY: Duration = Duration::from_millis(200);
 /// How often retention, checkpoints and a full journal are looked at when nothing else happens.
 const TICK: Duration = Duration::from_secs(1);
-/// Rows deleted in one step, at most.
+/// Rows deleted in one step, at most…
 const DELETE_ROWS: usize = 1000;
+/// …and when there are more, the time to the next step.
+const DELETE_PAUSE: Duration = Duration::from_millis(50);
 /// Known ids seen again that wait for the next group, at most. Those beyond are remembered in RAM only.
 const TOUCHED: usize = 4096;
 
@@ -100,6 +102,8 @@ pub(super) struct Recovered {
     pub(super) next_dead_letter: u64,
     pub(super) mark: Option<MarkFile>,
     pub(super) ballast: Option<Ballast>,
+    /// The locked folder; the lock stays until the store is closed, or the process has ended.
+    pub(super) lock: Option<Folder>,
 }
 
 /// What the writer shares with the handles.
@@ -123,7 +127,8 @@ pub(super) struct Writer {
     dirty: BTreeMap<Arc<str>, ()>,
     dirty_since: Option<Instant>,
     touched: Vec<(Box<str>, u32)>,
-    ticked: Instant,
+    /// When housekeeping is due.
+    tick_at: Instant,
     full: Option<Full>,
 }
 
@@ -222,7 +227,7 @@ impl Writer {
             dirty: BTreeMap::new(),
             dirty_since: None,
             touched: Vec::new(),
-            ticked: Instant::now(),
+            tick_at: Instant::now() + TICK,
             full: None,
         };
         for sink in writer.recovered.places.keys() {
@@ -255,7 +260,7 @@ impl Writer {
 
     /// How long nothing may come before something else is due.
     fn patience(&self) -> Duration {
-        let tick = TICK.saturating_sub(self.ticked.elapsed());
+        let tick = self.tick_at.saturating_duration_since(Instant::now());
         match self.dirty_since {
             Some(since) => CURSOR_DELAY.saturating_sub(since.elapsed()).min(tick),
             None => tick,
@@ -279,9 +284,9 @@ impl Writer {
         if self.dirty_since.is_some_and(|since| since.elapsed() >= CURSOR_DELAY) {
             self.commit_places()?;
         }
-        if self.ticked.elapsed() >= TICK {
-            self.ticked = Instant::now();
-            self.tick()?;
+        if self.tick_at <= Instant::now() {
+            let more = self.tick()?;
+            self.tick_at = Instant::now() + if more { DELETE_PAUSE } else { TICK };
         }
         self.maintain()?;
         self.publish();
@@ -577,46 +582,50 @@ impl Writer {
         self.delete(&Room::default(), None).map(|_| ())
     }
 
-    fn tick(&mut self) -> Result<(), String> {
-        self.retain()?;
+    /// Housekeeping; true if there is more of it to do soon.
+    fn tick(&mut self) -> Result<bool, String> {
+        let more = self.retain()?;
         let has_room = match self.full {
-            None => return Ok(()),
+            None => false,
             Some(Full::Bytes(bytes)) => self.room_for(bytes)?.is_some(),
             Some(Full::Disk(bytes)) => self.recovered.ballast.as_mut().is_none_or(|ballast| ballast.has_room(bytes)),
         };
         if has_room {
             self.set_open();
         }
-        Ok(())
+        Ok(more)
     }
 
-    /// Lets go of what was delivered long enough ago, and of ids that left the window.
-    fn retain(&mut self) -> Result<(), String> {
+    /// Lets go of what was delivered long enough ago, and of ids that left the window. True if more could go.
+    fn retain(&mut self) -> Result<bool, String> {
         let age = |keep: Duration| {
             millis(SystemTime::now()).saturating_sub(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX))
         };
         let (old, expired) = (age(self.limits.retention), age(self.limits.dedup_window));
         let delivered = self.settled_everywhere(|_| true);
-        let mut room = Room::default();
-        for head in fatal(self.recovered.store.oldest(DELETE_ROWS))? {
-            if head.last > delivered || head.at >= old {
-                break;
-            }
-            room.through = head.last;
-            room.bytes += head.bytes;
+        let (tail, capacity) = (self.recovered.tail, self.limits.dedup_capacity);
+        let may_go = |head: &Head| head.last <= delivered && head.at < old;
+        let ids_may_go = |head: &Head| tail - head.last >= capacity || head.at < expired;
+        let store = &mut self.recovered.store;
+        let mut groups = Vec::new();
+        // Most times the oldest one has to stay, and no other needs to be looked at.
+        if fatal(store.oldest(1))?.iter().any(may_go) {
+            groups = fatal(store.oldest(DELETE_ROWS))?.into_iter().take_while(may_go).collect();
         }
-        let mut ids_through = None;
-        for head in fatal(self.recovered.store.oldest_ids(DELETE_ROWS))? {
-            let beyond_capacity = self.recovered.tail - head.last >= self.limits.dedup_capacity;
-            if !beyond_capacity && head.at >= expired {
-                break;
-            }
-            ids_through = Some(head.last);
+        let mut ids = Vec::new();
+        if fatal(store.oldest_ids(1))?.iter().any(ids_may_go) {
+            ids = fatal(store.oldest_ids(DELETE_ROWS))?.into_iter().take_while(ids_may_go).collect();
         }
-        if room.through > 0 || ids_through.is_some() {
-            self.delete(&room, ids_through)?;
+        if groups.is_empty() && ids.is_empty() {
+            return Ok(false);
         }
-        Ok(())
+        let room = Room {
+            through: groups.last().map_or(0, |head| head.last),
+            bytes: groups.iter().map(|head| head.bytes).sum(),
+            evicts: false,
+        };
+        self.delete(&room, ids.last().map(|head| head.last))?;
+        Ok(groups.len().max(ids.len()) == DELETE_ROWS)
     }
 
     fn maintain(&mut self) -> Result<(), String> {
@@ -700,6 +709,7 @@ impl Writer {
             // As above: only the next start's knowledge hangs on it.
             let _ = mark.sync();
         }
+        self.recovered.lock = None;
         self.shared.state.send_replace(State::Closed);
         self.turn_away(Refused::Closed);
         Ok(())
