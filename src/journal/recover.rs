@@ -112,6 +112,7 @@ fn in_memory(seen: Seen) -> Recovered {
         next_dead_letter: 1,
         mark: None,
         ballast: None,
+        lock: None,
     }
 }
 
@@ -195,6 +196,7 @@ fn on_disk(path: &Path, seen: Seen) -> Result<(Recovered, Report), OpenError> {
         next_dead_letter,
         mark: Some(mark_file),
         ballast: Some(ballast),
+        lock: Some(folder),
     };
     Ok((recovered, report))
 }

@@ -91,10 +91,12 @@ fn an_announced_length_over_the_limit_gets_413_before_the_body() {
     wire.send(head).unwrap();
     let (bytes, _) = wire.until_end();
     assert!(bytes.starts_with(b"HTTP/1.1 413"), "{}", String::from_utf8_lossy(&bytes));
-    let huge = "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 18446744073709551614\r\n\r\n";
-    let mut wire = receiver.connect();
-    wire.send(huge).unwrap();
-    assert!(matches!(wire.answer().status, 400 | 413));
+    // No number is too large to be compared, until hyper takes it for a head that is.
+    for (length, status) in [("9223372036854775807", 413), ("18446744073709551614", 431)] {
+        let mut wire = receiver.connect();
+        wire.send(format!("POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n")).unwrap();
+        assert_eq!(wire.answer().status, status);
+    }
 
     // Exactly the limit goes through, with its 100 Continue.
     let (id, event) = new_event();

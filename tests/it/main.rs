@@ -10,4 +10,5 @@ mod framing;
 mod harness;
 mod http;
 mod http2;
+mod process;
 mod tls;

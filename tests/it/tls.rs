@@ -182,10 +182,11 @@ fn every_key_of_an_entry_has_to_match_and_one_entry_suffices() {
 #[test]
 fn older_versions_of_tls_get_the_alert_for_it() {
     let receiver = Setup::new().start();
-    for version in ["-tls1_2", "-tls1_1", "-tls1"] {
+    // Before 1.2 a hello has no signature algorithms, and rustls says so before it looks at the version.
+    for (version, alert) in [("-tls1_2", 70), ("-tls1_1", 40), ("-tls1", 40)] {
         let arguments = [version, "-cipher", "DEFAULT@SECLEVEL=0"];
         let said = s_client(&receiver, Some(&PKI.client), &arguments, b"");
-        assert!(said.stderr.contains("SSL alert number 70"), "{version}: {said:?}");
+        assert!(said.stderr.contains(&format!("SSL alert number {alert}")), "{version}: {said:?}");
     }
     let said = s_client(&receiver, Some(&PKI.client), &["-tls1_3"], &post("/events", "Connection: close\r\n", b"{}"));
     assert!(said.success && said.stdout.contains("HTTP/1.1 422"), "{said:?}");
@@ -245,7 +246,8 @@ fn a_revocation_list_that_runs_out_denies() {
 
 #[test]
 fn a_client_of_which_no_list_tells_is_refused() {
-    let crl = Ca::new("Unrelated CA").crl(&[], OffsetDateTime::now_utc() + Duration::days(30));
+    let unrelated = Ca::new("Unrelated CA");
+    let crl = unrelated.crl(&[], OffsetDateTime::now_utc() + Duration::days(30));
     let receiver = Setup::new().set("tls.client_crl", [&crl]).start();
     refused(&receiver, Some(&PKI.client));
     let ended = receiver.finish();

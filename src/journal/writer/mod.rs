@@ -18,7 +18,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::ballast::Ballast;
-use super::folder::{Mark, MarkFile};
+use super::folder::{Folder, Mark, MarkFile};
 use super::group::{ENCODED_OVERHEAD, Group, digest, encode};
 use super::place::{Place, Settled};
 use super::quarantine::Quarantine;
@@ -36,8 +36,8 @@ use room::{Full, Room};
 const CURSOR_DELAY: Duration = Duration::from_millis(200);
 /// How often retention, checkpoints and a full journal are looked at when nothing else happens.
 const TICK: Duration = Duration::from_secs(1);
-/// The same, when there was more to delete than one step takes.
-const SOON: Duration = Duration::from_millis(50);
+/// The same, when one step could not delete all that may go.
+const DELETE_PAUSE: Duration = Duration::from_millis(50);
 /// Known ids seen again that wait for the next group, at most. Those beyond are remembered in RAM only.
 const TOUCHED: usize = 4096;
 
@@ -65,6 +65,8 @@ pub(super) struct Recovered {
     pub(super) next_dead_letter: u64,
     pub(super) mark: Option<MarkFile>,
     pub(super) ballast: Option<Ballast>,
+    /// The locked folder; the lock stays until the store is closed, or the process has ended.
+    pub(super) lock: Option<Folder>,
 }
 
 /// What the writer shares with the handles.
@@ -88,7 +90,8 @@ pub(super) struct Writer {
     dirty: BTreeMap<Arc<str>, ()>,
     dirty_since: Option<Instant>,
     touched: Vec<(Box<str>, u32)>,
-    next_tick: Instant,
+    /// When housekeeping is due.
+    tick_at: Instant,
     full: Option<Full>,
     /// Delivered events yield above this many live bytes: what a full disk was found to hold.
     yield_above: u64,
@@ -133,7 +136,7 @@ impl Writer {
             dirty: BTreeMap::new(),
             dirty_since: None,
             touched: Vec::new(),
-            next_tick: Instant::now() + TICK,
+            tick_at: Instant::now() + TICK,
             full: None,
             yield_above: u64::MAX,
             alarmed: None,
@@ -171,7 +174,7 @@ impl Writer {
 
     /// How long nothing may come before something else is due.
     fn patience(&self) -> Duration {
-        let tick = self.next_tick.saturating_duration_since(Instant::now());
+        let tick = self.tick_at.saturating_duration_since(Instant::now());
         match self.dirty_since {
             Some(since) => CURSOR_DELAY.saturating_sub(since.elapsed()).min(tick),
             None => tick,
@@ -192,7 +195,7 @@ impl Writer {
         if self.dirty_since.is_some_and(|since| since.elapsed() >= CURSOR_DELAY) {
             self.commit_places()?;
         }
-        if Instant::now() >= self.next_tick {
+        if self.tick_at <= Instant::now() {
             self.tick()?;
         }
         self.maintain()?;
@@ -480,6 +483,7 @@ impl Writer {
             // As above: only the next start's knowledge hangs on it.
             let _ = mark.sync();
         }
+        self.recovered.lock = None;
         self.shared.state.send_replace(State::Closed);
         self.turn_away(Refused::Closed);
         Ok(())

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{SOON, State, TICK, Writer, fatal};
+use super::{DELETE_PAUSE, State, TICK, Writer, fatal};
 use crate::journal::group::millis;
 use crate::journal::place::{Place, Settled};
 use crate::journal::store::{Commit, Head, StoreError, StoreState};
@@ -203,7 +203,7 @@ impl Writer {
 
     pub(super) fn tick(&mut self) -> Result<(), String> {
         let more = self.retain()?;
-        self.next_tick = Instant::now() + if more { SOON } else { TICK };
+        self.tick_at = Instant::now() + if more { DELETE_PAUSE } else { TICK };
         let has_room = match self.full {
             None => return Ok(()),
             Some(Full::Bytes(bytes)) => self.room_for(bytes)?.is_some(),
@@ -244,31 +244,29 @@ impl Writer {
         };
         let (old, expired) = (age(self.limits.retention), age(self.limits.dedup_window));
         let delivered = self.settled_everywhere(|_| true);
-        let mut room = Room::default();
-        let mut rows = 0;
-        for head in fatal(self.recovered.store.oldest(DELETE_ROWS))? {
-            if head.last > delivered || head.at >= old {
-                break;
-            }
-            room.through = head.last;
-            room.bytes += head.bytes;
-            rows += 1;
+        let (tail, capacity) = (self.recovered.tail, self.limits.dedup_capacity);
+        let may_go = |head: &Head| head.last <= delivered && head.at < old;
+        let ids_may_go = |head: &Head| tail - head.last >= capacity || head.at < expired;
+        let store = &mut self.recovered.store;
+        let mut groups = Vec::new();
+        // Most times the oldest one has to stay, and no other needs to be looked at.
+        if fatal(store.oldest(1))?.iter().any(may_go) {
+            groups = fatal(store.oldest(DELETE_ROWS))?.into_iter().take_while(may_go).collect();
         }
-        let mut ids_through = None;
-        let mut id_rows = 0;
-        for head in fatal(self.recovered.store.oldest_ids(DELETE_ROWS))? {
-            let beyond_capacity = self.recovered.tail - head.last >= self.limits.dedup_capacity;
-            if !beyond_capacity && head.at >= expired {
-                break;
-            }
-            ids_through = Some(head.last);
-            id_rows += 1;
+        let mut ids = Vec::new();
+        if fatal(store.oldest_ids(1))?.iter().any(ids_may_go) {
+            ids = fatal(store.oldest_ids(DELETE_ROWS))?.into_iter().take_while(ids_may_go).collect();
         }
-        if room.through == 0 && ids_through.is_none() {
+        if groups.is_empty() && ids.is_empty() {
             return Ok(false);
         }
-        match self.delete(&room, ids_through) {
-            Ok(()) => Ok(rows.max(id_rows) == DELETE_ROWS),
+        let room = Room {
+            through: groups.last().map_or(0, |head| head.last),
+            bytes: groups.iter().map(|head| head.bytes).sum(),
+            evicts: false,
+        };
+        match self.delete(&room, ids.last().map(|head| head.last)) {
+            Ok(()) => Ok(groups.len().max(ids.len()) == DELETE_ROWS),
             Err(StoreError::Full(reason)) => self.disk_is_full(0, &reason).map(|()| false),
             Err(StoreError::Fatal(reason)) => Err(reason),
         }
