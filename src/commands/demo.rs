@@ -78,8 +78,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
 }
 
 async fn run_to_the_end(running: Running) -> Result<(), Failure> {
-    running.drain().await;
-    Ok(())
+    running.drain().await.map_err(|failed| Failure::from_error(&failed))
 }
 
 /// A fresh folder, unless another demo is at work in it.
