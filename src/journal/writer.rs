@@ -459,6 +459,8 @@ impl Writer {
             self.shared.ring.push(group);
             self.set_open();
         }
+        // Before the answers: whoever asks for the status after a 200 finds that event in it.
+        self.publish();
         for Waiting { event_id, duplicate, admitted, reply } in batch.waiting {
             let receipt = Receipt { event_id };
             let appended = if duplicate { Appended::Duplicate(receipt) } else { Appended::Stored(receipt) };
