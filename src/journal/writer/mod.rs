@@ -408,6 +408,8 @@ impl Writer {
             }
             self.shared.ring.push(group);
         }
+        // Before the answers: whoever asks for the status after a 200 finds that event in it.
+        self.publish();
         for Waiting { event_id, role, admitted, reply } in batch.waiting {
             let receipt = Receipt { event_id };
             let appended = if role == Role::First { Appended::Stored(receipt) } else { Appended::Duplicate(receipt) };
