@@ -103,7 +103,8 @@ impl Service {
         let router = receiver::router(endpoints, ingest, admission, &config.listen, Arc::clone(&metrics));
         let (listener, events) = listen("listen.address", config.listen.address)?;
         let (phase, phases) = watch::channel(Phase::Serving);
-        let limits = Limits::of(&config.listen);
+        let max_connections = server::connections_within_limits(config.listen.max_connections);
+        let limits = Limits { max_connections, ..Limits::of(&config.listen) };
         let counted = Some(Arc::clone(&metrics));
         connections.spawn(server::serve(listener, Transport::Tls(tls), router, limits, counted, phases));
 

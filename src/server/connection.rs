@@ -87,7 +87,10 @@ fn refuse(server: &Server, remote: SocketAddr, refused: &Refused) {
         Reason::Timeout | Reason::NotTls | Reason::Aborted | Reason::Protocol => {
             debug!(peer = %remote, reason, detail, "handshake failed");
         }
-        _ => warn!(peer = %remote, reason, detail, "client refused"),
+        _ => match server.refusals.tell(reason, std::time::Instant::now()) {
+            Some(untold) => warn!(peer = %remote, reason, detail, untold, "client refused"),
+            None => debug!(peer = %remote, reason, detail, "client refused"),
+        },
     }
     server.tally.refused(reason);
     server.tally.closed(if refused.reason == Reason::Timeout { "handshake-timeout" } else { "refused" });

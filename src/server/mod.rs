@@ -5,6 +5,8 @@
 
 mod activity;
 mod connection;
+mod files;
+mod refusals;
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,9 +20,12 @@ use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+pub use files::connections_within_limits;
+
 use crate::config;
 use crate::telemetry::Metrics;
 use crate::tls::ServerTls;
+use refusals::Refusals;
 
 /// Connections that the kernel may keep waiting; it caps this itself (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
@@ -134,6 +139,7 @@ pub async fn serve(
         router,
         limits,
         tally: Tally(metrics),
+        refusals: Refusals::default(),
         phase: phase.clone(),
         tasks: tasks.clone(),
     });
@@ -152,6 +158,7 @@ struct Server {
     router: Router,
     limits: Limits,
     tally: Tally,
+    refusals: Refusals,
     phase: watch::Receiver<Phase>,
     /// Every task of every connection, so that the drain can wait for all.
     tasks: TaskTracker,
