@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use rcgen::{DnType, ExtendedKeyUsagePurpose, SanType, SerialNumber};
+use rcgen::{DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType, SerialNumber};
 use time::{Duration, OffsetDateTime};
 
 use crate::harness::event::{event, new_event, new_id};
@@ -81,15 +81,18 @@ fn the_certificate_has_to_be_meant_for_client_authentication_alone() {
     let none = PKI.ca.client(|p| p.extended_key_usages.clear());
     let any = PKI.ca.client(|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::Any]);
     let both = PKI.ca.client(|p| p.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth));
+    let encrypts = PKI.ca.client(|p| p.key_usages = vec![KeyUsagePurpose::KeyEncipherment]);
+    let unsaid = PKI.ca.client(|p| p.key_usages.clear());
 
     let strict = Setup::new().start();
-    for client in [&server_only, &none, &any, &both] {
+    for client in [&server_only, &none, &any, &both, &encrypts] {
         refused(&strict, Some(client));
     }
+    accepted(&strict, &unsaid);
     strict.finish();
 
     let lenient = Setup::new().set("tls.allow_extra_key_usage", true).start();
-    for client in [&server_only, &none, &any] {
+    for client in [&server_only, &none, &any, &encrypts] {
         refused(&lenient, Some(client));
     }
     accepted(&lenient, &both);
