@@ -248,6 +248,20 @@ fn a_revocation_list_that_runs_out_denies() {
 }
 
 #[test]
+fn of_two_lists_of_an_authority_the_newer_one_counts() {
+    let (serial, now) = (78, OffsetDateTime::now_utc());
+    let older = PKI.ca.crl_of(now - Duration::days(3), &[], now + Duration::days(30));
+    let newer = PKI.ca.crl_of(now - Duration::days(1), &[serial], now + Duration::days(30));
+    let revoked = PKI.ca.client(|profile| profile.serial_number = Some(SerialNumber::from(serial)));
+    for lists in [[&older, &newer], [&newer, &older]] {
+        let receiver = Setup::new().set("tls.client_crl", lists).start();
+        assert_eq!(refused(&receiver, Some(&revoked)), 44);
+        accepted(&receiver, &PKI.client);
+        receiver.finish();
+    }
+}
+
+#[test]
 fn a_client_of_which_no_list_tells_is_refused() {
     let unrelated = Ca::new("Unrelated CA");
     let crl = unrelated.crl(&[], OffsetDateTime::now_utc() + Duration::days(30));
