@@ -137,7 +137,7 @@ async fn respond(
     busy: Busy,
 ) -> Result<Response<Answer>, Infallible> {
     if request.headers().len() > MAX_FIELDS {
-        let mut refusal = Response::new(Answer { body: Body::empty(), _busy: busy });
+        let mut refusal = Response::new(busy.answer(Body::empty()));
         *refusal.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         if request.version() < Version::HTTP_2 {
             refusal.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -152,7 +152,7 @@ async fn respond(
     if http1 && busy.is_last() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response.map(|body| Answer { body, _busy: busy }))
+    Ok(response.map(|body| busy.answer(body)))
 }
 
 /// How a connection ended.
