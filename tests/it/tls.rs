@@ -183,6 +183,32 @@ fn every_key_of_an_entry_has_to_match_and_one_entry_suffices() {
 }
 
 #[test]
+fn a_subject_may_name_its_attributes_by_number() {
+    let organization_identifier = DnType::CustomDnType(vec![2, 5, 4, 97]);
+    let client = PKI.ca.client(|p| p.distinguished_name.push(organization_identifier, "NTRUS-1"));
+    let named = |subject: &str| Setup::new().set_toml("tls.allowed_clients", &format!("[{{ subject = {subject:?} }}]"));
+    let receiver = named(&format!("2.5.4.97=NTRUS-1,2.5.4.3={CLIENT_NAME},O=ASAPP test")).start();
+    accepted(&receiver, &client);
+    receiver.finish();
+    // OpenSSL's own name for it, which is not known here.
+    let unknown = named(&format!("organizationIdentifier=NTRUS-1,CN={CLIENT_NAME},O=ASAPP test"));
+    does_not_start(&unknown, "-nameopt RFC2253,oid");
+}
+
+#[test]
+fn what_cannot_be_seen_of_a_subject_is_written_out() {
+    let client = PKI.ca.client(|p| p.distinguished_name.push(DnType::CommonName, format!("{CLIENT_NAME}\u{200b}")));
+    let receiver = Setup::new().start();
+    refused(&receiver, Some(&client));
+    let ended = receiver.finish();
+    let name = format!("CN={CLIENT_NAME}\\e2\\80\\8b");
+    let told = |line: &String| {
+        log_line(line).is_some_and(|line| line["detail"].as_str().is_some_and(|detail| detail.contains(&name)))
+    };
+    assert!(ended.log.iter().any(told), "{ended:?}");
+}
+
+#[test]
 fn older_versions_of_tls_get_the_alert_for_it() {
     let receiver = Setup::new().start();
     // Before 1.2 a hello has no signature algorithms, and rustls says so before it looks at the version.
