@@ -27,6 +27,9 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(super) struct Activity {
     epoch: Instant,
     http2: bool,
+    /// How long the peer may take to begin its first request.
+    first_within: Duration,
+    begun: AtomicBool,
     /// Requests from head to the end of their answer's body.
     requests: AtomicU32,
     /// Those of them whose answer is on its way.
@@ -54,10 +57,12 @@ pub(super) enum Due {
 }
 
 impl Activity {
-    pub(super) fn new(http2: bool) -> Arc<Self> {
+    pub(super) fn new(http2: bool, first_within: Duration) -> Arc<Self> {
         Arc::new(Self {
             epoch: Instant::now(),
             http2,
+            first_within,
+            begun: AtomicBool::new(false),
             requests: AtomicU32::new(0),
             answers: AtomicU32::new(0),
             idle_since: AtomicU64::new(1),
@@ -74,6 +79,7 @@ impl Activity {
     pub(super) fn begin(self: &Arc<Self>) -> Busy {
         self.requests.fetch_add(1, Relaxed);
         self.head_since.store(0, Relaxed);
+        self.begun.store(true, Relaxed);
         Busy { activity: Arc::clone(self), answers: false }
     }
 
@@ -117,7 +123,8 @@ impl Activity {
             None
         } else {
             Some(match self.head_since.load(Relaxed) {
-                0 => (Due::Idle, at(self.idle_since.load(Relaxed), limits.idle_timeout)),
+                0 if self.begun.load(Relaxed) => (Due::Idle, at(self.idle_since.load(Relaxed), limits.idle_timeout)),
+                0 => (Due::Idle, self.epoch + self.first_within.min(limits.idle_timeout)),
                 since => (Due::Head, at(since, limits.header_timeout)),
             })
         };
