@@ -56,7 +56,8 @@ pub enum Transport {
 #[derive(Debug, Clone)]
 pub struct Limits {
     pub max_connections: usize,
-    /// In total, when less than half of the connections are in use; see [`Limits::handshake_within`].
+    /// In total, when less than half of the connections are in use; see [`Limits::handshake_within`]. Without TLS: up to
+    /// the first request.
     pub handshake_timeout: Duration,
     /// From a head's first byte to its end.
     pub header_timeout: Duration,
@@ -84,14 +85,14 @@ impl Limits {
         }
     }
 
-    /// Of the admin port: few connections, which may live long.
+    /// Of the admin port: few connections, which may live long, but not idle: anyone can make them.
     #[must_use]
     pub fn admin() -> Self {
         Self {
             max_connections: 128,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(90),
+            idle_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(10),
             max_connection_age: None,
             http2: false,
