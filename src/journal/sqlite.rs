@@ -227,6 +227,12 @@ impl Store for SqliteStore {
         self.copy_back("PASSIVE")
     }
 
+    fn free_bytes(&mut self) -> Result<u64, StoreError> {
+        let mut free = self.connection.prepare_cached("PRAGMA freelist_count")?;
+        let pages: u64 = free.query_row([], |row| row.get(0))?;
+        Ok(pages * PAGE as u64)
+    }
+
     fn close(mut self: Box<Self>) -> Result<(), StoreError> {
         self.settle()?;
         // Nothing is left to checkpoint; SQLite would swallow the outcome.

@@ -12,4 +12,5 @@ mod http;
 mod http2;
 mod night;
 mod process;
+mod storage;
 mod tls;

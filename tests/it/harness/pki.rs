@@ -60,9 +60,14 @@ impl Pki {
 
 impl Ca {
     pub(crate) fn new(name: &str) -> Self {
-        let key = Key::P256.generate();
-        let issuer = CertifiedIssuer::self_signed(ca_profile(name), key).unwrap();
-        Self::store(issuer)
+        Self::with(name, |_| ())
+    }
+
+    /// An authority that differs from the good one by `change`.
+    pub(crate) fn with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut profile = ca_profile(name);
+        change(&mut profile);
+        Self::store(CertifiedIssuer::self_signed(profile, Key::P256.generate()).unwrap())
     }
 
     /// An authority below this one.
