@@ -1,4 +1,4 @@
-//! FAULTS "Process", and "Storage" as far as a client sees it.
+//! FAULTS "Process".
 
 use std::time::{Duration, Instant};
 
@@ -111,73 +111,4 @@ fn after_sigkill_what_was_acknowledged_is_known_and_delivered() {
     for id in &ids {
         assert!(lines.contains(&event(id)), "{id}");
     }
-}
-
-#[test]
-fn a_second_process_on_the_same_journal_is_kept_out() {
-    let setup = Setup::new();
-    let receiver = setup.start();
-    let ended = setup.start_in_vain();
-    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-    let journal = setup.journal();
-    assert!(ended.log.iter().any(|line| line.contains(journal.to_str().unwrap())), "{ended:?}");
-    let (id, event) = new_event();
-    receiver.post(event).assert_durable("stored", &id);
-    receiver.finish();
-}
-
-#[test]
-fn a_sync_that_fails_is_the_end() {
-    let receiver = Setup::new().start();
-    let (id, event) = new_event();
-    receiver.post(event).assert_durable("stored", &id);
-    let mut wire = receiver.connect();
-    let faults = receiver.inject("fdatasync,fsync:error=EIO");
-    let (id, event) = new_event();
-    wire.send(post("/events", "", event.as_bytes())).unwrap();
-    let answer = wire.answer();
-    answer.assert_problem(503, "unavailable");
-    assert!(answer.header("retry-after").is_some());
-    let setup = receiver.setup().clone();
-    let ended = receiver.wait();
-    drop(faults);
-    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-
-    // Its bytes may have reached the file all the same: then they are synced at the start, and the retry finds them.
-    let receiver = setup.start();
-    let answer = receiver.post(&event);
-    assert_eq!((answer.status, &answer.json()["event_id"]), (200, &serde_json::Value::from(id.as_str())));
-    receiver.delivered(&id);
-    receiver.finish();
-}
-
-#[test]
-fn a_sync_that_takes_too_long_is_answered_and_the_retry_is_a_duplicate() {
-    let receiver = Setup::new().set("listen.answer_within", "300ms").start();
-    let (id, event) = new_event();
-    receiver.post(&event).assert_durable("stored", &id);
-    let faults = receiver.inject("fdatasync,fsync:delay_enter=1500000:when=1");
-    let (id, event) = new_event();
-    let answer = receiver.post(&event);
-    answer.assert_problem(503, "unavailable");
-    assert_eq!(receiver.metric("in_flight"), 1, "its write is still under way");
-    receiver.wait_metric("stored_total", 2);
-    drop(faults);
-    receiver.post(&event).assert_durable("duplicate", &id);
-    receiver.finish();
-}
-
-#[test]
-fn a_full_disk_is_refused_until_there_is_room() {
-    let receiver = Setup::new().start();
-    let (id, event) = new_event();
-    receiver.post(event).assert_durable("stored", &id);
-    let faults = receiver.inject("pwrite64,ftruncate,fallocate:error=ENOSPC");
-    let (id, event) = new_event();
-    receiver.post(&event).assert_problem(503, "unavailable");
-    drop(faults);
-    wait_for("room", || (receiver.post(&event).status == 200).then_some(()));
-    receiver.delivered(&id);
-    assert_eq!(receiver.ask_admin("/readyz").unwrap().status, 200);
-    receiver.finish();
 }
