@@ -47,7 +47,7 @@ fn what_got_200_survives_every_kill_and_is_stored_once() {
             })
             .collect();
         for _ in 0..KILLS {
-            lives.push(fs::metadata(&out).map_or(0, |out| out.len()));
+            lives.push(fs::read(&out).map_or(0, |out| out.len()));
             let receiver = setup.start();
             *address.lock().unwrap() = Some(receiver.events);
             thread::sleep(Duration::from_millis(random.u64(20..400)));
@@ -59,7 +59,7 @@ fn what_got_200_survives_every_kill_and_is_stored_once() {
         clients.into_iter().map(|client| client.join().unwrap()).collect()
     });
 
-    lives.push(fs::metadata(&out).unwrap().len());
+    lives.push(fs::read(&out).unwrap().len());
     let receiver = setup.start();
     let stored: Vec<&String> = told.iter().flat_map(|told| &told.stored).collect();
     let mut wire = receiver.connect();
@@ -157,13 +157,13 @@ fn ids_in(journal: &Path) -> Vec<String> {
 
 /// How often each id came out. `lives` says at which byte each life began: in one life nothing comes twice, and a line
 /// that a kill broke off is ended by the next life.
-fn deliveries(out: &[u8], lives: &[u64]) -> HashMap<String, usize> {
+fn deliveries(out: &[u8], lives: &[usize]) -> HashMap<String, usize> {
     let mut deliveries = HashMap::new();
-    let ends = lives.iter().skip(1).map(|&end| end as usize).chain([out.len()]);
+    let ends = lives.iter().skip(1).copied().chain([out.len()]);
     for (&start, end) in lives.iter().zip(ends) {
         let mut seen = HashSet::new();
-        let mut life = &out[start as usize..end];
-        if start > 0 && out[start as usize - 1] != b'\n' && !life.is_empty() {
+        let mut life = &out[start..end];
+        if start > 0 && out[start - 1] != b'\n' && !life.is_empty() {
             assert_eq!(life[0], b'\n', "a partial line is ended first");
             life = &life[1..];
         }
