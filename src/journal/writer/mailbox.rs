@@ -1,7 +1,7 @@
 //! What the writer is asked to do, and how it answers.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -23,11 +23,26 @@ pub(in crate::journal) struct Mailbox {
     lanes: Arc<Semaphore>,
 }
 
-/// A command on its way; what it holds of the lanes' share is free once the writer takes it.
+/// A command on its way; what it holds of the lanes' share is free once the writer takes it. One that the writer never
+/// takes is answered when it is dropped.
 #[derive(Debug)]
 pub(in crate::journal) struct Posted {
-    pub(super) command: Command,
+    command: Option<Command>,
     _share: Option<OwnedSemaphorePermit>,
+}
+
+impl Posted {
+    pub(super) fn take(mut self) -> Option<Command> {
+        self.command.take()
+    }
+}
+
+impl Drop for Posted {
+    fn drop(&mut self) {
+        if let Some(command) = self.command.take() {
+            turn_away(command, Refused::Closed);
+        }
+    }
 }
 
 impl Mailbox {
@@ -39,23 +54,19 @@ impl Mailbox {
 
     /// For requests, which admission bounds, and for the few others that are no lane's.
     pub(in crate::journal) fn send(&self, command: Command) {
-        self.post(Posted { command, _share: None });
+        self.post(Posted { command: Some(command), _share: None });
     }
 
     /// For lanes: waits for room in their share.
     pub(in crate::journal) async fn send_from_lane(&self, command: Command) {
         // It is never closed.
         let share = Arc::clone(&self.lanes).acquire_owned().await.ok();
-        self.post(Posted { command, _share: share });
+        self.post(Posted { command: Some(command), _share: share });
     }
 
     fn post(&self, posted: Posted) {
-        match self.commands.try_send(posted) {
-            Ok(()) => {}
-            // What may wait is bounded at less than the mailbox holds.
-            Err(TrySendError::Full(posted)) => turn_away(posted.command, Refused::Failed),
-            Err(TrySendError::Disconnected(posted)) => turn_away(posted.command, Refused::Closed),
-        }
+        // Never full, as what may wait is bounded at less than it holds; and closed together with the journal.
+        drop(self.commands.try_send(posted));
     }
 }
 

@@ -156,7 +156,7 @@ impl Writer {
     pub(super) fn run(mut self) {
         let ended = loop {
             let command = match self.inbox.recv_timeout(self.patience()) {
-                Ok(posted) => Some(posted.command),
+                Ok(posted) => posted.take(),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => Some(Command::Close),
             };
@@ -208,7 +208,9 @@ impl Writer {
         self.take(first, batch)?;
         while batch.has_room(self.limits.max_bytes) {
             let Ok(posted) = self.inbox.try_recv() else { break };
-            self.take(posted.command, batch)?;
+            if let Some(command) = posted.take() {
+                self.take(command, batch)?;
+            }
         }
         Ok(())
     }
@@ -505,17 +507,20 @@ impl Writer {
         store.abandon();
         self.turn_away(Refused::Failed);
         while let Ok(posted) = self.inbox.recv() {
-            if matches!(posted.command, Command::Close) {
-                break;
+            match posted.take() {
+                Some(Command::Close) => break,
+                Some(command) => turn_away(command, Refused::Failed),
+                None => {}
             }
-            turn_away(posted.command, Refused::Failed);
         }
         self.turn_away(Refused::Failed);
     }
 
     fn turn_away(&self, why: Refused) {
         while let Ok(posted) = self.inbox.try_recv() {
-            turn_away(posted.command, why);
+            if let Some(command) = posted.take() {
+                turn_away(command, why);
+            }
         }
     }
 }

@@ -1,0 +1,157 @@
+//! Which events are duplicates, for how long, and across crashes.
+
+use std::thread;
+use std::time::Duration;
+
+use crate::harness::event::{big_event, event, new_event, new_id};
+use crate::harness::receiver::{Receiver, Setup};
+use crate::harness::wait_for;
+use crate::harness::wire::post;
+
+/// The status words that these events get, one after the other.
+#[track_caller]
+fn post_all(receiver: &Receiver, ids: &[&str]) -> Vec<String> {
+    let mut wire = receiver.connect();
+    let mut word = |id: &&str| {
+        let answer = wire.post(event(id).as_bytes());
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()["status"].as_str().unwrap().to_owned()
+    };
+    ids.iter().map(&mut word).collect()
+}
+
+#[test]
+fn the_window_forgets_the_least_recently_seen_first_also_after_a_crash() {
+    let receiver = Setup::new().set("dedup.capacity", 4).start();
+    assert_eq!(post_all(&receiver, &["a", "b", "c", "d"]), ["stored"; 4]);
+    // Seen again, so `b` is the oldest now.
+    assert_eq!(post_all(&receiver, &["a", "e"]), ["duplicate", "stored"]);
+    let (setup, _) = receiver.kill();
+
+    let receiver = setup.start();
+    assert_eq!(post_all(&receiver, &["a", "c", "d", "e"]), ["duplicate"; 4]);
+    // In comes `b` again, and out goes `a`, which was seen before the other three.
+    assert_eq!(
+        post_all(&receiver, &["b", "c", "d", "e", "a"]),
+        ["stored", "duplicate", "duplicate", "duplicate", "stored"]
+    );
+    assert_eq!(receiver.ask_admin("/api/v1/status").unwrap().json()["journal"]["dedup_ids"], 4);
+    receiver.finish();
+}
+
+#[test]
+fn ids_outlive_their_events_but_not_the_window() {
+    let receiver = Setup::new().set("dedup.window", "3s").set("journal.retention", "0s").start();
+    assert_eq!(post_all(&receiver, &["kept", "left"]), ["stored"; 2]);
+    receiver.sink_settled("stdout");
+    let first =
+        |receiver: &Receiver| receiver.ask_admin("/api/v1/status").unwrap().json()["journal"]["first_sequence"].clone();
+    wait_for("the events to be deleted", || first(&receiver).is_null().then_some(()));
+    thread::sleep(Duration::from_millis(2_000));
+    // A duplicate refreshes its id; that is written with the next event.
+    assert_eq!(post_all(&receiver, &["kept", "next"]), ["duplicate", "stored"]);
+    let (setup, _) = receiver.kill();
+    let receiver = setup.start();
+    thread::sleep(Duration::from_millis(2_000));
+    assert_eq!(post_all(&receiver, &["kept", "left"]), ["duplicate", "stored"]);
+    thread::sleep(Duration::from_millis(4_200));
+    assert_eq!(post_all(&receiver, &["kept", "next"]), ["stored", "stored"]);
+    receiver.finish();
+}
+
+#[test]
+fn ids_compare_as_exact_strings() {
+    let receiver = Setup::new().start();
+    let upper = "AAAAAAAA-0000-4000-8000-000000000001";
+    let lower = upper.to_ascii_lowercase();
+    let escaped = event(upper).replace("AAAAAAAA", "\\u0041AAAAAAA");
+    assert_eq!(post_all(&receiver, &[upper, &lower, "no uuid", " no uuid"]), ["stored"; 4]);
+    // The same string in other bytes.
+    receiver.post(escaped).assert_durable("duplicate", upper);
+    receiver.finish();
+}
+
+#[test]
+fn a_known_id_with_other_bytes_is_a_duplicate_and_kept_aside() {
+    let conflicts = r#"quarantined_total{reason="conflict"}"#;
+    let receiver = Setup::new().start();
+    let (id, first) = new_event();
+    let other = first.replace("hello", "goodbye");
+    receiver.post(&first).assert_durable("stored", &id);
+    for _ in 0..3 {
+        receiver.post(&other).assert_durable("duplicate", &id);
+    }
+    assert_eq!(receiver.metric("conflicts_total"), 3);
+    assert_eq!(receiver.metric(conflicts), 1, "kept once, however often it comes");
+    let (setup, _) = receiver.kill();
+    let receiver = setup.start();
+    receiver.post(&other).assert_durable("duplicate", &id);
+    receiver.post(first.replace("hello", "hello again")).assert_durable("duplicate", &id);
+    assert_eq!(receiver.metric(conflicts), 1, "one was known, one is new");
+    assert_eq!(receiver.sink_settled("stdout")["stored"], 1);
+    receiver.finish();
+}
+
+#[test]
+fn in_one_group_the_first_copy_stands() {
+    let receiver = Setup::new().start();
+    let (warm, event) = new_event();
+    receiver.post(event).assert_durable("stored", &warm);
+    // What comes while this sync is slow makes one group.
+    let faults = receiver.inject("fdatasync,fsync:delay_enter=700000:when=1");
+    let mut slow = receiver.connect();
+    slow.send(post("/events", "", new_event().1.as_bytes())).unwrap();
+    receiver.wait_metric("in_flight", 1);
+    let (id, first) = new_event();
+    let other = first.replace("hello", "goodbye");
+    let mut wires = Vec::new();
+    for (number, body) in [&first, &other, &first, &other].into_iter().enumerate() {
+        let mut wire = receiver.connect();
+        wire.send(post("/events", "", body.as_bytes())).unwrap();
+        receiver.wait_metric("in_flight", number as u64 + 2);
+        wires.push(wire);
+    }
+    for (wire, word) in wires.iter_mut().zip(["stored", "duplicate", "duplicate", "duplicate"]) {
+        wire.answer().assert_durable(word, &id);
+    }
+    drop(faults);
+    assert_eq!(receiver.metric(r#"quarantined_total{reason="conflict"}"#), 1);
+    assert_eq!(receiver.delivered(&id), first);
+    receiver.finish();
+}
+
+#[test]
+fn a_group_that_is_refused_uses_nothing_up() {
+    let receiver = Setup::new()
+        .set("journal.max_bytes", "1MiB")
+        .set("sinks.off.type", "stdout")
+        .set("sinks.off.enabled", false)
+        .start();
+    let (known, first) = new_event();
+    receiver.post(&first).assert_durable("stored", &known);
+    wait_for("the journal to be full", || (receiver.post(big_event(&new_id(), 30_000)).status == 503).then_some(()));
+
+    let faults = receiver.inject("fdatasync,fsync:delay_enter=700000:when=1");
+    let mut slow = receiver.connect();
+    slow.send(post("/events", "", b"not JSON")).unwrap();
+    receiver.wait_metric("in_flight", 1);
+    // In one group: two of a new id with different bytes, a conflict with a durable event, and a copy of it.
+    let big = big_event(&new_id(), 30_000);
+    let bodies = [&big, &big.replace("acme", "other"), &first.replace("hello", "goodbye"), &first];
+    let mut wires = Vec::new();
+    for (number, body) in bodies.into_iter().enumerate() {
+        let mut wire = receiver.connect();
+        wire.send(post("/events", "", body.as_bytes())).unwrap();
+        receiver.wait_metric("in_flight", number as u64 + 2);
+        wires.push(wire);
+    }
+    slow.answer().assert_problem(400, "malformed");
+    drop(faults);
+    wires[0].answer().assert_problem(503, "unavailable");
+    wires[1].answer().assert_problem(503, "unavailable");
+    wires[2].answer().assert_durable("duplicate", &known);
+    wires[3].answer().assert_durable("duplicate", &known);
+    assert_eq!(receiver.metric("conflicts_total"), 1);
+    assert_eq!(receiver.metric(r#"quarantined_total{reason="conflict"}"#), 1);
+    receiver.finish();
+}
