@@ -415,6 +415,8 @@ impl Writer {
             }
             self.shared.ring.push(group);
         }
+        // Whoever has an answer finds it in the status.
+        self.publish();
         for Waiting { event_id, role, admitted, reply } in batch.waiting {
             let receipt = Receipt { event_id };
             let appended = if role == Role::First { Appended::Stored(receipt) } else { Appended::Duplicate(receipt) };
