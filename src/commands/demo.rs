@@ -3,6 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -66,25 +67,33 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         ..Settings::new(format!("https://{}/events", running.events()), credentials)
     };
     let stop = CancellationToken::new();
-    let sending = simulator::run(settings, stop.clone());
-    let summary = tokio::select! {
-        summary = sending => summary.map_err(|error| Failure::from_error(&error))?,
-        () = signals.stop() => return run_to_the_end(running).await,
+    let mut sending = pin!(simulator::run(settings, stop.clone()));
+    let (summary, stopped) = tokio::select! {
+        summary = &mut sending => (summary, false),
+        () = signals.stop() => {
+            stop.cancel();
+            (sending.await, true)
+        }
     };
+    let summary = summary.map_err(|error| Failure::from_error(&error))?;
     wait_for_delivery(&running).await;
     tell(&format!("\n{summary}\n\n{}", account(&running)?));
-    tell(&how_to_post(&running, &certificates, args.keep));
-    if args.keep { run_until_stopped(running, &mut signals).await } else { run_to_the_end(running).await }
-}
-
-async fn run_to_the_end(running: Running) -> Result<(), Failure> {
+    if !stopped {
+        tell(&how_to_post(&running, &certificates, args.keep));
+    }
+    if args.keep && !stopped {
+        return run_until_stopped(running, &mut signals).await;
+    }
     running.drain().await.map_err(|failed| Failure::from_error(&failed))
 }
 
 /// A fresh folder, unless another demo is at work in it.
 fn empty_folder() -> Result<PathBuf, Failure> {
     let folder = Path::new(FOLDER);
-    let failed = |error: std::io::Error| Failure::failed(format!("{FOLDER} cannot be made anew: {error}"));
+    let failed = |error: std::io::Error| {
+        let here = "it is made in the current folder: run the demo where you may write";
+        Failure::failed(format!("{FOLDER} cannot be made anew: {error}; {here}"))
+    };
     if let Ok(lock) = File::open(folder.join("journal/lock"))
         && let Err(TryLockError::WouldBlock) = lock.try_lock()
     {
@@ -120,7 +129,7 @@ fn settings(folder: &Path) -> Result<Config, Failure> {
     );
     let file = folder.join("demo.toml");
     fs::write(&file, toml).map_err(|error| Failure::failed(format!("{}: {error}", file.display())))?;
-    // The environment counts, but for the settings that make this a demo.
+    // Of the environment only the log's settings count: the others could make it something else than the demo.
     let environment = std::env::vars().filter(|(key, _)| key.starts_with(&format!("{PREFIX}__LOG__")));
     let (config, _warnings) = Config::from_sources(&[file], environment)?;
     Ok(config)
@@ -138,7 +147,8 @@ fn toml_string(value: &str) -> String {
 
 /// Every event that is stored comes out in the end; the demo waits for it, but not for ever.
 async fn wait_for_delivery(running: &Running) {
-    let pending = || running.status().sinks.iter().any(|sink| sink.pending > 0);
+    // A sink that fails, such as a reader of stdout that has seen enough, is not waited for.
+    let pending = || running.status().sinks.iter().any(|sink| sink.pending > 0 && sink.last_error.is_none());
     let delivered = async {
         while pending() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -171,19 +181,32 @@ fn account(running: &Running) -> Result<String, Failure> {
 
 fn how_to_post(running: &Running, certificates: &Path, keep: bool) -> String {
     let id = uuid::Uuid::new_v4();
-    let certificates = certificates.display();
+    let file = |name: &str| shell_word(&certificates.join(name).display().to_string());
     let curl = format!(
-        "  curl --cacert '{certificates}/ca.pem' --cert '{certificates}/client.pem' --key '{certificates}/client-key.pem' \\\n    \
+        "  curl --cacert {} --cert {} --key {} \\\n    \
          --data-binary '{{\"name\":\"com.asapp.event.queue\",\"event_type\":\"queue_size_updated\",\"event_id\":\"{id}\"}}' \\\n    \
          https://{}/events\n",
+        file("ca.pem"),
+        file("client.pem"),
+        file("client-key.pem"),
         running.events()
     );
     if keep {
         let admin = running.admin();
-        format!(
-            "\nStill serving, until Ctrl-C. Post an event of your own:\n\n{curl}\nLook inside: asapp-receiver status --admin http://{admin}\n"
-        )
+        // As this program was called, since a build is on nobody's PATH.
+        let program = std::env::args().next().unwrap_or_else(|| "asapp-receiver".to_owned());
+        let status = format!("{} status --admin http://{admin}", shell_word(&program));
+        format!("\nStill serving, until Ctrl-C. Post an event of your own:\n\n{curl}\nLook inside:\n\n  {status}\n")
     } else {
         format!("\nTo post events of your own, start it again with --keep; then:\n\n{curl}")
     }
+}
+
+/// `text` as one word of a shell's command line, whatever is in it.
+fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }

@@ -177,7 +177,7 @@ fn on_disk(path: &Path, seen: Seen) -> Result<(Recovered, Report), OpenError> {
         }
     };
     // Bytes read back after a crash may never have reached the disk: they do now, before the first 200.
-    opened.settle().map_err(store)?;
+    opened.settle_as_room_allows().map_err(store)?;
     folder.sync().map_err(io)?;
     let Content { state, places, window, quarantine, tail, live_bytes, dead_letter_bytes, next_dead_letter } = content;
     report.events = tail + 1 - state.floor;

@@ -12,6 +12,7 @@ mod framing;
 mod harness;
 mod http;
 mod http2;
+mod night;
 mod process;
 mod sinks;
 mod storage;

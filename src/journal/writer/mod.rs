@@ -415,7 +415,7 @@ impl Writer {
             }
             self.shared.ring.push(group);
         }
-        // Whoever has an answer finds it in the status.
+        // Before the answers: whoever asks for the status after a 200 finds that event in it.
         self.publish();
         for Waiting { event_id, role, admitted, reply } in batch.waiting {
             let receipt = Receipt { event_id };

@@ -202,6 +202,10 @@ impl Writer {
     }
 
     pub(super) fn tick(&mut self) -> Result<(), String> {
+        if self.recovered.lock.as_ref().is_some_and(|folder| !folder.is_in_place()) {
+            // What is written to deleted files survives no restart.
+            return Err("the journal's folder was deleted or replaced while in use".to_owned());
+        }
         let more = self.retain()?;
         self.tick_at = Instant::now() + if more { DELETE_PAUSE } else { TICK };
         let has_room = match self.full {

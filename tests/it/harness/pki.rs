@@ -121,7 +121,11 @@ impl Ca {
 
     /// A revocation list, valid until `next_update`, with these serial numbers.
     pub(crate) fn crl(&self, revoked: &[u64], next_update: OffsetDateTime) -> PathBuf {
-        let this_update = OffsetDateTime::now_utc().min(next_update) - Duration::hours(1);
+        self.crl_of(OffsetDateTime::now_utc().min(next_update) - Duration::hours(1), revoked, next_update)
+    }
+
+    /// The same, issued at `this_update`.
+    pub(crate) fn crl_of(&self, this_update: OffsetDateTime, revoked: &[u64], next_update: OffsetDateTime) -> PathBuf {
         let crl = CertificateRevocationListParams {
             this_update,
             next_update,

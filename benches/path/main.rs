@@ -1,0 +1,226 @@
+//! The whole path over loopback: mutual TLS, HTTP, scan, dedup, sync, 200, and out on standard output. Beside it, in the
+//! same run, the least that any server on this stack has to do ([`baseline`]). `benches/README.md` says how to read it.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark that cannot go on ends there")]
+#![allow(clippy::print_stdout, reason = "it prints its results")]
+#![allow(clippy::cast_precision_loss, reason = "counts of a minute are exact in a float")]
+
+mod baseline;
+mod disk;
+mod load;
+#[path = "../pki.rs"]
+mod pki;
+mod servers;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use load::{Load, Requests};
+use pki::Pki;
+use servers::{Cores, Server};
+
+/// How long a load runs before it is measured.
+const WARM_UP: Duration = Duration::from_millis(700);
+
+/// CPU per event, events a second and time to the 200, over mutual TLS on loopback, with sync on
+#[derive(Debug, Parser)]
+#[command(after_help = "Example: cargo bench --bench path -- --rounds 1 --seconds 2 --connections 64")]
+struct Options {
+    /// Connections of the closed-loop runs
+    #[arg(long, value_delimiter = ',', default_values_t = [64, 256])]
+    connections: Vec<usize>,
+    /// Closed-loop runs of each server, taking turns; the medians are shown
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// How long each of them is measured
+    #[arg(long, default_value_t = 4)]
+    seconds: u64,
+    /// Events a second of the open-loop runs; 0 leaves them out
+    #[arg(long, default_value_t = 1000)]
+    rate: u64,
+    /// How long each of those is measured
+    #[arg(long, default_value_t = 12)]
+    open_loop_seconds: u64,
+    /// Where the journal is made: on the disk that is meant
+    #[arg(long, value_name = "FOLDER", default_value = env!("CARGO_TARGET_TMPDIR"))]
+    folder: PathBuf,
+    /// A setting of the receiver, as in its files; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+    /// Another receiver to measure beside this one, such as the one before a change
+    #[arg(long, value_name = "PROGRAM")]
+    against: Option<PathBuf>,
+    /// What cargo passes
+    #[arg(long, hide = true)]
+    bench: bool,
+    /// This process is the bare server, with the certificates in this folder
+    #[arg(long, hide = true)]
+    serve_baseline: Option<PathBuf>,
+}
+
+fn main() {
+    let options = Options::parse();
+    if let Some(folder) = options.serve_baseline {
+        return baseline::serve(&Pki::at(folder));
+    }
+    let folder = TempDir::with_prefix_in("bench-", &options.folder).unwrap();
+    if let Some(kind) = asapp_receiver::journal::volatile_file_system(folder.path()) {
+        println!("No sync here: {} is on {kind}. Give another --folder.\n", folder.path().display());
+    }
+    let bench = Bench::start(&options, folder.path());
+    for &connections in &options.connections {
+        bench.closed_loop(connections);
+    }
+    if options.rate > 0 {
+        bench.open_loop();
+    }
+    for server in &bench.servers {
+        server.check();
+    }
+}
+
+struct Bench<'a> {
+    options: &'a Options,
+    folder: &'a Path,
+    pki: Pki,
+    /// The bare one first.
+    servers: Vec<Server>,
+    requests: Requests,
+    runtime: Runtime,
+}
+
+/// A closed-loop run.
+struct Run {
+    cpu_us: f64,
+    rate: f64,
+    p50: f64,
+    p99: f64,
+    /// Events in a commit group.
+    group: f64,
+}
+
+impl<'a> Bench<'a> {
+    fn start(options: &'a Options, folder: &'a Path) -> Self {
+        let cores = Cores::choose();
+        let pki = Pki::make(folder);
+        let mut servers = vec![Server::baseline(&cores, &pki)];
+        let receivers = [("receiver", Some(servers::RECEIVER.into())), ("against", options.against.clone())];
+        for (name, program) in receivers {
+            let Some(program) = program else { continue };
+            let folder = folder.join(name);
+            servers.push(Server::receiver(name, &program, &cores, &pki, &folder, &options.settings));
+        }
+        cores.keep_for_load();
+        let requests = Requests::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        println!("{requests}; {cores}\n");
+        Self { options, folder, pki, servers, requests, runtime }
+    }
+
+    /// As many events as go through `connections` connections, each of which waits for its 200.
+    fn closed_loop(&self, connections: usize) {
+        let Options { rounds, seconds, .. } = *self.options;
+        println!("{connections} connections, closed loop, medians of {rounds} × {seconds} s");
+        println!(
+            "{:>12} {:>13} {:>7} {:>9} {:>7} {:>7} {:>13}",
+            "", "CPU µs/event", "ratio", "events/s", "p50 ms", "p99 ms", "events/commit"
+        );
+        let mut runs: Vec<Vec<Run>> = self.servers.iter().map(|_| Vec::new()).collect();
+        for _ in 0..rounds {
+            for (server, runs) in self.servers.iter().zip(&mut runs) {
+                runs.push(self.runtime.block_on(self.run(server, connections)));
+            }
+        }
+        let bare = median(&runs[0], |run| run.cpu_us);
+        for (server, runs) in self.servers.iter().zip(&runs) {
+            let of = |what: fn(&Run) -> f64| median(runs, what);
+            let (name, cpu, rate) = (server.name(), of(|run| run.cpu_us), of(|run| run.rate));
+            let (p50, p99, group) = (of(|run| run.p50), of(|run| run.p99), of(|run| run.group));
+            let ratio = cpu / bare;
+            println!("{name:>12} {cpu:>13.1} {ratio:>7.2} {rate:>9.0} {p50:>7.2} {p99:>7.2} {group:>13.1}");
+        }
+        println!();
+    }
+
+    async fn run(&self, server: &Server, connections: usize) -> Run {
+        let load = Load::closed(&self.pki.connector(), server.address(), connections, &self.requests).await;
+        tokio::time::sleep(WARM_UP).await;
+        let (groups, answered, cpu, start) = (server.groups(), load.answered(), server.cpu(), Instant::now());
+        load.measure();
+        tokio::time::sleep(Duration::from_secs(self.options.seconds)).await;
+        let (cpu, took) = (server.cpu() - cpu, start.elapsed());
+        let answered = (load.answered() - answered) as f64;
+        let groups = (server.groups() - groups) as f64;
+        let done = load.end().await;
+        server.expect(done.answered);
+        let times = Times::of(done.times);
+        Run {
+            cpu_us: cpu.as_secs_f64() * 1e6 / answered,
+            rate: answered / took.as_secs_f64(),
+            p50: times.at(0.5),
+            p99: times.at(0.99),
+            group: if groups > 0.0 { answered / groups } else { 0.0 },
+        }
+    }
+
+    /// A steady rate; an event's time runs from when it was due, however late it could be sent.
+    fn open_loop(&self) {
+        let Options { rate, open_loop_seconds: seconds, .. } = *self.options;
+        println!("{rate} events/s, open loop, 64 connections, {seconds} s");
+        println!(
+            "{:>12} {:>13} {:>7} {:>7} {:>7} {:>7} {:>7}",
+            "", "CPU µs/event", "p50 ms", "p90", "p99", "p99.9", "max"
+        );
+        let mut disk = disk::sync_times(self.folder);
+        for server in &self.servers {
+            let (times, cpu) = self.runtime.block_on(async {
+                let load = Load::open(&self.pki.connector(), server.address(), 64, &self.requests, rate).await;
+                tokio::time::sleep(WARM_UP).await;
+                let (answered, cpu) = (load.answered(), server.cpu());
+                load.measure();
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                let cpu = (server.cpu() - cpu).as_secs_f64() * 1e6 / (load.answered() - answered) as f64;
+                let done = load.end().await;
+                server.expect(done.answered);
+                (Times::of(done.times), cpu)
+            });
+            println!("{:>12} {cpu:>13.0} {times}", server.name());
+        }
+        disk.extend(disk::sync_times(self.folder));
+        println!("{:>12} {:>13} {}   (write and fdatasync of 2.5 KB)\n", "disk", "", Times::of(disk));
+    }
+}
+
+/// Sorted.
+struct Times(Vec<Duration>);
+
+impl Times {
+    fn of(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        Self(times)
+    }
+
+    /// In milliseconds.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the list")]
+    fn at(&self, quantile: f64) -> f64 {
+        let index = (quantile * (self.0.len() - 1) as f64).ceil() as usize;
+        self.0[index].as_secs_f64() * 1e3
+    }
+}
+
+impl std::fmt::Display for Times {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [p50, p90, p99, p999, max] = [0.5, 0.9, 0.99, 0.999, 1.0].map(|quantile| self.at(quantile));
+        write!(f, "{p50:>7.2} {p90:>7.2} {p99:>7.2} {p999:>7.2} {max:>7.2}")
+    }
+}
+
+fn median(runs: &[Run], what: impl Fn(&Run) -> f64) -> f64 {
+    let mut values: Vec<f64> = runs.iter().map(what).collect();
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
