@@ -11,4 +11,5 @@ mod harness;
 mod http;
 mod http2;
 mod process;
+mod recovery;
 mod tls;
