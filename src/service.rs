@@ -103,7 +103,8 @@ impl Service {
         let router = receiver::router(endpoints, ingest, admission, &config.listen, Arc::clone(&metrics));
         let (listener, events) = listen("listen.address", config.listen.address)?;
         let (phase, phases) = watch::channel(Phase::Serving);
-        let limits = Limits::of(&config.listen);
+        let max_connections = server::connections_within_limits(config.listen.max_connections);
+        let limits = Limits { max_connections, ..Limits::of(&config.listen) };
         let counted = Some(Arc::clone(&metrics));
         connections.spawn(server::serve(listener, Transport::Tls(tls), router, limits, counted, phases));
 
@@ -238,7 +239,7 @@ async fn open_journal(
         tracing::warn!(path = %config.journal.path.display(), "not durable: the journal is on {kind}, which does not outlive the machine or the container");
     }
     for sink in journal.status().sinks.iter().filter(|sink| sink.gone) {
-        tracing::warn!(sink = %sink.name, "a sink is gone from the settings, and its undelivered events hold the journal: put it back, or drop it");
+        tracing::warn!(sink = %sink.name, "a sink is gone from the settings, and its undelivered events hold the journal: put it back, or drop it with `status --forget`");
     }
     tracing::info!(events = report.events, "journal open");
     Ok((journal, cursors))
@@ -246,9 +247,14 @@ async fn open_journal(
 
 fn insight(config: &Arc<Config>, journal: &Journal, lanes: &Lanes, metrics: &Arc<Metrics>) -> Insight {
     let state = journal.state();
+    let keeper = journal.clone();
+    let forget: admin::Forget = Arc::new(move |sink| {
+        let journal = keeper.clone();
+        Box::pin(async move { journal.forget(&sink).await })
+    });
     let (config, journal, metrics) = (Arc::clone(config), journal.clone(), Arc::clone(metrics));
     let health = lanes.health().to_vec();
-    Insight { journal: state, status: Arc::new(move || status(&config, &journal, &health, &metrics)) }
+    Insight { journal: state, status: Arc::new(move || status(&config, &journal, &health, &metrics)), forget }
 }
 
 fn status(config: &Config, journal: &Journal, health: &[(String, Health)], metrics: &Metrics) -> admin::Status {

@@ -6,18 +6,19 @@ mod status;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{delete, get};
+use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 pub use gate::{Gate, GateError};
 pub use status::{Journal, Process, Sink, Status};
 
-use crate::journal;
+use crate::journal::{self, Refused};
 use crate::problem::{Kind, Problem};
 use crate::telemetry::Metrics;
 
@@ -38,7 +39,11 @@ pub struct Insight {
     pub journal: watch::Receiver<journal::State>,
     /// Called once per request for the status or the metrics.
     pub status: Arc<dyn Fn() -> Status + Send + Sync>,
+    pub forget: Forget,
 }
+
+/// Drops the place of a sink that is gone from the settings; false if there is no such sink.
+pub type Forget = Arc<dyn Fn(String) -> BoxFuture<'static, Result<bool, Refused>> + Send + Sync>;
 
 /// The routes of the operators' port, behind `gate`.
 pub fn router(gate: Gate, metrics: Arc<Metrics>, phase: watch::Receiver<Phase>) -> Router {
@@ -46,6 +51,7 @@ pub fn router(gate: Gate, metrics: Arc<Metrics>, phase: watch::Receiver<Phase>) 
     let gated = Router::new()
         .route("/metrics", get(metrics_text))
         .route("/api/v1/status", get(status_json))
+        .route("/api/v1/sinks/{name}", delete(forget_sink))
         .fallback(async || Problem::new(Kind::NotFound, "the admin port has no such path"))
         .layer(middleware::from_fn_with_state(Arc::new(gate), gate::guard));
     Router::new().route("/livez", get(live)).route("/readyz", get(ready)).merge(gated).with_state(view)
@@ -109,6 +115,24 @@ async fn status_json(State(view): State<View>) -> Response {
     }
 }
 
+async fn forget_sink(State(view): State<View>, Path(name): Path<String>) -> Response {
+    let forget = match &*view.phase.borrow() {
+        Phase::Starting => None,
+        Phase::Serving(insight) | Phase::Draining(insight) => Some(Arc::clone(&insight.forget)),
+    };
+    let Some(forget) = forget else {
+        return Problem::new(Kind::Unavailable, "starting: the journal is not open yet").into_response();
+    };
+    match forget(name).await {
+        Ok(true) => json(StatusCode::OK, r#"{"forgotten":true}"#.to_owned()),
+        Ok(false) => {
+            let why = "no sink of this name is gone from the settings: one that is configured keeps its place";
+            Problem::new(Kind::NotFound, why).into_response()
+        }
+        Err(refused) => Problem::new(Kind::Unavailable, refused.to_string()).into_response(),
+    }
+}
+
 fn json(status: StatusCode, body: String) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
@@ -163,6 +187,7 @@ mod tests {
                 },
                 sinks: Vec::new(),
             }),
+            forget: Arc::new(|name| Box::pin(async move { Ok(name == "gone") })),
         }
     }
 
@@ -200,6 +225,24 @@ mod tests {
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         assert!(text.contains("draining"), "{text}");
         assert_eq!(answer(&router, "/livez", &[]).await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn only_a_sink_that_is_gone_can_be_forgotten() {
+        let (journal, _) = watch::channel(journal::State::Open);
+        let (phase, seen) = watch::channel(Phase::Starting);
+        let router = router(Gate::Loopback { token: None }, Arc::new(Metrics::new()), seen);
+        let forget = async |name: &str, site: &str| {
+            let request = Request::delete(format!("/api/v1/sinks/{name}"))
+                .header("host", "localhost:8081")
+                .header("sec-fetch-site", site);
+            router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status()
+        };
+        assert_eq!(forget("gone", "none").await, StatusCode::SERVICE_UNAVAILABLE);
+        phase.send_replace(Phase::Serving(insight(&journal)));
+        assert_eq!(forget("gone", "none").await, StatusCode::OK);
+        assert_eq!(forget("stdout", "none").await, StatusCode::NOT_FOUND);
+        assert_eq!(forget("gone", "cross-site").await, StatusCode::FORBIDDEN);
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
-use hyper::{Request, StatusCode, Uri};
+use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -35,6 +35,9 @@ pub struct Args {
     /// Only ask whether it is ready: exit 0 if it is, else 1
     #[arg(long)]
     pub ready: bool,
+    /// Drop the place of a sink that is gone from the settings: what it has not had stays undelivered
+    #[arg(long, value_name = "NAME", conflicts_with = "ready")]
+    pub forget: Option<String>,
 }
 
 /// Asks, and prints the answer.
@@ -43,8 +46,13 @@ pub struct Args {
 /// When there is no answer, a refusal, or, with `--ready`, a receiver that is not ready.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let token = args.token_file.as_deref().map(read_token).transpose()?;
-    let path = if args.ready { "/readyz" } else { "/api/v1/status" };
-    let asked = tokio::time::timeout(DEADLINE, get(&args.admin, path, token));
+    let (method, path) = match &args.forget {
+        Some(sink) if is_sink_name(sink) => (Method::DELETE, format!("/api/v1/sinks/{sink}")),
+        Some(_) => return Err(Failure::failed("--forget: a sink's name has a-z, 0-9, _ and - only")),
+        None if args.ready => (Method::GET, "/readyz".to_owned()),
+        None => (Method::GET, "/api/v1/status".to_owned()),
+    };
+    let asked = tokio::time::timeout(DEADLINE, ask(&args.admin, method, &path, token));
     let answer = asked.await.unwrap_or_else(|_| Err(format!("no answer within {}s", DEADLINE.as_secs())));
     let (status, body) = answer.map_err(|error| Failure::failed(format!("{}: {error}", args.admin)))?;
     let json: Value = serde_json::from_slice(&body).unwrap_or_default();
@@ -54,6 +62,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     match status {
         StatusCode::OK if args.json => Ok(()),
         StatusCode::OK if args.ready => print("ready\n"),
+        StatusCode::OK if args.forget.is_some() => print("forgotten\n"),
         StatusCode::OK => print(&tables(&json)),
         _ if args.ready => Err(Failure::failed(format!("not ready: {}", word(&json, "reason")))),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
@@ -72,7 +81,17 @@ fn read_token(file: &Path) -> Result<HeaderValue, Failure> {
     Ok(token)
 }
 
-async fn get(admin: &Uri, path: &str, token: Option<HeaderValue>) -> Result<(StatusCode, Bytes), String> {
+/// Nothing in it needs escaping in a path.
+fn is_sink_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+}
+
+async fn ask(
+    admin: &Uri,
+    method: Method,
+    path: &str,
+    token: Option<HeaderValue>,
+) -> Result<(StatusCode, Bytes), String> {
     let (Some("http"), Some(authority)) = (admin.scheme_str(), admin.authority()) else {
         return Err("the admin port is plain HTTP: write it as http://HOST:PORT".to_owned());
     };
@@ -80,7 +99,7 @@ async fn get(admin: &Uri, path: &str, token: Option<HeaderValue>) -> Result<(Sta
     let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(80)))
         .await
         .map_err(|error| format!("cannot connect: {error}"))?;
-    let mut request = Request::get(path).header(HOST, authority.as_str());
+    let mut request = Request::builder().method(method).uri(path).header(HOST, authority.as_str());
     if let Some(token) = token {
         request = request.header(AUTHORIZATION, token);
     }

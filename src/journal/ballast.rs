@@ -10,8 +10,8 @@ use rustix::io::Errno;
 
 use super::folder::Folder;
 
-/// The first is enough for one checkpoint of the write-ahead log; less is held where the disk has no more.
-const SIZES: [u64; 3] = [8 << 20, 4 << 20, 2 << 20];
+/// Enough for one checkpoint of the write-ahead log.
+pub(super) const BYTES: u64 = 8 << 20;
 /// What has to be free besides the bytes that are asked for.
 const MARGIN: u64 = 64 << 10;
 
@@ -19,70 +19,53 @@ const MARGIN: u64 = 64 << 10;
 pub(super) struct Ballast {
     file: PathBuf,
     probe: PathBuf,
-    /// What is held; 0 for nothing.
-    bytes: u64,
+    is_held: bool,
 }
 
 impl Ballast {
     /// The ballast as the last process left it.
     pub(super) fn find(folder: &Folder) -> Self {
         let file = folder.file("ballast");
-        let bytes = fs::metadata(&file).map_or(0, |found| found.len());
-        Self { file, probe: folder.file("probe"), bytes }
+        let is_held = fs::metadata(&file).is_ok_and(|found| found.len() == BYTES);
+        Self { file, probe: folder.file("probe"), is_held }
     }
 
     pub(super) fn is_held(&self) -> bool {
-        self.bytes > 0
+        self.is_held
     }
 
     /// Gives the room back to the disk.
     pub(super) fn drop(&mut self) {
+        // One that was only begun goes as well.
         if fs::remove_file(&self.file).is_ok() {
-            self.bytes = 0;
+            self.is_held = false;
         }
     }
 
-    /// Takes as much room as the disk has; false when that is too little.
+    /// Takes the room, if the disk has it.
     pub(super) fn take(&mut self) -> bool {
-        SIZES.into_iter().any(|size| self.resize(size))
-    }
-
-    /// Whether `bytes` more can be written now, with the ballast in place.
-    pub(super) fn has_room(&mut self, bytes: u64) -> bool {
-        let fits = SIZES.into_iter().any(|size| self.resize(size) && self.fits(bytes));
-        fits || {
-            self.take();
-            false
+        if !self.is_held {
+            self.is_held = fill(&self.file, BYTES).is_ok();
+            if !self.is_held {
+                self.drop();
+            }
         }
+        self.is_held
     }
 
-    /// Asks by taking the room, as a quota shows in no number.
-    fn fits(&self, bytes: u64) -> bool {
-        let fits = open(&self.probe).and_then(|probe| fill(&probe, bytes + MARGIN)).is_ok();
+    /// Whether `bytes` more can be written now. Asks by taking the room, as a quota shows in no number.
+    pub(super) fn fits(&self, bytes: u64) -> bool {
+        let fits = fill(&self.probe, bytes + MARGIN).is_ok();
         // A probe left behind is made anew by the next one.
         let _ = fs::remove_file(&self.probe);
         fits
     }
-
-    fn resize(&mut self, size: u64) -> bool {
-        let resized = open(&self.file).and_then(|file| match size {
-            less if less <= self.bytes => file.set_len(less),
-            more => fill(&file, more).or_else(|error| file.set_len(self.bytes).and(Err(error))),
-        });
-        if resized.is_ok() {
-            self.bytes = size;
-        }
-        resized.is_ok()
-    }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
-}
-
-/// Makes the file `bytes` long, with all of it really taking up the disk.
-fn fill(mut file: &File, bytes: u64) -> io::Result<()> {
-    match fallocate(file, FallocateFlags::empty(), 0, bytes) {
+/// Makes a file of that length, with all of it really taking up the disk.
+fn fill(path: &Path, bytes: u64) -> io::Result<()> {
+    let mut file: File = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
         // Not every file system can.
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
         taken => return Ok(taken?),

@@ -159,7 +159,7 @@ fn on_disk(path: &Path, seen: Seen) -> Result<(Recovered, Report), OpenError> {
         Err(trouble) => return Err(cannot(trouble)),
     };
     // Bytes read back after a crash may never have reached the disk: they do now, before the first 200.
-    opened.settle().map_err(|error| broken(error.to_string()))?;
+    opened.settle_as_room_allows().map_err(|error| broken(error.to_string()))?;
     folder.sync().map_err(io)?;
     let Content {
         state,

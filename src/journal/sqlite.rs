@@ -11,7 +11,7 @@
 //! The main file of SQLite has no checksums, so every row carries one, and [`recover`](super::recover) looks at all of
 //! them. Checkpoints are made by the writer, never by SQLite behind its back: their errors are sync errors.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -108,6 +108,20 @@ impl SqliteStore {
     /// have reached the disk.
     pub(super) fn settle(&mut self) -> Result<(), StoreError> {
         self.copy_back("TRUNCATE")
+    }
+
+    /// As [`settle`](Self::settle), but where the disk has no room for it the log is synced as it is: that is as durable,
+    /// and the copy is made when there is room.
+    pub(super) fn settle_as_room_allows(&mut self) -> Result<(), StoreError> {
+        match self.settle() {
+            Err(StoreError::Full(_)) => {
+                self.pages = CHECKPOINT_PAGES;
+                let log = self.path.with_extension("db-wal");
+                let synced = File::open(&log).and_then(|file| file.sync_all());
+                synced.map_err(|error| StoreError::Fatal(format!("{}: {error}", log.display())))
+            }
+            settled => settled,
+        }
     }
 
     /// Closes without writing anything.
@@ -221,6 +235,12 @@ impl Store for SqliteStore {
 
     fn checkpoint(&mut self) -> Result<(), StoreError> {
         self.copy_back("PASSIVE")
+    }
+
+    fn free_bytes(&mut self) -> Result<u64, StoreError> {
+        let mut free = self.connection.prepare_cached("PRAGMA freelist_count")?;
+        let pages: u64 = free.query_row([], |row| row.get(0))?;
+        Ok(pages * PAGE as u64)
     }
 
     fn close(mut self: Box<Self>) -> Result<(), StoreError> {

@@ -138,6 +138,8 @@ pub(super) trait Store: Send {
     fn maintain(&mut self) -> Result<(), StoreError>;
     /// Lets what commits have grown start over, as far as readers allow.
     fn checkpoint(&mut self) -> Result<(), StoreError>;
+    /// Room inside the store, for which the disk need not give any.
+    fn free_bytes(&mut self) -> Result<u64, StoreError>;
     /// Leaves everything synced and in order.
     fn close(self: Box<Self>) -> Result<(), StoreError>;
     /// Lets go without touching the files again, after a fatal error.
@@ -195,6 +197,10 @@ impl Store for MemoryStore {
 
     fn checkpoint(&mut self) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    fn free_bytes(&mut self) -> Result<u64, StoreError> {
+        Ok(u64::MAX)
     }
 
     fn close(self: Box<Self>) -> Result<(), StoreError> {

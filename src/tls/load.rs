@@ -1,5 +1,6 @@
 //! All TLS files, read and checked as one set: every problem is found in one go, each with its file and the remedy.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -140,6 +141,7 @@ struct Root {
 struct Crl {
     der: CertificateRevocationListDer<'static>,
     issuer: Name,
+    issued_at: Duration,
 }
 
 struct Loading {
@@ -326,9 +328,12 @@ impl Loading {
                     continue;
                 };
                 self.check_crl(&list, file, roots);
-                crls.push(Crl { der, issuer: list.tbs_cert_list.issuer });
+                let issued_at = list.tbs_cert_list.this_update.to_unix_duration();
+                crls.push(Crl { der, issuer: list.tbs_cert_list.issuer, issued_at });
             }
         }
+        // webpki asks the first list of an issuer only: an older one must not hide what a newer one says.
+        crls.sort_by_key(|crl| Reverse(crl.issued_at));
         if !crls.is_empty() {
             for root in roots {
                 let subject = root.certificate.tbs_certificate().subject();

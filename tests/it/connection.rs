@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::harness::event::new_event;
@@ -130,7 +131,10 @@ fn over_max_connections_the_next_one_waits() {
 
 #[test]
 fn without_file_descriptors_it_waits_and_recovers() {
-    let receiver = Setup::new().set("listen.handshake_timeout", "60s").through(&["prlimit", "--nofile=64:64"]).start();
+    let receiver = Setup::new().set("listen.handshake_timeout", "60s").start();
+    // At its start it would have taken fewer connections than there are files.
+    let pid = receiver.pid().as_raw_nonzero().to_string();
+    assert!(Command::new("prlimit").args(["--pid", &pid, "--nofile=64:64"]).status().unwrap().success());
     let hoard: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(receiver.events).unwrap()).collect();
     wait_for("the descriptors to run out", || {
         let open = std::fs::read_dir(format!("/proc/{}/fd", receiver.pid())).unwrap().count();

@@ -202,6 +202,22 @@ fn the_byte_budget_is_taken_before_a_body_is_read() {
 }
 
 #[test]
+fn a_budget_for_one_body_suffices_for_the_largest_one() {
+    let receiver =
+        Setup::new().set("listen.max_body_bytes", "60KiB").set("listen.max_in_flight_bytes", "60KiB").start();
+    let (id, event) = new_event();
+    let body = format!("{event}{}", " ".repeat((60 << 10) - event.len()));
+    let mut wire = receiver.connect();
+    wire.send("POST /events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+    for chunk in body.as_bytes().chunks(4999) {
+        wire.send(format!("{:x}\r\n{}\r\n", chunk.len(), String::from_utf8_lossy(chunk))).unwrap();
+    }
+    wire.send("0\r\n\r\n").unwrap();
+    wire.answer().assert_durable("stored", &id);
+    receiver.finish();
+}
+
+#[test]
 fn a_body_shorter_than_promised_leaves_nothing() {
     let receiver = Setup::new().start();
     let (id, event) = new_event();

@@ -10,6 +10,8 @@ mod framing;
 mod harness;
 mod http;
 mod http2;
+mod night;
 mod process;
 mod recovery;
+mod storage;
 mod tls;

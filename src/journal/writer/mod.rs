@@ -145,7 +145,7 @@ impl Writer {
             writer.dirty.insert(Arc::clone(sink), ());
         }
         writer.dirty_since = Some(Instant::now());
-        if writer.recovered.ballast.as_ref().is_some_and(|ballast| !ballast.is_held()) {
+        if !matches!(writer.disk_has_room(0), Ok(true)) {
             writer.set_full(Full::Disk(0), "the disk has not even the room that cursors need when it is full");
         }
         writer.publish();
@@ -307,9 +307,14 @@ impl Writer {
         let mut room = Room::default();
         if batch.count > 0 {
             let bytes = batch.block.len() as u64;
-            match self.room_for(bytes) {
-                Ok(Some(found)) => room = found,
-                Ok(None) => {
+            let found = self.room_for(bytes).and_then(|room| Ok((room, self.keeps_back(bytes)?)));
+            match found {
+                Ok((Some(found), true)) => room = found,
+                Ok((_, false)) => {
+                    batch.refuse(Refused::Full);
+                    return self.disk_is_full(bytes, "what is left of the disk is kept back for the cursors");
+                }
+                Ok((None, true)) => {
                     self.set_full(Full::Bytes(bytes), "journal.max_bytes is reached");
                     batch.refuse_group(Refused::Full);
                 }

@@ -1,14 +1,16 @@
 //! Room in the journal: who yields when it is full, or its disk is, and what goes with age.
 //!
-//! On a full disk three things keep the receiver going. The ballast is given up, which lets the cursors be written and
-//! the write-ahead log be copied back, so that it starts over and needs no more of the disk. Delivered events yield,
-//! as new ones can take their pages in the database. And no event is taken until the ballast is back in its place.
+//! Room for one checkpoint is kept back always: on the disk, as the ballast, or inside the database, where the disk is all
+//! the journal's own. No event is taken without it. When the disk is full the ballast goes, which lets the cursors be
+//! written and the write-ahead log be copied back, so that it starts over and needs no more of the disk. And delivered
+//! events yield, as new ones can take their pages in the database.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{DELETE_PAUSE, State, TICK, Writer, fatal};
+use crate::journal::ballast::{self, Ballast};
 use crate::journal::group::millis;
 use crate::journal::place::{Place, Settled};
 use crate::journal::store::{Commit, Head, StoreError, StoreState};
@@ -19,9 +21,7 @@ const DELETE_ROWS: usize = 1000;
 const FEW_ROWS: usize = 16;
 /// Delivered events yield this part of the journal at a time to a full disk, between these bounds.
 const YIELD_PART: u64 = 8;
-const YIELD_BYTES: (u64, u64) = (1 << 20, 64 << 20);
-/// Pending events of sinks that are not required yield this much at a time to a full disk.
-const EVICT_BYTES: u64 = 1 << 20;
+const YIELD_BYTES: (u64, u64) = (2 * ballast::BYTES, 8 * ballast::BYTES);
 /// How often evictions are told.
 const ALARM_EVERY: Duration = Duration::from_secs(60);
 
@@ -202,19 +202,24 @@ impl Writer {
     }
 
     pub(super) fn tick(&mut self) -> Result<(), String> {
+        if self.recovered.lock.as_ref().is_some_and(|folder| !folder.is_in_place()) {
+            // What is written to deleted files survives no restart.
+            return Err("the journal's folder was deleted or replaced while in use".to_owned());
+        }
         let more = self.retain()?;
         self.tick_at = Instant::now() + if more { DELETE_PAUSE } else { TICK };
         let has_room = match self.full {
             None => return Ok(()),
             Some(Full::Bytes(bytes)) => self.room_for(bytes)?.is_some(),
             Some(Full::Disk(bytes)) => {
-                if !self.disk_has_room(bytes) {
-                    let (room, _) = self.may_go(EVICT_BYTES, self.yielding())?;
+                if !self.disk_has_room(bytes)? {
+                    let free = fatal(self.recovered.store.free_bytes())?;
+                    let (room, _) = self.may_go((ballast::BYTES + bytes).saturating_sub(free), self.yielding())?;
                     if room.through > 0 {
                         self.make_the_best_of_a_full_disk(&room)?;
                     }
                 }
-                self.disk_has_room(bytes)
+                self.disk_has_room(bytes)?
             }
         };
         if has_room {
@@ -225,8 +230,22 @@ impl Writer {
         Ok(())
     }
 
-    fn disk_has_room(&mut self, bytes: u64) -> bool {
-        self.recovered.ballast.as_mut().is_none_or(|ballast| ballast.has_room(bytes))
+    /// Whether `bytes` can be written, and room for a checkpoint is kept back.
+    pub(super) fn disk_has_room(&mut self, bytes: u64) -> Result<bool, String> {
+        let Some(ballast) = &mut self.recovered.ballast else { return Ok(true) };
+        if ballast.take() && ballast.fits(bytes) {
+            return Ok(true);
+        }
+        ballast.drop();
+        self.keeps_back(bytes)
+    }
+
+    /// Whether room for a checkpoint stays when `bytes` are written.
+    pub(super) fn keeps_back(&mut self, bytes: u64) -> Result<bool, String> {
+        if self.recovered.ballast.as_ref().is_none_or(Ballast::is_held) {
+            return Ok(true);
+        }
+        Ok(fatal(self.recovered.store.free_bytes())? >= ballast::BYTES + bytes)
     }
 
     pub(super) fn set_full(&mut self, full: Full, reason: &str) {

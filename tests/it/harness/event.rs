@@ -22,3 +22,9 @@ pub(crate) fn new_event() -> (String, String) {
     let event = event(&id);
     (id, event)
 }
+
+/// A journey event of about this many bytes, which no compression makes much smaller.
+pub(crate) fn big_event(id: &str, bytes: usize) -> String {
+    let text: String = std::iter::repeat_with(fastrand::alphanumeric).take(bytes).collect();
+    event(id).replace("hello", &text)
+}

@@ -60,9 +60,14 @@ impl Pki {
 
 impl Ca {
     pub(crate) fn new(name: &str) -> Self {
-        let key = Key::P256.generate();
-        let issuer = CertifiedIssuer::self_signed(ca_profile(name), key).unwrap();
-        Self::store(issuer)
+        Self::with(name, |_| ())
+    }
+
+    /// An authority that differs from the good one by `change`.
+    pub(crate) fn with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut profile = ca_profile(name);
+        change(&mut profile);
+        Self::store(CertifiedIssuer::self_signed(profile, Key::P256.generate()).unwrap())
     }
 
     /// An authority below this one.
@@ -116,7 +121,11 @@ impl Ca {
 
     /// A revocation list, valid until `next_update`, with these serial numbers.
     pub(crate) fn crl(&self, revoked: &[u64], next_update: OffsetDateTime) -> PathBuf {
-        let this_update = OffsetDateTime::now_utc().min(next_update) - Duration::hours(1);
+        self.crl_of(OffsetDateTime::now_utc().min(next_update) - Duration::hours(1), revoked, next_update)
+    }
+
+    /// The same, issued at `this_update`.
+    pub(crate) fn crl_of(&self, this_update: OffsetDateTime, revoked: &[u64], next_update: OffsetDateTime) -> PathBuf {
         let crl = CertificateRevocationListParams {
             this_update,
             next_update,

@@ -25,6 +25,7 @@ pub(crate) struct Setup {
     folder: Arc<TempDir>,
     settings: BTreeMap<String, String>,
     wrapper: Vec<String>,
+    stdout: Option<PathBuf>,
 }
 
 /// A running receiver. Dropped, it is killed.
@@ -74,7 +75,7 @@ impl Setup {
     /// A receiver with the tests' certificates, ports of its own and a fresh journal.
     pub(crate) fn new() -> Self {
         let folder = Arc::new(TempDir::new().unwrap());
-        let setup = Self { folder, settings: BTreeMap::new(), wrapper: Vec::new() };
+        let setup = Self { folder, settings: BTreeMap::new(), wrapper: Vec::new(), stdout: None };
         let journal = setup.folder.path().join("journal");
         setup
             .set("listen.address", "127.0.0.1:0")
@@ -104,6 +105,12 @@ impl Setup {
     /// Starts the receiver through another program, such as `prlimit …`.
     pub(crate) fn through(mut self, program: &[&str]) -> Self {
         self.wrapper = program.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// Lets standard output go to the end of this file, or into this pipe, instead of [`Receiver::stdout`].
+    pub(crate) fn stdout_to(mut self, file: &Path) -> Self {
+        self.stdout = Some(file.to_owned());
         self
     }
 
@@ -157,9 +164,12 @@ impl Setup {
 
     fn spawn(&self) -> (Child, Lines, Lines) {
         let mut command = self.command();
-        command.arg("serve").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let stdout = self.stdout.as_ref().map_or_else(Stdio::piped, |file| {
+            fs::OpenOptions::new().append(true).create(true).open(file).unwrap().into()
+        });
+        command.arg("serve").stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let stdout = Lines::read(child.stdout.take().unwrap());
+        let stdout = child.stdout.take().map_or_else(Lines::none, Lines::read);
         let log = Lines::read(child.stderr.take().unwrap());
         (child, stdout, log)
     }
@@ -276,10 +286,21 @@ impl Receiver {
     /// Makes system calls of the receiver fail or wait from now on, as strace's `inject` says: `fdatasync:error=EIO`.
     #[track_caller]
     pub(crate) fn inject(&self, fault: &str) -> Faults {
+        self.strace(fault, &[], Path::new("/dev/null"))
+    }
+
+    /// The same, for one file only; the calls go into `trace`, a line each.
+    #[track_caller]
+    pub(crate) fn inject_on(&self, file: &Path, fault: &str, trace: &Path) -> Faults {
+        self.strace(fault, &["-P", file.to_str().unwrap()], trace)
+    }
+
+    #[track_caller]
+    fn strace(&self, fault: &str, arguments: &[&str], trace: &Path) -> Faults {
         let calls = fault.split(':').next().unwrap_or_default();
         let mut command = Command::new("strace");
-        command.args(["-f", "-o", "/dev/null", "-e", &format!("trace={calls}"), "-e", &format!("inject={fault}")]);
-        command.arg("-p").arg(self.child.id().to_string());
+        command.args(["-f", "-e", &format!("trace={calls}"), "-e", &format!("inject={fault}")]);
+        command.args(arguments).arg("-o").arg(trace).arg("-p").arg(self.child.id().to_string());
         let mut strace = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let said = Lines::read(strace.stderr.take().unwrap());
         said.wait("strace to be attached", |line| line.contains("attached").then_some(()));
@@ -299,6 +320,24 @@ impl Receiver {
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
         let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
         Duration::from_millis(ticks * 10)
+    }
+
+    /// A sink, as `status` shows it.
+    #[track_caller]
+    pub(crate) fn sink(&self, name: &str) -> Value {
+        let status = self.ask_admin("/api/v1/status").unwrap().json();
+        let sinks = status["sinks"].as_array().unwrap();
+        let sink = sinks.iter().find(|sink| sink["name"] == name).unwrap().clone();
+        let part = |word: &str| sink[word].as_u64().unwrap();
+        let settled = ["delivered", "filtered", "dead_lettered", "evicted", "pending"].map(part).iter().sum::<u64>();
+        assert_eq!(part("stored"), settled, "{sink}");
+        sink
+    }
+
+    /// Waits until a sink has settled everything, and gives its account.
+    #[track_caller]
+    pub(crate) fn sink_settled(&self, name: &str) -> Value {
+        wait_for("nothing to be pending", || Some(self.sink(name)).filter(|sink| sink["pending"] == 0))
     }
 
     /// SIGTERM, then the end.
@@ -337,6 +376,18 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Faults {
+    /// SIGKILL for the receiver in the midst of a call that strace holds up: the call is never made.
+    #[track_caller]
+    pub(crate) fn kill(mut self, mut receiver: Receiver) -> Ended {
+        receiver.child.kill().unwrap();
+        // It would let go of the thread only after the delay.
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+        receiver.wait()
     }
 }
 
@@ -380,6 +431,12 @@ pub(crate) fn log_line(line: &str) -> Option<Value> {
 }
 
 impl Lines {
+    fn none() -> Self {
+        let lines = Self(Arc::default());
+        lines.0.0.lock().unwrap().ended = true;
+        lines
+    }
+
     fn read(pipe: impl Read + Send + 'static) -> Self {
         let lines = Self(Arc::default());
         let writer = lines.clone();

@@ -108,15 +108,23 @@ impl Wire {
     /// The next answer.
     #[track_caller]
     pub(crate) fn answer(&mut self) -> Answer {
+        match self.try_answer() {
+            Ok(answer) => answer,
+            Err(error) => panic!("no answer but {error} after {:?}", String::from_utf8_lossy(&self.rest)),
+        }
+    }
+
+    /// The next answer, or how the connection ended before it.
+    pub(crate) fn try_answer(&mut self) -> io::Result<Answer> {
         loop {
             if let Some((answer, length)) = Answer::parse(&self.rest) {
                 self.rest.drain(..length);
-                return answer;
+                return Ok(answer);
             }
             let mut buffer = [0; 16384];
-            match self.stream.read(&mut buffer) {
-                Ok(read @ 1..) => self.rest.extend_from_slice(&buffer[..read]),
-                other => panic!("no answer but {other:?} after {:?}", String::from_utf8_lossy(&self.rest)),
+            match self.stream.read(&mut buffer)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => self.rest.extend_from_slice(&buffer[..read]),
             }
         }
     }

@@ -1,0 +1,671 @@
+//! FAULTS "Storage", but for damage to the files: full disks, failing and hanging syncs, folders, restarts.
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rcgen::CertificateParams;
+use rusqlite::{Connection, OpenFlags};
+use time::OffsetDateTime;
+
+use crate::harness::disk::{Disk, Pipe};
+use crate::harness::event::{big_event, event, new_event, new_id};
+use crate::harness::pki::{Ca, PKI};
+use crate::harness::receiver::{Receiver, Setup};
+use crate::harness::wire::{Answer, post};
+use crate::harness::{not_tested, wait_for};
+
+/// Posts big events until one is refused; the ids of those that were stored.
+#[track_caller]
+fn fill_up(receiver: &Receiver, bytes: usize) -> (Vec<String>, Answer) {
+    let mut stored = Vec::new();
+    let mut wire = receiver.connect();
+    for _ in 0..2_000 {
+        let id = new_id();
+        let answer = wire.post(big_event(&id, bytes).as_bytes());
+        if answer.status != 200 {
+            return (stored, answer);
+        }
+        stored.push(id);
+    }
+    panic!("it never was full");
+}
+
+/// The 503 that tells a sender to come again.
+#[track_caller]
+fn assert_unavailable(answer: &Answer) {
+    answer.assert_problem(503, "unavailable");
+    assert!(answer.header("retry-after").is_some_and(|after| after.parse::<u32>().is_ok()), "{answer:?}");
+}
+
+#[track_caller]
+fn wait_ready(receiver: &Receiver) {
+    wait_for("the receiver to be ready", || receiver.is_ready().then_some(()));
+}
+
+/// Up to where a sink is settled according to the file.
+fn written_cursor(journal: &Path, sink: &str) -> u64 {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let database = Connection::open_with_flags(journal.join("journal.db"), flags).unwrap();
+    let read = |row: &rusqlite::Row| row.get::<_, String>(0);
+    let place = database.query_row("SELECT place FROM sinks WHERE name = ?1", [sink], read).unwrap();
+    serde_json::from_str::<serde_json::Value>(&place).unwrap()["cursor"].as_u64().unwrap()
+}
+
+#[test]
+fn on_a_full_disk_events_are_refused_sinks_go_on_and_it_recovers_by_itself() {
+    let Some(disk) = Disk::ext4(48 << 20) else { return };
+    let journal = disk.path().join("journal");
+    let mut pipe = Pipe::new();
+    let receiver = Setup::new().set("journal.path", &journal).stdout_to(&pipe.path()).start();
+    let mut wire = receiver.connect();
+    let mut stored: Vec<String> = (0..20).map(|_| new_id()).collect();
+    for id in &stored[1..] {
+        wire.post(big_event(id, 40_000).as_bytes()).assert_durable("stored", id);
+    }
+    let known = event(&stored[0]);
+    wire.post(known.as_bytes()).assert_durable("stored", &stored[0]);
+    let filler = disk.fill();
+    let (more, refused) = fill_up(&receiver, 40_000);
+    stored.extend(more);
+    assert_unavailable(&refused);
+    let answer = receiver.ask_admin("/readyz").unwrap();
+    assert_eq!((answer.status, answer.json()["reason"].as_str()), (503, Some("journal full")));
+    // What is durable is known, full or not.
+    receiver.post(&known).assert_durable("duplicate", &stored[0]);
+
+    // The sink, which nobody has read so far, gets them now, and where it stands is written on the full disk.
+    pipe.read();
+    receiver.sink_settled("stdout");
+    let last = stored.len() as u64;
+    wait_for("the cursor to be written", || (written_cursor(&journal, "stdout") == last).then_some(()));
+    let setup = receiver.setup().clone();
+    assert!(!receiver.is_ready());
+    receiver.kill();
+
+    // On a disk that is fuller still it starts, and delivers nothing twice.
+    disk.fill();
+    let receiver = setup.start_unready();
+    assert_eq!(receiver.ask_admin("/readyz").unwrap().status, 503);
+    assert_unavailable(&receiver.post(event(&new_id())));
+    receiver.post(&known).assert_durable("duplicate", &stored[0]);
+
+    fs::remove_file(filler).unwrap();
+    wait_ready(&receiver);
+    let (id, event) = new_event();
+    receiver.post(event).assert_durable("stored", &id);
+    receiver.sink_settled("stdout");
+    receiver.finish();
+    let lines = pipe.lines();
+    for id in stored.iter().chain([&id]) {
+        assert_eq!(lines.iter().filter(|line| line.contains(id)).count(), 1);
+    }
+}
+
+/// `journal.max_bytes` is ten times the disk: nobody but the receiver itself can make room.
+#[test]
+fn on_a_disk_smaller_than_max_bytes_delivered_events_yield() {
+    let Some(disk) = Disk::ext4(40 << 20) else { return };
+    let setup = Setup::new().set("journal.path", &disk.path().join("journal")).set("journal.max_bytes", "400MiB");
+    let receiver = setup.start();
+    let mut wire = receiver.connect();
+    let mut refused = 0;
+    for _ in 0..1_600 {
+        let id = new_id();
+        let event = big_event(&id, 60_000);
+        loop {
+            let answer = wire.post(event.as_bytes());
+            if answer.status == 200 {
+                break;
+            }
+            assert_unavailable(&answer);
+            refused += 1;
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+    // A few when the disk was found to be full, and no more: from then on there is room in time.
+    assert!(refused < 200, "refused {refused} times");
+    assert_eq!(receiver.sink_settled("stdout")["delivered"], 1_600);
+    receiver.finish();
+}
+
+#[test]
+fn on_a_disk_smaller_than_max_bytes_a_sink_that_wakes_up_makes_room() {
+    let Some(disk) = Disk::tmpfs(24 << 20) else { return };
+    let mut pipe = Pipe::new();
+    let setup = Setup::new().set("journal.path", &disk.path().join("journal")).stdout_to(&pipe.path());
+    let receiver = setup.start();
+    let (mut stored, refused) = fill_up(&receiver, 60_000);
+    assert_unavailable(&refused);
+    // The ballast can become smaller, but nothing may go while it is wanted, however often it is tried.
+    let mut refused = 0;
+    while refused < 4 {
+        thread::sleep(Duration::from_millis(500));
+        let (more, answer) = fill_up(&receiver, 60_000);
+        assert_unavailable(&answer);
+        refused = if more.is_empty() { refused + 1 } else { 0 };
+        stored.extend(more);
+    }
+    assert_eq!(receiver.sink("stdout")["evicted"], 0);
+    pipe.read();
+    wait_ready(&receiver);
+    let (id, event) = new_event();
+    receiver.post(event).assert_durable("stored", &id);
+    assert_eq!(receiver.sink_settled("stdout")["delivered"], stored.len() as u64 + 1);
+    receiver.finish();
+    assert_eq!(pipe.lines().len(), stored.len() + 1);
+}
+
+#[test]
+fn a_quota_is_a_full_disk() {
+    let setup = Setup::new();
+    let receiver = setup.start();
+    let (id, event) = new_event();
+    receiver.post(event).assert_durable("stored", &id);
+    let faults = receiver.inject("pwrite64,ftruncate,fallocate:error=EDQUOT");
+    let (id, event) = new_event();
+    assert_unavailable(&receiver.post(&event));
+    wait_for("not ready", || (!receiver.is_ready()).then_some(()));
+    drop(faults);
+    wait_ready(&receiver);
+    receiver.post(&event).assert_durable("stored", &id);
+    receiver.delivered(&id);
+    receiver.finish();
+}
+
+/// A page of which the disk takes a part only: what is written of the record counts for nothing, and the retry is new.
+#[test]
+fn a_write_that_breaks_off_is_undone() {
+    let setup = Setup::new();
+    let receiver = setup.start();
+    let (first, event) = new_event();
+    receiver.post(event).assert_durable("stored", &first);
+    // The first frames of the record reach the file, the others do not.
+    let wal = setup.journal().join("journal.db-wal");
+    let faults = receiver.inject_on(&wal, "pwrite64:error=ENOSPC:when=4+", Path::new("/dev/null"));
+    let id = new_id();
+    let event = big_event(&id, 60_000);
+    assert_unavailable(&receiver.post(&event));
+    drop(faults);
+    let (setup, _) = receiver.kill();
+    let receiver = setup.start();
+    receiver.post(&event).assert_durable("stored", &id);
+    receiver.delivered(&id);
+    assert_eq!(receiver.ask_admin("/api/v1/status").unwrap().json()["journal"]["last_sequence"], 2);
+    receiver.finish();
+}
+
+#[test]
+fn at_max_bytes_delivered_events_yield_then_optional_sinks_then_it_refuses() {
+    let mut pipe = Pipe::new();
+    pipe.read();
+    let setup = Setup::new()
+        .set("journal.max_bytes", "1MiB")
+        .set("sinks.main.type", "stdout")
+        .set("sinks.spare.type", "stdout")
+        .set("sinks.spare.enabled", false)
+        .set("sinks.spare.required", false)
+        .stdout_to(&pipe.path());
+    let receiver = setup.start();
+    let mut wire = receiver.connect();
+    let mut stored: Vec<String> = (0..100).map(|_| new_id()).collect();
+    for id in &stored {
+        // Three times what fits: it only does because the sink has had it, and the other one is not required.
+        wire.post(big_event(id, 30_000).as_bytes()).assert_durable("stored", id);
+        receiver.sink_settled("main");
+    }
+    let spare = receiver.sink("spare");
+    assert!(spare["evicted"].as_u64().unwrap() > 60, "{spare}");
+    assert_eq!(receiver.sink("main")["evicted"], 0);
+    assert!(receiver.log.so_far().iter().any(|line| line.contains("lose undelivered events")));
+    assert_eq!(receiver.metric(r#"sink_evicted_total{sink="spare"}"#), spare["evicted"].as_u64().unwrap());
+
+    pipe.pause();
+    let (more, refused) = fill_up(&receiver, 30_000);
+    assert_unavailable(&refused);
+    assert!(more.len() > 20, "only {} more", more.len());
+    stored.extend(more);
+    let answer = receiver.ask_admin("/readyz").unwrap();
+    assert_eq!((answer.status, answer.json()["reason"].as_str()), (503, Some("journal full")));
+    assert_eq!(receiver.sink("main")["evicted"], 0);
+    receiver.sink("spare");
+
+    pipe.read();
+    wait_ready(&receiver);
+    let (id, event) = new_event();
+    receiver.post(event).assert_durable("stored", &id);
+    stored.push(id);
+    receiver.sink_settled("main");
+    receiver.finish();
+    assert_eq!(pipe.lines().len(), stored.len());
+}
+
+/// A commit group is stored or refused as one, so it must not be larger than what is free.
+#[test]
+fn close_to_max_bytes_events_that_come_together_do_not_keep_each_other_out() {
+    let setup = Setup::new().set("journal.max_bytes", "1MiB");
+    let receiver = setup.start();
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                let mut wire = receiver.connect();
+                for _ in 0..10 {
+                    let id = new_id();
+                    let event = big_event(&id, 60_000);
+                    wait_for("room", || (wire.post(event.as_bytes()).status == 200).then_some(()));
+                }
+            });
+        }
+    });
+    assert_eq!(receiver.sink_settled("stdout")["delivered"], 160);
+    receiver.finish();
+}
+
+#[test]
+fn a_sync_that_fails_is_the_end() {
+    let setup = Setup::new();
+    let receiver = setup.start();
+    let mut wire = receiver.connect();
+    let stored: Vec<String> = (0..20).map(|_| new_id()).collect();
+    for id in &stored {
+        wire.post(event(id).as_bytes()).assert_durable("stored", id);
+    }
+    let (wal, trace) = (setup.journal().join("journal.db-wal"), setup.folder().join("trace"));
+    let faults = receiver.inject_on(&wal, "fdatasync,fsync:error=EIO", &trace);
+    // What waits behind the one whose sync fails is refused too.
+    let mut wires: Vec<_> = (0..8).map(|_| receiver.connect()).collect();
+    let refused: Vec<String> = (0..8).map(|_| new_id()).collect();
+    for (wire, id) in wires.iter_mut().zip(&refused) {
+        wire.send(post("/events", "", event(id).as_bytes())).unwrap();
+    }
+    for wire in &mut wires {
+        assert_unavailable(&wire.answer());
+    }
+    assert!(!receiver.is_ready());
+    let ended = receiver.wait();
+    drop(faults);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.took < Duration::from_secs(5), "{ended:?}");
+    assert!(ended.log.iter().any(|line| line.contains("the journal has failed")), "{ended:?}");
+    let trace = fs::read_to_string(trace).unwrap();
+    let syncs = trace.lines().filter(|line| line.contains("sync(") || line.contains("sync resumed")).count();
+    assert_eq!(syncs, 1, "after a failed sync there is no second one: {trace}");
+
+    let receiver = setup.start();
+    for id in &stored {
+        receiver.post(event(id)).assert_durable("duplicate", id);
+    }
+    // Their bytes may have reached the file all the same: then they were synced at the start, and the retry finds them.
+    for id in &refused {
+        assert_eq!(receiver.post(event(id)).status, 200);
+    }
+    assert_eq!(receiver.sink_settled("stdout")["stored"], 28);
+    receiver.finish();
+}
+
+#[test]
+fn a_failed_sync_of_the_main_file_is_the_end_too() {
+    let setup = Setup::new();
+    let receiver = setup.start();
+    let database = setup.journal().join("journal.db");
+    let faults = receiver.inject_on(&database, "fdatasync,fsync:error=EIO", Path::new("/dev/null"));
+    let mut wire = receiver.connect();
+    let mut stored = Vec::new();
+    // The log is copied back after some megabytes.
+    for _ in 0..200 {
+        let id = new_id();
+        wire.send(post("/events", "", big_event(&id, 60_000).as_bytes())).unwrap();
+        match wire.try_answer() {
+            Ok(answer) if answer.status == 200 => stored.push(id),
+            _ => break,
+        }
+    }
+    let ended = receiver.wait();
+    drop(faults);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(stored.len() > 10);
+    let receiver = setup.start();
+    for id in &stored {
+        // Other bytes than the first time, which stand.
+        receiver.post(event(id)).assert_durable("duplicate", id);
+    }
+    assert_eq!(receiver.metric("conflicts_total"), stored.len() as u64);
+    receiver.finish();
+}
+
+/// A sync that fails while the process drains is as final as any.
+#[test]
+fn a_sync_that_fails_at_the_end_shows_in_the_exit_code() {
+    let receiver = Setup::new().start();
+    let (id, event) = new_event();
+    receiver.post(event).assert_durable("stored", &id);
+    let faults = receiver.inject("fdatasync,fsync:error=EIO");
+    let ended = receiver.stop();
+    drop(faults);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+}
+
+#[test]
+fn while_a_sync_is_slow_copies_wait_and_the_account_adds_up() {
+    let setup = Setup::new().set("listen.answer_within", "500ms");
+    let receiver = setup.start();
+    let (first, event_of_first) = new_event();
+    receiver.post(event_of_first).assert_durable("stored", &first);
+    let faults = receiver.inject("fdatasync,fsync:delay_enter=2000000:when=1");
+
+    let ids: Vec<String> = (0..5).map(|_| new_id()).collect();
+    let mut wires: Vec<_> = (0..10).map(|_| receiver.connect()).collect();
+    let start = Instant::now();
+    // Each twice: the second while the first is being written.
+    for (number, wire) in wires.iter_mut().enumerate() {
+        wire.send(post("/events", "", event(&ids[number / 2]).as_bytes())).unwrap();
+    }
+    for wire in &mut wires {
+        assert_unavailable(&wire.answer());
+    }
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(400) && took < Duration::from_millis(1_700), "{took:?}");
+    let account = receiver.account();
+    assert_eq!((account.received, account.stored, account.in_flight), (11, 1, 10), "{account:?}");
+    assert_eq!(receiver.ask_admin("/api/v1/status").unwrap().json()["journal"]["last_sequence"], 1);
+
+    let account = receiver.settled();
+    assert_eq!((account.stored, account.duplicate, account.refused), (6, 5, 0), "{account:?}");
+    drop(faults);
+    for id in &ids {
+        receiver.post(event(id)).assert_durable("duplicate", id);
+    }
+    assert_eq!(receiver.sink_settled("stdout")["delivered"], 6);
+    receiver.finish();
+}
+
+#[test]
+fn a_copy_of_an_event_in_flight_shares_its_outcome() {
+    let receiver = Setup::new().start();
+    let (warm, event) = new_event();
+    receiver.post(event).assert_durable("stored", &warm);
+    let faults = receiver.inject("fdatasync,fsync:delay_enter=700000:when=1");
+    let (id, event) = new_event();
+    let request = post("/events", "", event.as_bytes());
+    let (mut one, mut two) = (receiver.connect(), receiver.connect());
+    one.send(&request).unwrap();
+    receiver.wait_metric("in_flight", 1);
+    two.send(&request).unwrap();
+    receiver.wait_metric("in_flight", 2);
+    one.answer().assert_durable("stored", &id);
+    two.answer().assert_durable("duplicate", &id);
+    drop(faults);
+
+    // And its failure: no copy gets a 200 for an event that was not stored.
+    let faults = receiver.inject("pwrite64,ftruncate,fallocate:error=ENOSPC");
+    let (_, event) = new_event();
+    let request = post("/events", "", event.as_bytes());
+    let mut wires: Vec<_> = (0..4).map(|_| receiver.connect()).collect();
+    for wire in &mut wires {
+        wire.send(&request).unwrap();
+    }
+    for wire in &mut wires {
+        assert_unavailable(&wire.answer());
+    }
+    drop(faults);
+    wait_ready(&receiver);
+    let answers: Vec<_> = wires.iter_mut().map(|wire| wire.post(event.as_bytes()).json()["status"].clone()).collect();
+    assert_eq!(answers, ["stored", "duplicate", "duplicate", "duplicate"]);
+    receiver.finish();
+}
+
+#[test]
+fn while_a_sync_never_returns_memory_is_bounded_and_operators_are_answered() {
+    let setup = Setup::new()
+        .set("listen.answer_within", "300ms")
+        .set("listen.max_in_flight", 16)
+        .set("listen.max_in_flight_bytes", "8MiB")
+        .set("listen.drain_timeout", "1s");
+    let receiver = setup.start();
+    let (id, event) = new_event();
+    receiver.post(&event).assert_durable("stored", &id);
+    let faults = receiver.inject("fdatasync,fsync:delay_enter=600000000");
+    let before = receiver.memory();
+    let mut late = 0;
+    for _ in 0..60 {
+        let answer = receiver.post(big_event(&new_id(), 300_000));
+        match answer.status {
+            503 => late += 1,
+            _ => {
+                answer.assert_problem(429, "too-many");
+                assert!(answer.header("retry-after").is_some());
+            }
+        }
+    }
+    assert_eq!(late, 16, "each holds its place until its write is settled");
+    let account = receiver.account();
+    assert_eq!((account.received, account.in_flight, account.refused), (61, 16, 44), "{account:?}");
+    let grown = receiver.memory().saturating_sub(before);
+    assert!(grown < 48 << 20, "{grown} bytes more");
+    assert_eq!(receiver.ask_admin("/livez").unwrap().status, 200);
+    assert_eq!(receiver.sink("stdout")["delivered"], 1);
+
+    // Nothing that hangs can hold the end; strace has to let go of the thread for the process to be gone.
+    receiver.signal(rustix::process::Signal::TERM);
+    receiver.log.wait("the end of the drain", |line| line.contains("did not close in time").then_some(()));
+    faults.kill(receiver);
+    let receiver = setup.start();
+    receiver.post(event).assert_durable("duplicate", &id);
+    receiver.finish();
+}
+
+/// Power loss cannot be had here. What it comes down to: bytes that a killed process has written, but not synced, are
+/// synced by the next one before anybody can get a 200 that relies on them.
+#[test]
+fn what_an_earlier_life_wrote_is_synced_before_anyone_is_listened_to() {
+    let setup = Setup::new();
+    let receiver = setup.start();
+    let mut wire = receiver.connect();
+    let (id, event) = new_event();
+    // The log has its header now.
+    wire.post(event.as_bytes()).assert_durable("stored", &id);
+    let (wal, trace) = (setup.journal().join("journal.db-wal"), setup.folder().join("trace"));
+    let faults = receiver.inject_on(&wal, "fdatasync,fsync:delay_enter=600000000", &trace);
+    let (id, event) = new_event();
+    wire.send(post("/events", "", event.as_bytes())).unwrap();
+    wait_for("the sync to be asked for", || fs::read_to_string(&trace).unwrap().contains("sync(").then_some(()));
+    let ended = faults.kill(receiver);
+    assert!(!ended.stdout.iter().any(|line| line.contains(&id)));
+
+    let calls = "trace=fdatasync,fsync,listen";
+    let words = ["strace", "-D", "-f", "-y", "-o", trace.to_str().unwrap(), "-e", calls];
+    let receiver = setup.clone().through(&words).start();
+    receiver.post(&event).assert_durable("duplicate", &id);
+    let trace = fs::read_to_string(trace).unwrap();
+    let lines: Vec<&str> = trace.lines().collect();
+    let at = |what: &str, file: &str| lines.iter().position(|line| line.contains(what) && line.contains(file));
+    // The operators' port is first, and answers that it is not ready.
+    let listening = lines.iter().rposition(|line| line.contains("listen(")).unwrap();
+    let (log, main) = (at("sync(", "journal.db-wal>").unwrap(), at("sync(", "journal.db>").unwrap());
+    let folder = at("sync(", "/journal>").unwrap();
+    assert!(log < main && main < listening && folder < listening, "{trace}");
+    receiver.delivered(&id);
+    receiver.finish();
+}
+
+#[test]
+fn a_folder_that_cannot_be_used_is_refused_at_start() {
+    let setup = Setup::new();
+    let refused = |path: &PathBuf, reason: &str| {
+        let start = Instant::now();
+        let ended = setup.clone().set("journal.path", path).start_in_vain();
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert!(start.elapsed() < Duration::from_secs(5));
+        let told = ended.log.iter().find(|line| line.contains(reason));
+        assert!(told.is_some_and(|line| line.contains(path.to_str().unwrap())), "{ended:?}");
+        assert!(!ended.log.iter().any(|line| line.contains("listening")), "{ended:?}");
+    };
+    refused(&setup.folder().join("missing/journal"), "does not exist");
+    let file = setup.folder().join("file");
+    File::create(&file).unwrap();
+    refused(&file, "is not a directory");
+    refused(&file.join("journal"), "is not a directory");
+
+    let Some(disk) = Disk::tmpfs(16 << 20) else { return };
+    let journal = disk.path().join("journal");
+    fs::create_dir(&journal).unwrap();
+    disk.read_only(true);
+    refused(&journal, "must be writable");
+    refused(&disk.path().join("other"), "must be writable");
+
+    // And once it can be written to: a warning, as it does not outlive the machine.
+    disk.read_only(false);
+    let receiver = setup.clone().set("journal.path", &journal).start();
+    receiver.log.wait("the warning", |line| (line.contains("not durable") && line.contains("tmpfs")).then_some(()));
+    receiver.finish();
+}
+
+#[test]
+fn the_journal_is_for_its_owner_only() {
+    let setup = Setup::new();
+    fs::create_dir(setup.journal()).unwrap();
+    fs::set_permissions(setup.journal(), fs::Permissions::from_mode(0o755)).unwrap();
+    let receiver = setup.start();
+    let (id, event) = new_event();
+    receiver.post(event).assert_durable("stored", &id);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&setup.journal()), 0o700);
+    let files: Vec<_> = fs::read_dir(setup.journal()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() >= 5, "{files:?}");
+    for file in files {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+    receiver.finish();
+}
+
+#[test]
+fn a_second_process_is_kept_out_and_a_killed_one_keeps_nobody_out() {
+    let setup = Setup::new();
+    let receiver = setup.start();
+    let ended = setup.start_in_vain();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let holder = format!("process {}", receiver.pid().as_raw_nonzero());
+    let journal = setup.journal();
+    let told = |line: &String| line.contains(journal.to_str().unwrap()) && line.contains(&holder);
+    assert!(ended.log.iter().any(told), "{ended:?}");
+    let (id, event) = new_event();
+    receiver.post(&event).assert_durable("stored", &id);
+
+    let (setup, _) = receiver.kill();
+    assert!(setup.journal().join("lock").exists());
+    let receiver = setup.start();
+    receiver.post(&event).assert_durable("duplicate", &id);
+    receiver.finish();
+}
+
+/// Wants libfaketime, which `tests/run` installs where it can.
+#[test]
+fn a_clock_that_jumps_loses_nothing() {
+    const YEARS: i64 = 10 * 365 * 86_400;
+    let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketimeMT.so.1", std::env::consts::ARCH);
+    if !Path::new(&library).is_file() {
+        return not_tested("libfaketime is not installed");
+    }
+    // Valid throughout, as certificates go by this clock too.
+    let long = |profile: &mut CertificateParams| {
+        profile.not_before = OffsetDateTime::now_utc() - time::Duration::seconds(2 * YEARS);
+        profile.not_after = OffsetDateTime::now_utc() + time::Duration::seconds(2 * YEARS);
+    };
+    let ca = Ca::with("Lasting CA", long);
+    let (server, client) = (PKI.ca.server(long), ca.client(long));
+    let setup = Setup::new().set("tls.certificate", &server.chain).set("tls.private_key", &server.key);
+    let setup = setup.set("tls.client_ca", [&ca.certificate]);
+    let file = setup.folder().join("clock");
+    let set = |offset: i64| {
+        // In one step, as it is read all the time.
+        let new = file.with_extension("new");
+        fs::write(&new, format!("{offset:+}s\n")).unwrap();
+        fs::rename(&new, &file).unwrap();
+    };
+    let preload = format!("LD_PRELOAD={library}");
+    let clock = format!("FAKETIME_TIMESTAMP_FILE={}", file.display());
+    let setup = setup.through(&["env", &preload, &clock, "FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"]);
+
+    let mut delivered = 0;
+    // While it lives, and from life to life.
+    for jumps in [[0, YEARS], [-YEARS, 0], [YEARS, -YEARS], [0, 0]] {
+        set(jumps[0]);
+        let receiver = setup.start();
+        for jump in jumps {
+            set(jump);
+            let (id, event) = new_event();
+            let mut wire = receiver.connect_as(&client).unwrap();
+            wire.post(event.as_bytes()).assert_durable("stored", &id);
+            wire.post(event.as_bytes()).assert_durable("duplicate", &id);
+            // Retention and the window are looked at every second.
+            thread::sleep(Duration::from_millis(1_200));
+            assert!(receiver.is_ready());
+        }
+        delivered += 2;
+        assert_eq!(receiver.sink_settled("stdout")["delivered"], delivered);
+        let (_, ended) = receiver.kill();
+        assert!(!ended.log.iter().any(|line| line.contains("panic") || line.contains("damaged")), "{ended:?}");
+    }
+}
+
+/// A backlog that a new process finds. The full size takes some minutes to make:
+/// `BACKLOG=10000000 cargo test --release --test it -- --ignored --nocapture a_long_backlog`
+#[test]
+#[ignore = "makes a backlog of millions of events"]
+fn a_long_backlog_bounds_neither_start_nor_memory() {
+    let events = std::env::var("BACKLOG").map_or(1_000_000, |events| events.parse().unwrap());
+    backlog(events, 256 << 20);
+}
+
+#[test]
+fn a_backlog_is_opened_in_little_time_and_memory() {
+    backlog(20_000, 96 << 20);
+}
+
+/// Leaves `events` undelivered, then starts a process that delivers them in at most `memory`.
+fn backlog(events: u64, memory: u64) {
+    let dark = Setup::new().set("sinks.out.type", "stdout").set("sinks.out.enabled", false);
+    let receiver = dark.start();
+    let clients = 32;
+    thread::scope(|scope| {
+        for client in 0..clients {
+            let receiver = &receiver;
+            scope.spawn(move || {
+                let mut wire = receiver.connect();
+                for number in 0..events.div_ceil(clients) {
+                    wire.post(event(&format!("backlog-{client}-{number}")).as_bytes());
+                }
+            });
+        }
+    });
+    let events = receiver.sink("out")["pending"].as_u64().unwrap();
+    let (setup, _) = receiver.kill();
+    let bytes = fs::metadata(setup.journal().join("journal.db")).unwrap().len();
+
+    let out = setup.folder().join("out");
+    let start = Instant::now();
+    let receiver = setup.set("sinks.out.enabled", true).stdout_to(&out).start();
+    let took = start.elapsed();
+    let opened = receiver.memory();
+    let (id, event) = new_event();
+    receiver.post(event).assert_durable("stored", &id);
+    let deadline = Instant::now() + Duration::from_secs(60 + events / 1_000);
+    let mut most = opened;
+    while receiver.sink("out")["pending"] != 0 {
+        most = most.max(receiver.memory());
+        assert!(Instant::now() < deadline);
+        thread::sleep(Duration::from_millis(50));
+    }
+    println!(
+        "{events} events in {bytes} bytes: ready after {took:?}, {opened} bytes of memory, {most} while delivering"
+    );
+    // 5 s a GB, and what any start takes; in a debug build checking the rows takes ten times as long.
+    let slower = if cfg!(debug_assertions) { 10 } else { 1 };
+    assert!(took < Duration::from_secs(3) + Duration::from_millis(slower * bytes / 200_000), "{took:?}");
+    assert!(most < memory, "{most} bytes of memory");
+    receiver.finish();
+    let delivered = fs::read(out).unwrap().iter().filter(|&&byte| byte == b'\n').count() as u64;
+    assert_eq!(delivered, events + 1);
+}
