@@ -157,10 +157,13 @@ pub(super) struct Mark {
     pub(super) last: u64,
     /// The oldest sequence still kept; everything before was deleted on purpose.
     pub(super) floor: u64,
+    /// The newest id ever given in quarantine.
+    pub(super) kept: u64,
 }
 
+const MARK: &str = "mark";
 const MARK_MAGIC: &[u8; 8] = b"ASAPPMRK";
-const MARK_BYTES: usize = 40;
+const MARK_BYTES: usize = 48;
 
 /// What the mark's file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,17 +173,23 @@ pub(super) enum FoundMark {
     Found(Mark),
 }
 
+impl FoundMark {
+    /// Reads the mark and changes nothing.
+    pub(super) fn of(folder: &Folder) -> Self {
+        match fs::read(folder.file(MARK)) {
+            Ok(bytes) if !bytes.is_empty() => Mark::decode(&bytes).map_or(Self::Unreadable, Self::Found),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Self::Unreadable,
+            // A crash may have come between the file and its content.
+            _ => Self::Missing,
+        }
+    }
+}
+
 impl MarkFile {
-    pub(super) fn open(folder: &Folder) -> io::Result<(Self, FoundMark)> {
-        let path = folder.file("mark");
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        let found = match bytes.len() {
-            0 => FoundMark::Missing,
-            _ => Mark::decode(&bytes).map_or(FoundMark::Unreadable, FoundMark::Found),
-        };
-        Ok((Self { file }, found))
+    pub(super) fn open(folder: &Folder) -> io::Result<Self> {
+        let path = folder.file(MARK);
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        Ok(Self { file })
     }
 
     pub(super) fn write(&self, mark: Mark) -> io::Result<()> {
@@ -199,16 +208,17 @@ impl Mark {
         bytes[8..12].copy_from_slice(&self.format.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.last.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.floor.to_le_bytes());
-        let checksum = xxh3_64(&bytes[..32]);
-        bytes[32..].copy_from_slice(&checksum.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.kept.to_le_bytes());
+        let checksum = xxh3_64(&bytes[..40]);
+        bytes[40..].copy_from_slice(&checksum.to_le_bytes());
         bytes
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let word = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
         let long = |at: usize| bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
-        let sound = bytes.get(..8)? == MARK_MAGIC && long(32)? == xxh3_64(bytes.get(..32)?);
-        let mark = Self { format: word(8)?, last: long(16)?, floor: long(24)? };
+        let sound = bytes.get(..8)? == MARK_MAGIC && long(40)? == xxh3_64(bytes.get(..40)?);
+        let mark = Self { format: word(8)?, last: long(16)?, floor: long(24)?, kept: long(32)? };
         sound.then_some(mark)
     }
 }

@@ -6,12 +6,15 @@
 //! things out). [`recover`] brings a store back to order before the first event.
 
 mod ballast;
+mod carry;
 mod cursor;
+mod examine;
 mod folder;
 mod group;
 mod place;
 mod quarantine;
 mod recover;
+mod remains;
 mod ring;
 mod salvage;
 mod sqlite;

@@ -82,6 +82,22 @@ impl Place {
         sequence <= self.cursor || self.ahead.iter().any(|&(low, high)| (low..=high).contains(&sequence))
     }
 
+    /// The last sequence it says anything about.
+    pub(super) fn reach(&self) -> u64 {
+        self.ahead.last().map_or(self.cursor, |&(_, high)| high)
+    }
+
+    /// Of two copies of a sink's place, the one with more progress is the later one.
+    pub(super) fn progress(&self) -> (u64, u64) {
+        (self.first, self.cursor + self.ahead.iter().map(|(low, high)| high - low + 1).sum::<u64>())
+    }
+
+    /// Whether all of `from..=to` is settled.
+    pub(super) fn has_settled(&self, from: u64, to: u64) -> bool {
+        let from = from.max(self.cursor + 1);
+        from > to || self.ahead.iter().any(|&(low, high)| low <= from && to <= high)
+    }
+
     /// Settles `from..=to`. What was settled before stays as it was, so nothing is counted twice.
     pub(super) fn settle(&mut self, from: u64, to: u64, how: Settled) {
         let from = from.max(self.cursor + 1);

@@ -47,6 +47,11 @@ impl Quarantine {
         self.add(Entry { id, digest, bytes: body as u64 + ROW_BYTES });
     }
 
+    /// The newest may be gone from it: no id comes again.
+    pub(super) fn go_on_after(&mut self, id: u64) {
+        self.next_id = self.next_id.max(id + 1);
+    }
+
     pub(super) fn knows(&self, digest: u64) -> bool {
         self.digests.contains(&digest)
     }
@@ -67,6 +72,7 @@ impl Quarantine {
             dropped.entries.push(entry);
         }
         state.quarantined = self.oldest_first.len() as u64;
+        state.kept = self.next_id - 1;
         dropped
     }
 

@@ -6,7 +6,7 @@
 //! | `ids` | their event ids; kept for the dedup window, longer than the bodies |
 //! | `sinks` | a sink's place (JSON) |
 //! | `dead_letters`, `quarantine` | an event, a body; with its reason (JSON) |
-//! | `state` | what the journal knows of itself (JSON): how many rows there should be, and what was lost |
+//! | `state` | what the journal knows of itself (JSON): how many rows there should be, and what was lost; which sinks have a place |
 //!
 //! The main file of SQLite has no checksums, so every row carries one, and [`recover`](super::recover) looks at all of
 //! them. Checkpoints are made by the writer, never by SQLite behind its back: their errors are sync errors.
@@ -19,6 +19,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ffi, params};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::group::{Group, checksum};
@@ -30,10 +31,11 @@ pub(super) const FORMAT: u32 = 1;
 /// "ASAP".
 pub(super) const APPLICATION_ID: u32 = 0x4153_4150;
 pub(super) const PAGE: usize = 4096;
+const CACHE_KIB: i32 = 2000;
 /// Pages in the write-ahead log from which it is copied into the main file.
 const CHECKPOINT_PAGES: usize = 1000;
 
-/// The order matters: it fixes every table's root page, which lets recovery rebuild a damaged first page.
+/// Recovery compares it with what a file says.
 pub(super) const SCHEMA: &str = "
 CREATE TABLE groups (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, at INTEGER NOT NULL, bytes INTEGER NOT NULL, checksum INTEGER NOT NULL, block BLOB NOT NULL);
 CREATE TABLE ids (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, at INTEGER NOT NULL, checksum INTEGER NOT NULL, ids BLOB NOT NULL);
@@ -42,6 +44,10 @@ CREATE TABLE dead_letters (id INTEGER PRIMARY KEY, about TEXT NOT NULL, event BL
 CREATE TABLE quarantine (id INTEGER PRIMARY KEY, about TEXT NOT NULL, body BLOB NOT NULL, checksum INTEGER NOT NULL);
 CREATE TABLE state (id INTEGER PRIMARY KEY, state TEXT NOT NULL, checksum INTEGER NOT NULL);
 ";
+
+/// The rows of `state`: a [`StoreState`]; the names of the sinks with a place, or null if damage took that knowledge.
+pub(super) const STATE: u32 = 1;
+pub(super) const SINKS: u32 = 2;
 
 /// The writer's connection.
 #[derive(Debug)]
@@ -59,26 +65,26 @@ impl SqliteStore {
         let made = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
         made.map_err(|error| StoreError::Fatal(format!("{}: {error}", path.display())))?;
         let store = Self::open(path)?;
+        store.connection.execute_batch(&format!("PRAGMA page_size = {PAGE}; PRAGMA journal_mode = WAL"))?;
         store.connection.execute_batch(&format!(
             "BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {SCHEMA}"
         ))?;
         put_state(&store.connection, &StoreState::default())?;
+        put_sink_names(&store.connection)?;
         store.connection.execute_batch("COMMIT")?;
         Ok(store)
     }
 
-    /// Opens the database at `path`. Changes nothing in it but its write-ahead log's index.
-    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+    /// Opens the database at `path`. Changes nothing in it but its write-ahead log's index, if it [`has_header`].
+    pub(super) fn open(path: &Path) -> rusqlite::Result<Self> {
         let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        connection.execute_batch(&format!(
-            "PRAGMA page_size = {PAGE}; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;"
-        ))?;
+        connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0")?;
         connection.set_prepared_statement_cache_capacity(32);
         Ok(Self { connection, path: path.to_owned(), pages: 0 })
     }
 
     /// Whether nothing was ever written to it: not even its schema.
-    pub(super) fn is_blank(&self) -> Result<bool, StoreError> {
+    pub(super) fn is_blank(&self) -> rusqlite::Result<bool> {
         let tables: u32 = self.connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
         let version: u32 = self.connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         Ok(tables == 0 && version == 0)
@@ -147,12 +153,16 @@ impl SqliteStore {
             ])?;
             pages += (row.block.len() + new.ids.len()) / PAGE + 4;
         }
+        let mut sinks_changed = false;
         for (name, place) in &commit.places {
-            put_place(connection, name, place)?;
+            sinks_changed |= put_place(connection, name, place)?;
             pages += 1;
         }
         for name in &commit.forgotten {
-            connection.execute("DELETE FROM sinks WHERE name = ?1", [name])?;
+            sinks_changed |= connection.execute("DELETE FROM sinks WHERE name = ?1", [name])? > 0;
+        }
+        if sinks_changed {
+            put_sink_names(connection)?;
         }
         for letter in &commit.dead_letters {
             put_dead_letter(connection, letter)?;
@@ -265,13 +275,31 @@ impl Reader for SqliteReader {
     }
 }
 
+/// Whether a file begins as all of ours do, up to the first number that changes. If it does not, SQLite may write to it,
+/// delete its log, or fail with the first write.
+pub(super) fn has_header(file: &[u8]) -> bool {
+    let [high, low] = u16::try_from(PAGE).unwrap_or_default().to_be_bytes();
+    // Write-ahead log, no reserved bytes, and three numbers that are the same in every file.
+    let after = [high, low, 2, 2, 0, 64, 32, 32];
+    file.strip_prefix(b"SQLite format 3\0").is_some_and(|rest| rest.starts_with(&after))
+}
+
+/// Whether the tables are what [`create`](SqliteStore::create) made them.
+pub(super) fn has_schema(connection: &Connection) -> rusqlite::Result<bool> {
+    let mut tables = connection.prepare("SELECT sql FROM sqlite_schema ORDER BY rowid")?;
+    let tables = tables.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
+    Ok(tables.iter().map(String::as_str).eq(SCHEMA.lines().filter_map(|line| line.strip_suffix(';'))))
+}
+
 /// A connection with what every one of ours needs.
-pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
     let connection = Connection::open_with_flags(path, flags)?;
     // Only between our own connections, for moments.
     connection.busy_timeout(Duration::from_secs(10))?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // In KiB; the file's own idea of it is not asked for.
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     Ok(connection)
 }
 
@@ -294,7 +322,8 @@ pub(super) fn read_row(row: &rusqlite::Row) -> rusqlite::Result<Row> {
     })
 }
 
-pub(super) fn put_place(connection: &Connection, name: &str, place: &Place) -> rusqlite::Result<()> {
+/// True if the sink had no place before.
+pub(super) fn put_place(connection: &Connection, name: &str, place: &Place) -> rusqlite::Result<bool> {
     let place = json(place)?;
     let sum = text_checksum(0, &[name.as_bytes(), place.as_bytes()]);
     let updated = connection
@@ -305,10 +334,24 @@ pub(super) fn put_place(connection: &Connection, name: &str, place: &Place) -> r
             .prepare_cached("INSERT INTO sinks (name, place, checksum) VALUES (?1, ?2, ?3)")?
             .execute(params![name, place, sum])?;
     }
-    Ok(())
+    Ok(updated == 0)
 }
 
-pub(super) fn put_dead_letter(connection: &Connection, letter: &DeadLetter) -> rusqlite::Result<()> {
+/// Every sink with a place, in order of their rows.
+pub(super) fn sink_names(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    connection.prepare("SELECT name FROM sinks ORDER BY id")?.query_map([], |row| row.get(0))?.collect()
+}
+
+pub(super) fn put_sink_names(connection: &Connection) -> rusqlite::Result<()> {
+    put_about_itself(connection, SINKS, &sink_names(connection)?)
+}
+
+/// Until the next sink gets a place.
+pub(super) fn put_sink_names_unknown(connection: &Connection) -> rusqlite::Result<()> {
+    put_about_itself(connection, SINKS, &None::<Vec<String>>)
+}
+
+fn put_dead_letter(connection: &Connection, letter: &DeadLetter) -> rusqlite::Result<()> {
     let about = json(letter)?;
     let sum = text_checksum(letter.id, &[about.as_bytes(), &letter.event]);
     connection.prepare_cached("INSERT INTO dead_letters VALUES (?1, ?2, ?3, ?4)")?.execute(params![
@@ -320,7 +363,7 @@ pub(super) fn put_dead_letter(connection: &Connection, letter: &DeadLetter) -> r
     Ok(())
 }
 
-pub(super) fn put_kept(connection: &Connection, kept: &Kept) -> rusqlite::Result<()> {
+fn put_kept(connection: &Connection, kept: &Kept) -> rusqlite::Result<()> {
     let about = json(kept)?;
     let sum = text_checksum(kept.id, &[about.as_bytes(), &kept.body]);
     connection.prepare_cached("INSERT INTO quarantine VALUES (?1, ?2, ?3, ?4)")?.execute(params![
@@ -333,10 +376,22 @@ pub(super) fn put_kept(connection: &Connection, kept: &Kept) -> rusqlite::Result
 }
 
 pub(super) fn put_state(connection: &Connection, state: &StoreState) -> rusqlite::Result<()> {
-    let state = json(state)?;
-    let sum = xxh3_64(state.as_bytes()).cast_signed();
-    connection.prepare_cached("INSERT OR REPLACE INTO state VALUES (1, ?1, ?2)")?.execute(params![state, sum])?;
+    put_about_itself(connection, STATE, state)
+}
+
+fn put_about_itself(connection: &Connection, id: u32, value: &impl Serialize) -> rusqlite::Result<()> {
+    let value = json(value)?;
+    let sum = xxh3_64(value.as_bytes()).cast_signed();
+    connection.prepare_cached("INSERT OR REPLACE INTO state VALUES (?1, ?2, ?3)")?.execute(params![id, value, sum])?;
     Ok(())
+}
+
+/// `None` when it is there but damaged.
+pub(super) fn about_itself<T: DeserializeOwned>(connection: &Connection, id: u32) -> rusqlite::Result<Option<T>> {
+    let query = "SELECT state, checksum FROM state WHERE id = ?1";
+    let (value, sum): (String, i64) = connection.query_row(query, [id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let intact = xxh3_64(value.as_bytes()).cast_signed() == sum;
+    Ok(intact.then(|| serde_json::from_str(&value).ok()).flatten())
 }
 
 /// Over a row's id and its texts and blobs, as it is stored.

@@ -48,6 +48,8 @@ pub(super) struct StoreState {
     pub(super) ids_floor: u64,
     pub(super) dead_letters: u64,
     pub(super) quarantined: u64,
+    /// The newest id ever given in quarantine.
+    pub(super) kept: u64,
     /// Acknowledged sequences that damage took, oldest first.
     pub(super) losses: Vec<Loss>,
 }
@@ -65,7 +67,7 @@ pub(super) struct Loss {
 
 impl Default for StoreState {
     fn default() -> Self {
-        Self { floor: 1, ids_floor: 1, dead_letters: 0, quarantined: 0, losses: Vec::new() }
+        Self { floor: 1, ids_floor: 1, dead_letters: 0, quarantined: 0, kept: 0, losses: Vec::new() }
     }
 }
 
@@ -249,6 +251,11 @@ impl Row {
         self.is_sound().then_some(())?;
         let block = lz4_flex::decompress_size_prepended(&self.block).ok()?;
         Some(Group { first: self.first, last: self.last, at: from_millis(self.at), block: block.into() })
+    }
+
+    /// Bytes of the group, uncompressed.
+    pub(super) fn size(&self) -> Option<u64> {
+        self.block.first_chunk().map(|length| u64::from(u32::from_le_bytes(*length)))
     }
 
     pub(super) fn is_sound(&self) -> bool {

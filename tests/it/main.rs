@@ -14,6 +14,7 @@ mod http;
 mod http2;
 mod night;
 mod process;
+mod recovery;
 mod sinks;
 mod storage;
 mod tls;

@@ -399,16 +399,19 @@ impl Writer {
         self.metrics.quarantine_dropped.inc_by(dropped.count());
         self.recovered.dead_letter_bytes += commit.dead_letters.iter().map(|l| l.event.len() as u64).sum::<u64>();
         drop(commit);
+        let is_marked = group.is_none() && state.kept == self.recovered.state.kept;
         self.recovered.state = state;
         self.recovered.places = places;
         self.room_made(room);
         self.clean();
+        self.recovered.tail = group.as_ref().map_or(self.recovered.tail, |group| group.last);
+        if !is_marked {
+            self.write_mark();
+        }
         if let Some(group) = group {
             self.metrics.journal_groups.inc();
             self.touched.clear();
-            self.recovered.tail = group.last;
             self.recovered.live_bytes += group.size();
-            self.write_mark();
             let now = self.clock.now();
             for &(hash, digest) in &batch.order {
                 self.recovered.window.insert(hash, digest, now);
@@ -454,7 +457,8 @@ impl Writer {
 
     fn write_mark(&self) {
         let Some(file) = &self.recovered.mark else { return };
-        let mark = Mark { format: super::sqlite::FORMAT, last: self.recovered.tail, floor: self.recovered.state.floor };
+        let StoreState { floor, kept, .. } = self.recovered.state;
+        let mark = Mark { format: super::sqlite::FORMAT, last: self.recovered.tail, floor, kept };
         // Without its mark the next start can tell less, but loses nothing.
         if let Err(error) = file.write(mark) {
             tracing::warn!(%error, "cannot write the journal's high-water mark");

@@ -1,0 +1,249 @@
+//! A look at everything a database holds: SQLite's own check, its schema, every row's checksum, that no sequence is
+//! missing, and that there are as many rows as there should be.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rusqlite::{Connection, ErrorCode, ffi};
+
+use super::group::{Ids, checksum, millis};
+use super::place::Place;
+use super::quarantine::Quarantine;
+use super::sqlite::{self, FORMAT};
+use super::store::{Kept, StoreError, StoreState};
+use super::window::{IdKey, Window};
+use super::writer::Clock;
+
+/// Everything a sound database holds that the writer keeps in RAM.
+pub(super) struct Content {
+    pub(super) state: StoreState,
+    pub(super) places: BTreeMap<Arc<str>, Place>,
+    /// A sink without a place may have had one.
+    pub(super) places_lost: bool,
+    pub(super) window: Window,
+    pub(super) quarantine: Quarantine,
+    pub(super) tail: u64,
+    pub(super) live_bytes: u64,
+    pub(super) dead_letter_bytes: u64,
+    pub(super) next_dead_letter: u64,
+}
+
+/// What loading the dedup window needs to know.
+#[derive(Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) key: IdKey,
+    pub(super) clock: Clock,
+    pub(super) max_age: u32,
+    pub(super) capacity: usize,
+    pub(super) quarantine_bytes: u64,
+}
+
+/// Why a database cannot be used as it is.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    #[error("{0}")]
+    Damaged(String),
+    #[error("it has format {0}")]
+    Newer(u32),
+    /// No fault of the file: no memory, no file descriptor, someone else's lock.
+    #[error("{0}")]
+    Passing(String),
+}
+
+impl Trouble {
+    fn damaged<T>(what: impl Into<String>) -> Result<T, Self> {
+        Err(Self::Damaged(what.into()))
+    }
+}
+
+/// Reads and checks everything in a database. Changes nothing.
+pub(super) fn examine(connection: &Connection, seen: Seen) -> Result<Content, Trouble> {
+    let number = |pragma: &str| connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, u32>(0));
+    let (id, format) = (number("application_id")?, number("user_version")?);
+    if id == sqlite::APPLICATION_ID && format > FORMAT {
+        return Err(Trouble::Newer(format));
+    }
+    if id != sqlite::APPLICATION_ID || format != FORMAT {
+        return Trouble::damaged("the file's header is damaged");
+    }
+    if !sqlite::has_schema(connection)? {
+        return Trouble::damaged("the file's schema is damaged");
+    }
+    let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if check != "ok" {
+        return Err(Trouble::Damaged(check));
+    }
+    let Some(state) = sqlite::about_itself::<StoreState>(connection, sqlite::STATE)? else {
+        return Trouble::damaged("the state row is damaged");
+    };
+    let (tail, live_bytes) = examine_groups(connection, &state)?;
+    let window = load_ids(connection, &state, tail, seen)?;
+    let (places, places_lost) = load_places(connection, tail)?;
+    let (dead_letter_bytes, next_dead_letter) = examine_letters(connection, &state)?;
+    let quarantine = load_quarantine(connection, &state, seen)?;
+    Ok(Content {
+        state,
+        places,
+        places_lost,
+        window,
+        quarantine,
+        tail,
+        live_bytes,
+        dead_letter_bytes,
+        next_dead_letter,
+    })
+}
+
+/// Checks every group and that none is missing; the newest sequence ever given, and the bytes of live events.
+fn examine_groups(connection: &Connection, state: &StoreState) -> Result<(u64, u64), Trouble> {
+    let mut losses = state.losses.iter().peekable();
+    let mut past_losses = |mut expected: u64| {
+        while let Some(loss) = losses.next_if(|loss| loss.first <= expected) {
+            expected = expected.max(loss.last + 1);
+        }
+        expected
+    };
+    let mut expected = state.floor;
+    let mut live_bytes = 0;
+    let mut groups = connection.prepare("SELECT first, last, at, checksum, block, bytes FROM groups ORDER BY first")?;
+    let mut rows = groups.query([])?;
+    while let Some(row) = rows.next()? {
+        let found = sqlite::read_row(row)?;
+        let bytes: u64 = row.get(5)?;
+        // All the way to the events, as a lane would: what it could not read would end every start again.
+        let readable = found.group().is_some_and(|group| Arc::new(group).events(found.first).is_ok());
+        if !readable || found.size() != Some(bytes) {
+            return Trouble::damaged(format!("the group at sequence {} is damaged", found.first));
+        }
+        expected = past_losses(expected);
+        if found.first != expected {
+            return Trouble::damaged(format!("the group at sequence {expected} is missing"));
+        }
+        expected = found.last + 1;
+        live_bytes += bytes;
+    }
+    Ok((past_losses(expected).saturating_sub(1), live_bytes))
+}
+
+fn load_ids(connection: &Connection, state: &StoreState, tail: u64, seen: Seen) -> Result<Window, Trouble> {
+    let mut window = Window::new(seen.capacity, seen.max_age);
+    let now = millis(SystemTime::now());
+    let base = seen.clock.now();
+    let mut expected = state.ids_floor;
+    let mut ids = connection.prepare("SELECT first, last, at, checksum, ids FROM ids ORDER BY first")?;
+    let mut rows = ids.query([])?;
+    while let Some(row) = rows.next()? {
+        let row = sqlite::read_row(row)?;
+        let damaged = || Trouble::Damaged(format!("the ids at sequence {} are damaged", row.first));
+        if row.first > row.last || checksum(row.first, row.last, row.at, &row.block) != row.checksum {
+            return Err(damaged());
+        }
+        if row.first != expected {
+            return Trouble::damaged(format!("the ids at sequence {expected} are missing"));
+        }
+        expected = row.last + 1;
+        // A clock that went back makes ids young, one that went far ahead makes them old; neither loses an event.
+        let age = u32::try_from(now.saturating_sub(row.at) / 1000).unwrap_or(u32::MAX);
+        let seen_at = base.saturating_sub(age);
+        Ids::read(&row.block, |id, digest| window.insert(seen.key.hash(id), digest, seen_at)).map_err(|_| damaged())?;
+    }
+    if expected != tail + 1 {
+        return Trouble::damaged(format!("the ids at sequence {expected} are missing"));
+    }
+    Ok(window)
+}
+
+/// Every sink's place, and whether some may be lost.
+fn load_places(connection: &Connection, tail: u64) -> Result<(BTreeMap<Arc<str>, Place>, bool), Trouble> {
+    let mut places = BTreeMap::new();
+    let mut sinks = connection.prepare("SELECT name, place, checksum FROM sinks ORDER BY id")?;
+    let mut rows = sinks.query([])?;
+    while let Some(row) = rows.next()? {
+        let (name, place, sum): (String, String, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let intact = sqlite::text_checksum(0, &[name.as_bytes(), place.as_bytes()]) == sum;
+        let place: Option<Place> = serde_json::from_str(&place).ok();
+        // One that points beyond the end would skip what is yet to come.
+        let Some(place) = place.filter(|place| intact && place.reach() <= tail) else {
+            return Trouble::damaged(format!("the place of the sink {name} is damaged"));
+        };
+        places.insert(Arc::from(name), place);
+    }
+    match sqlite::about_itself::<Option<Vec<String>>>(connection, sqlite::SINKS)? {
+        Some(Some(names)) if names == sqlite::sink_names(connection)? => Ok((places, false)),
+        Some(None) => Ok((places, true)),
+        _ => Trouble::damaged("a sink's place is missing"),
+    }
+}
+
+/// The bytes of the dead letters, and the id of the next one.
+fn examine_letters(connection: &Connection, state: &StoreState) -> Result<(u64, u64), Trouble> {
+    let (mut count, mut bytes, mut next) = (0, 0, 1);
+    let mut letters = connection.prepare("SELECT id, about, event, checksum FROM dead_letters ORDER BY id")?;
+    let mut rows = letters.query([])?;
+    while let Some(row) = rows.next()? {
+        let (id, about, event, sum): (u64, String, Vec<u8>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+        if sqlite::text_checksum(id, &[about.as_bytes(), &event]) != sum {
+            return Trouble::damaged("a dead letter is damaged");
+        }
+        (count, bytes, next) = (count + 1, bytes + event.len() as u64, id + 1);
+    }
+    if count != state.dead_letters {
+        return Trouble::damaged("a dead letter is missing");
+    }
+    Ok((bytes, next))
+}
+
+fn load_quarantine(connection: &Connection, state: &StoreState, seen: Seen) -> Result<Quarantine, Trouble> {
+    let mut quarantine = Quarantine::new(seen.quarantine_bytes);
+    let mut count = 0;
+    let mut kept = connection.prepare("SELECT id, about, body, checksum FROM quarantine ORDER BY id")?;
+    let mut rows = kept.query([])?;
+    while let Some(row) = rows.next()? {
+        let (id, about, body, sum): (u64, String, Vec<u8>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+        let intact = sqlite::text_checksum(id, &[about.as_bytes(), &body]) == sum;
+        let Some(found) = serde_json::from_str::<Kept>(&about).ok().filter(|_| intact) else {
+            return Trouble::damaged("a quarantined body is damaged");
+        };
+        quarantine.recover(id, found.digest, body.len());
+        count += 1;
+    }
+    if count != state.quarantined {
+        return Trouble::damaged("a quarantined body is missing");
+    }
+    quarantine.go_on_after(state.kept);
+    Ok(quarantine)
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(error: rusqlite::Error) -> Self {
+        use ErrorCode::{
+            CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, FileLockingProtocolFailed, OutOfMemory,
+            PermissionDenied, ReadOnly, SystemIoFailure,
+        };
+        const UNREADABLE: [i32; 3] =
+            [ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_IOERR_CORRUPTFS];
+        let passing = match error.sqlite_error() {
+            Some(failure) => match failure.code {
+                CannotOpen
+                | DatabaseBusy
+                | DatabaseLocked
+                | DiskFull
+                | FileLockingProtocolFailed
+                | OutOfMemory
+                | PermissionDenied
+                | ReadOnly => true,
+                SystemIoFailure => !UNREADABLE.contains(&failure.extended_code),
+                _ => false,
+            },
+            None => false,
+        };
+        if passing { Self::Passing(error.to_string()) } else { Self::Damaged(error.to_string()) }
+    }
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Passing(error.to_string())
+    }
+}
