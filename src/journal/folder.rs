@@ -111,6 +111,13 @@ impl Folder {
     }
 }
 
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Closing the file alone would leave the lock with any child process that was forked and has not yet exec'ed.
+        let _ = self.lock.unlock();
+    }
+}
+
 /// Renames, then syncs the directories of both names, so that the new name survives a power cut.
 #[expect(clippy::disallowed_methods, reason = "this is the rename that syncs")]
 pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
