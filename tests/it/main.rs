@@ -9,6 +9,7 @@ mod connection;
 mod crash;
 mod dedup;
 mod framing;
+mod full;
 mod harness;
 mod http;
 mod http2;

@@ -267,3 +267,37 @@ fn a_new_sink_starts_where_it_is_told_to() {
     assert_eq!(receiver.sink_settled("early")["delivered"], 7);
     receiver.finish();
 }
+
+#[test]
+fn a_sink_that_is_not_required_loses_its_oldest_events_and_goes_on() {
+    let mut pipe = Pipe::new();
+    let receiver = Setup::new()
+        .set("journal.max_bytes", "1MiB")
+        .set("sinks.spare.type", "stdout")
+        .set("sinks.spare.required", false)
+        .stdout_to(&pipe.path())
+        .start();
+    let mut wire = receiver.connect();
+    let mut last = String::new();
+    for _ in 0..200 {
+        last = new_id();
+        // It is blocked all the time, and nobody is refused for it.
+        wire.post(big_event(&last, 30_000).as_bytes()).assert_durable("stored", &last);
+    }
+    let evicted = receiver.sink("spare")["evicted"].as_u64().unwrap();
+    assert!(evicted > 100, "{evicted}");
+    pipe.read();
+    let sink = receiver.sink_settled("spare");
+    assert_eq!(sink["delivered"].as_u64().unwrap() + sink["evicted"].as_u64().unwrap(), 200, "{sink}");
+    receiver.finish();
+    // What it held already came out as well, each once, in order, and the newest is among them.
+    let lines = pipe.lines();
+    assert!(lines.len() as u64 >= sink["delivered"].as_u64().unwrap());
+    assert!(lines.is_sorted_by(|a, b| id_of(a) < id_of(b)));
+    assert_eq!(lines.last().map(|line| id_of(line)), Some(last));
+}
+
+fn id_of(line: &str) -> String {
+    let event: serde_json::Value = serde_json::from_str(line).unwrap();
+    event["event_id"].as_str().unwrap().to_owned()
+}

@@ -1,4 +1,4 @@
-//! FAULTS "Storage", but for damage to the files: full disks, failing and hanging syncs, folders, restarts.
+//! FAULTS "Storage", but for damage to the files and for want of room (`full`): syncs that fail or hang, folders, restarts.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -7,265 +7,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rcgen::CertificateParams;
-use rusqlite::{Connection, OpenFlags};
 use time::OffsetDateTime;
 
-use crate::harness::disk::{Disk, Pipe};
+use crate::harness::disk::Disk;
 use crate::harness::event::{big_event, event, new_event, new_id};
 use crate::harness::pki::{Ca, PKI};
-use crate::harness::receiver::{Receiver, Setup};
-use crate::harness::wire::{Answer, post};
+use crate::harness::receiver::Setup;
+use crate::harness::wire::post;
 use crate::harness::{not_tested, wait_for};
-
-/// Posts big events until one is refused; the ids of those that were stored.
-#[track_caller]
-fn fill_up(receiver: &Receiver, bytes: usize) -> (Vec<String>, Answer) {
-    let mut stored = Vec::new();
-    let mut wire = receiver.connect();
-    for _ in 0..2_000 {
-        let id = new_id();
-        let answer = wire.post(big_event(&id, bytes).as_bytes());
-        if answer.status != 200 {
-            return (stored, answer);
-        }
-        stored.push(id);
-    }
-    panic!("it never was full");
-}
-
-/// The same, until it stays full: the log that starts over may give room for some more.
-#[track_caller]
-fn fill_for_good(receiver: &Receiver, bytes: usize) -> Vec<String> {
-    let mut stored = Vec::new();
-    let mut in_vain = 0;
-    while in_vain < 4 {
-        let (more, refused) = fill_up(receiver, bytes);
-        assert_unavailable(&refused);
-        in_vain = if more.is_empty() { in_vain + 1 } else { 0 };
-        stored.extend(more);
-        thread::sleep(Duration::from_millis(500));
-    }
-    stored
-}
-
-/// The 503 that tells a sender to come again.
-#[track_caller]
-fn assert_unavailable(answer: &Answer) {
-    answer.assert_problem(503, "unavailable");
-    assert!(answer.header("retry-after").is_some_and(|after| after.parse::<u32>().is_ok()), "{answer:?}");
-}
-
-#[track_caller]
-fn wait_ready(receiver: &Receiver) {
-    wait_for("the receiver to be ready", || receiver.is_ready().then_some(()));
-}
-
-/// Up to where a sink is settled according to the file.
-fn written_cursor(journal: &Path, sink: &str) -> u64 {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
-    let database = Connection::open_with_flags(journal.join("journal.db"), flags).unwrap();
-    let read = |row: &rusqlite::Row| row.get::<_, String>(0);
-    let place = database.query_row("SELECT place FROM sinks WHERE name = ?1", [sink], read).unwrap();
-    serde_json::from_str::<serde_json::Value>(&place).unwrap()["cursor"].as_u64().unwrap()
-}
-
-#[test]
-fn on_a_full_disk_events_are_refused_sinks_go_on_and_it_recovers_by_itself() {
-    let Some(disk) = Disk::ext4(48 << 20) else { return };
-    let journal = disk.path().join("journal");
-    let mut pipe = Pipe::new();
-    let receiver = Setup::new().set("journal.path", &journal).stdout_to(&pipe.path()).start();
-    let mut wire = receiver.connect();
-    let mut stored: Vec<String> = (0..20).map(|_| new_id()).collect();
-    for id in &stored[1..] {
-        wire.post(big_event(id, 40_000).as_bytes()).assert_durable("stored", id);
-    }
-    let known = event(&stored[0]);
-    wire.post(known.as_bytes()).assert_durable("stored", &stored[0]);
-    let filler = disk.fill();
-    stored.extend(fill_for_good(&receiver, 40_000));
-    let answer = receiver.ask_admin("/readyz").unwrap();
-    assert_eq!((answer.status, answer.json()["reason"].as_str()), (503, Some("journal full")));
-    // What is durable is known, full or not.
-    receiver.post(&known).assert_durable("duplicate", &stored[0]);
-
-    // The sink, which nobody has read so far, gets them now, and where it stands is written on the full disk.
-    pipe.read();
-    receiver.sink_settled("stdout");
-    let last = stored.len() as u64;
-    wait_for("the cursor to be written", || (written_cursor(&journal, "stdout") == last).then_some(()));
-    let setup = receiver.setup().clone();
-    assert!(!receiver.is_ready());
-    receiver.kill();
-
-    // On a disk that is fuller still it starts, and delivers nothing twice.
-    disk.fill();
-    let receiver = setup.start_unready();
-    assert_eq!(receiver.ask_admin("/readyz").unwrap().status, 503);
-    assert_unavailable(&receiver.post(event(&new_id())));
-    receiver.post(&known).assert_durable("duplicate", &stored[0]);
-
-    fs::remove_file(filler).unwrap();
-    wait_ready(&receiver);
-    let (id, event) = new_event();
-    receiver.post(event).assert_durable("stored", &id);
-    receiver.sink_settled("stdout");
-    receiver.finish();
-    let lines = pipe.lines();
-    for id in stored.iter().chain([&id]) {
-        assert_eq!(lines.iter().filter(|line| line.contains(id)).count(), 1);
-    }
-}
-
-/// `journal.max_bytes` is ten times the disk: nobody but the receiver itself can make room.
-#[test]
-fn on_a_disk_smaller_than_max_bytes_delivered_events_yield() {
-    let Some(disk) = Disk::ext4(40 << 20) else { return };
-    let setup = Setup::new().set("journal.path", &disk.path().join("journal")).set("journal.max_bytes", "400MiB");
-    let receiver = setup.start();
-    let mut wire = receiver.connect();
-    let mut refused = 0;
-    for _ in 0..1_600 {
-        let id = new_id();
-        let event = big_event(&id, 60_000);
-        loop {
-            let answer = wire.post(event.as_bytes());
-            if answer.status == 200 {
-                break;
-            }
-            assert_unavailable(&answer);
-            refused += 1;
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
-    // A few when the disk was found to be full, and no more: from then on there is room in time.
-    assert!(refused < 200, "refused {refused} times");
-    assert_eq!(receiver.sink_settled("stdout")["delivered"], 1_600);
-    receiver.finish();
-}
-
-#[test]
-fn on_a_disk_smaller_than_max_bytes_a_sink_that_wakes_up_makes_room() {
-    let Some(disk) = Disk::tmpfs(24 << 20) else { return };
-    let mut pipe = Pipe::new();
-    let setup = Setup::new().set("journal.path", &disk.path().join("journal")).stdout_to(&pipe.path());
-    let receiver = setup.start();
-    // Nothing may go while it is wanted, however often it is tried.
-    let stored = fill_for_good(&receiver, 60_000);
-    assert_eq!(receiver.sink("stdout")["evicted"], 0);
-    pipe.read();
-    wait_ready(&receiver);
-    let (id, event) = new_event();
-    receiver.post(event).assert_durable("stored", &id);
-    assert_eq!(receiver.sink_settled("stdout")["delivered"], stored.len() as u64 + 1);
-    receiver.finish();
-    assert_eq!(pipe.lines().len(), stored.len() + 1);
-}
-
-#[test]
-fn a_quota_is_a_full_disk() {
-    let setup = Setup::new();
-    let receiver = setup.start();
-    let (id, event) = new_event();
-    receiver.post(event).assert_durable("stored", &id);
-    let faults = receiver.inject("pwrite64,ftruncate,fallocate:error=EDQUOT");
-    let (id, event) = new_event();
-    assert_unavailable(&receiver.post(&event));
-    wait_for("not ready", || (!receiver.is_ready()).then_some(()));
-    drop(faults);
-    wait_ready(&receiver);
-    receiver.post(&event).assert_durable("stored", &id);
-    receiver.delivered(&id);
-    receiver.finish();
-}
-
-/// A page of which the disk takes a part only: what is written of the record counts for nothing, and the retry is new.
-#[test]
-fn a_write_that_breaks_off_is_undone() {
-    let setup = Setup::new();
-    let receiver = setup.start();
-    let (first, event) = new_event();
-    receiver.post(event).assert_durable("stored", &first);
-    // The first frames of the record reach the file, the others do not.
-    let wal = setup.journal().join("journal.db-wal");
-    let faults = receiver.inject_on(&wal, "pwrite64:error=ENOSPC:when=4+", Path::new("/dev/null"));
-    let id = new_id();
-    let event = big_event(&id, 60_000);
-    assert_unavailable(&receiver.post(&event));
-    drop(faults);
-    let (setup, _) = receiver.kill();
-    let receiver = setup.start();
-    receiver.post(&event).assert_durable("stored", &id);
-    receiver.delivered(&id);
-    assert_eq!(receiver.ask_admin("/api/v1/status").unwrap().json()["journal"]["last_sequence"], 2);
-    receiver.finish();
-}
-
-#[test]
-fn at_max_bytes_delivered_events_yield_then_optional_sinks_then_it_refuses() {
-    let mut pipe = Pipe::new();
-    pipe.read();
-    let setup = Setup::new()
-        .set("journal.max_bytes", "1MiB")
-        .set("sinks.main.type", "stdout")
-        .set("sinks.spare.type", "stdout")
-        .set("sinks.spare.enabled", false)
-        .set("sinks.spare.required", false)
-        .stdout_to(&pipe.path());
-    let receiver = setup.start();
-    let mut wire = receiver.connect();
-    let mut stored: Vec<String> = (0..100).map(|_| new_id()).collect();
-    for id in &stored {
-        // Three times what fits: it only does because the sink has had it, and the other one is not required.
-        wire.post(big_event(id, 30_000).as_bytes()).assert_durable("stored", id);
-        receiver.sink_settled("main");
-    }
-    let spare = receiver.sink("spare");
-    assert!(spare["evicted"].as_u64().unwrap() > 60, "{spare}");
-    assert_eq!(receiver.sink("main")["evicted"], 0);
-    assert!(receiver.log.so_far().iter().any(|line| line.contains("lose undelivered events")));
-    assert_eq!(receiver.metric(r#"sink_evicted_total{sink="spare"}"#), spare["evicted"].as_u64().unwrap());
-
-    pipe.pause();
-    let (more, refused) = fill_up(&receiver, 30_000);
-    assert_unavailable(&refused);
-    assert!(more.len() > 20, "only {} more", more.len());
-    stored.extend(more);
-    let answer = receiver.ask_admin("/readyz").unwrap();
-    assert_eq!((answer.status, answer.json()["reason"].as_str()), (503, Some("journal full")));
-    assert_eq!(receiver.sink("main")["evicted"], 0);
-    receiver.sink("spare");
-
-    pipe.read();
-    wait_ready(&receiver);
-    let (id, event) = new_event();
-    receiver.post(event).assert_durable("stored", &id);
-    stored.push(id);
-    receiver.sink_settled("main");
-    receiver.finish();
-    assert_eq!(pipe.lines().len(), stored.len());
-}
-
-/// A commit group is stored or refused as one, so it must not be larger than what is free.
-#[test]
-fn close_to_max_bytes_events_that_come_together_do_not_keep_each_other_out() {
-    let setup = Setup::new().set("journal.max_bytes", "1MiB");
-    let receiver = setup.start();
-    thread::scope(|scope| {
-        for _ in 0..16 {
-            scope.spawn(|| {
-                let mut wire = receiver.connect();
-                for _ in 0..10 {
-                    let id = new_id();
-                    let event = big_event(&id, 60_000);
-                    wait_for("room", || (wire.post(event.as_bytes()).status == 200).then_some(()));
-                }
-            });
-        }
-    });
-    assert_eq!(receiver.sink_settled("stdout")["delivered"], 160);
-    receiver.finish();
-}
 
 #[test]
 fn a_sync_that_fails_is_the_end() {
@@ -286,7 +35,7 @@ fn a_sync_that_fails_is_the_end() {
     }
     receiver.wait_metric("in_flight", 8);
     for wire in &mut wires {
-        assert_unavailable(&wire.answer());
+        wire.answer().assert_unavailable();
     }
     assert!(!receiver.is_ready());
     let ended = receiver.wait();
@@ -368,7 +117,7 @@ fn while_a_sync_is_slow_copies_wait_and_the_account_adds_up() {
         wire.send(post("/events", "", event(&ids[number / 2]).as_bytes())).unwrap();
     }
     for wire in &mut wires {
-        assert_unavailable(&wire.answer());
+        wire.answer().assert_unavailable();
     }
     let took = start.elapsed();
     assert!(took >= Duration::from_millis(400) && took < Duration::from_millis(1_700), "{took:?}");
@@ -412,10 +161,10 @@ fn a_copy_of_an_event_in_flight_shares_its_outcome() {
         wire.send(&request).unwrap();
     }
     for wire in &mut wires {
-        assert_unavailable(&wire.answer());
+        wire.answer().assert_unavailable();
     }
     drop(faults);
-    wait_ready(&receiver);
+    receiver.wait_ready();
     let answers: Vec<_> = wires.iter_mut().map(|wire| wire.post(event.as_bytes()).json()["status"].clone()).collect();
     assert_eq!(answers, ["stored", "duplicate", "duplicate", "duplicate"]);
     receiver.finish();

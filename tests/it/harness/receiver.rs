@@ -126,7 +126,7 @@ impl Setup {
     #[track_caller]
     pub(crate) fn start(&self) -> Receiver {
         let receiver = self.start_unready();
-        wait_for("the receiver to be ready", || receiver.is_ready().then_some(()));
+        receiver.wait_ready();
         receiver
     }
 
@@ -209,6 +209,11 @@ impl Receiver {
 
     pub(crate) fn is_ready(&self) -> bool {
         self.ask_admin("/readyz").is_ok_and(|answer| answer.status == 200)
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_ready(&self) {
+        wait_for("the receiver to be ready", || self.is_ready().then_some(()));
     }
 
     /// `GET path` on the admin port.

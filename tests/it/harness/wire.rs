@@ -263,6 +263,13 @@ impl Answer {
         assert_eq!(self.json(), serde_json::json!({ "status": word, "event_id": id }));
     }
 
+    /// Checks that this is the 503 that tells a sender to come again.
+    #[track_caller]
+    pub(crate) fn assert_unavailable(&self) {
+        self.assert_problem(503, "unavailable");
+        assert!(self.header("retry-after").is_some_and(|after| after.parse::<u32>().is_ok()), "{self:?}");
+    }
+
     /// Checks that this is a problem whose type ends in `word`, and gives its detail.
     #[track_caller]
     pub(crate) fn assert_problem(&self, status: u16, word: &str) -> String {
