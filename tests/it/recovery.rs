@@ -16,7 +16,9 @@ use std::time::{Duration, Instant, SystemTime};
 use asapp_receiver::admission::{Admission, Admitted, Outcome};
 use asapp_receiver::config::Config;
 use asapp_receiver::envelope::Envelope;
-use asapp_receiver::journal::{Appended, Cursor, Event, Journal, NewEvent, OpenError, Quarantined, Report, Settled};
+use asapp_receiver::journal::{
+    Appended, Cursor, Event, Journal, NewEvent, OpenError, Quarantined, Report, Settled, State,
+};
 use asapp_receiver::telemetry::Metrics;
 use asapp_receiver::tls::{PeerIdentity, ServerTls};
 use rusqlite::Connection;
@@ -771,6 +773,32 @@ fn lost_places_stay_lost_until_there_are_new_ones() {
             open.journal.close().await;
         });
     }
+}
+
+/// What a lane cannot read ends the journal; the next start sees to it.
+#[test]
+fn damage_that_comes_while_it_runs() {
+    let sample = Sample::new(Kind::File);
+    let (case, next) = (sample.copy(), sample.copy());
+    RUNTIME.block_on(async {
+        let mut open = Open::new(case.folder.path()).unwrap();
+        case.change("journal.db", |bytes| {
+            let half = bytes.len() / 2 / PAGE * PAGE;
+            bytes[half..].fill(0xff);
+        });
+        let cursor = open.cursors.get_mut("late").unwrap();
+        while let Ok(events) = cursor.read().await {
+            for event in events {
+                assert!(event.body() == sample.events[&event.sequence()].1, "{} is altered", event.sequence());
+            }
+        }
+        let mut state = open.journal.state();
+        let failed = state.wait_for(|state| *state == State::Failed);
+        assert!(tokio::time::timeout(PATIENCE, failed).await.is_ok());
+        copy(case.folder.path(), next.folder.path());
+        open.journal.close().await;
+    });
+    assert!(next.judge("damaged while it ran").damage.is_some());
 }
 
 /// The journal is salvaged again and again, also what was salvaged before.
