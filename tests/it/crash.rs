@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use rusqlite::Connection;
 use crate::harness::event::event;
 use crate::harness::pki::PKI;
 use crate::harness::receiver::Setup;
+use crate::harness::wait_for;
 use crate::harness::wire::{Answer, Wire, post};
 
 /// As the acceptance asks: at least 50 on one journal.
@@ -36,21 +37,24 @@ fn what_got_200_survives_every_kill_and_is_stored_once() {
     let out = out_folder.folder().join("out");
     let setup = Setup::new().stdout_to(&out).set("log.level", "info");
     let address = Address::default();
-    let done = AtomicBool::new(false);
+    let (done, acknowledged) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut random = fastrand::Rng::with_seed(20_261_122);
     let mut lives = Vec::new();
     let told: Vec<Told> = thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|client| {
-                let (address, done) = (Arc::clone(&address), &done);
-                scope.spawn(move || send(client, &address, done))
+                let (address, done, acknowledged) = (Arc::clone(&address), &done, &acknowledged);
+                scope.spawn(move || send(client, &address, done, acknowledged))
             })
             .collect();
         for _ in 0..KILLS {
             lives.push(fs::read(&out).map_or(0, |out| out.len()));
             let receiver = setup.start();
             *address.lock().unwrap() = Some(receiver.events);
-            thread::sleep(Duration::from_millis(random.u64(20..400)));
+            // Under load, wherever it is then: as it begins, and in full swing.
+            let enough = acknowledged.load(Ordering::SeqCst) + random.usize(1..500);
+            wait_for("load", || (acknowledged.load(Ordering::SeqCst) >= enough).then_some(()));
+            thread::sleep(Duration::from_micros(random.u64(0..5_000)));
             *address.lock().unwrap() = None;
             let (_, ended) = receiver.kill();
             assert!(!ended.log.iter().any(|line| line.contains("ERROR") || line.contains("damaged")), "{ended:?}");
@@ -73,7 +77,6 @@ fn what_got_200_survives_every_kill_and_is_stored_once() {
 
     let again: usize = told.iter().map(|told| told.again).sum();
     println!("{} events acknowledged in {KILLS} lives, {again} posted again meanwhile", stored.len());
-    assert!(stored.len() > KILLS * 10, "too little load: {}", stored.len());
     let known = ids_in(&setup.journal());
     let once: HashSet<&String> = known.iter().collect();
     assert_eq!(once.len(), known.len(), "no id is in the journal twice");
@@ -88,7 +91,7 @@ fn what_got_200_survives_every_kill_and_is_stored_once() {
 }
 
 /// Posts one event after the other until each has its 200, and now and then one again that had it before.
-fn send(client: usize, address: &Address, done: &AtomicBool) -> Told {
+fn send(client: usize, address: &Address, done: &AtomicBool, acknowledged: &AtomicUsize) -> Told {
     let mut told = Told::default();
     let mut random = fastrand::Rng::with_seed(client as u64);
     let mut connection = None;
@@ -106,6 +109,7 @@ fn send(client: usize, address: &Address, done: &AtomicBool) -> Told {
             }
         }
         told.stored.push(id);
+        acknowledged.fetch_add(1, Ordering::SeqCst);
         if random.u8(0..4) == 0 {
             let known = &told.stored[random.usize(0..told.stored.len())];
             if let Some(answer) = attempt(&mut connection, address, known)
