@@ -51,9 +51,9 @@ struct Options {
     /// A setting of the receiver, as in its files; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
-    /// Another receiver to measure beside this one, such as the one before a change
+    /// Another receiver to measure beside this one, such as the one before a change; may be repeated
     #[arg(long, value_name = "PROGRAM")]
-    against: Option<PathBuf>,
+    against: Vec<PathBuf>,
     /// What cargo passes
     #[arg(long, hide = true)]
     bench: bool,
@@ -108,11 +108,11 @@ impl<'a> Bench<'a> {
         let cores = Cores::choose();
         let pki = Pki::make(folder);
         let mut servers = vec![Server::baseline(&cores, &pki)];
-        let receivers = [("receiver", Some(servers::RECEIVER.into())), ("against", options.against.clone())];
-        for (name, program) in receivers {
-            let Some(program) = program else { continue };
-            let folder = folder.join(name);
-            servers.push(Server::receiver(name, &program, &cores, &pki, &folder, &options.settings));
+        let receivers =
+            std::iter::once(Path::new(servers::RECEIVER)).chain(options.against.iter().map(PathBuf::as_path));
+        for (number, program) in receivers.enumerate() {
+            let folder = folder.join(number.to_string());
+            servers.push(Server::receiver(program, &cores, &pki, &folder, &options.settings));
         }
         cores.keep_for_load();
         let requests = Requests::new();
@@ -126,7 +126,7 @@ impl<'a> Bench<'a> {
         let Options { rounds, seconds, .. } = *self.options;
         println!("{connections} connections, closed loop, medians of {rounds} × {seconds} s");
         println!(
-            "{:>12} {:>13} {:>7} {:>9} {:>7} {:>7} {:>13}",
+            "{:>16} {:>13} {:>7} {:>9} {:>7} {:>7} {:>13}",
             "", "CPU µs/event", "ratio", "events/s", "p50 ms", "p99 ms", "events/commit"
         );
         let mut runs: Vec<Vec<Run>> = self.servers.iter().map(|_| Vec::new()).collect();
@@ -141,7 +141,7 @@ impl<'a> Bench<'a> {
             let (name, cpu, rate) = (server.name(), of(|run| run.cpu_us), of(|run| run.rate));
             let (p50, p99, group) = (of(|run| run.p50), of(|run| run.p99), of(|run| run.group));
             let ratio = cpu / bare;
-            println!("{name:>12} {cpu:>13.1} {ratio:>7.2} {rate:>9.0} {p50:>7.2} {p99:>7.2} {group:>13.1}");
+            println!("{name:>16} {cpu:>13.1} {ratio:>7.2} {rate:>9.0} {p50:>7.2} {p99:>7.2} {group:>13.1}");
         }
         println!();
     }
@@ -172,7 +172,7 @@ impl<'a> Bench<'a> {
         let Options { rate, open_loop_seconds: seconds, .. } = *self.options;
         println!("{rate} events/s, open loop, 64 connections, {seconds} s");
         println!(
-            "{:>12} {:>13} {:>7} {:>7} {:>7} {:>7} {:>7}",
+            "{:>16} {:>13} {:>7} {:>7} {:>7} {:>7} {:>7}",
             "", "CPU µs/event", "p50 ms", "p90", "p99", "p99.9", "max"
         );
         let mut disk = disk::sync_times(self.folder);
@@ -188,10 +188,10 @@ impl<'a> Bench<'a> {
                 server.expect(done.answered);
                 (Times::of(done.times), cpu)
             });
-            println!("{:>12} {cpu:>13.0} {times}", server.name());
+            println!("{:>16} {cpu:>13.0} {times}", server.name());
         }
         disk.extend(disk::sync_times(self.folder));
-        println!("{:>12} {:>13} {}   (write and fdatasync of 2.5 KB)\n", "disk", "", Times::of(disk));
+        println!("{:>16} {:>13} {}   (write and fdatasync of 2.5 KB)\n", "disk", "", Times::of(disk));
     }
 }
 
