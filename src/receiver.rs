@@ -27,7 +27,7 @@ use crate::problem::{Kind, Problem};
 use crate::telemetry::Metrics;
 use crate::tls::PeerIdentity;
 
-/// A body whose length was not announced takes its budget in steps of at least this many bytes.
+/// A body whose length was not announced begins with a budget of this many bytes, which doubles as it grows.
 const GROWTH: usize = 16 * 1024;
 /// Longer ones are not kept: version 00 has 55 bytes.
 const MAX_TRACEPARENT: usize = 256;
@@ -145,13 +145,12 @@ impl Door {
                 return Err(Cut::TooLarge);
             }
             if length > budget {
-                let more = (length - budget).max(GROWTH);
-                admitted.grow(more)?;
-                budget += more;
+                let wider = length.max(2 * budget).next_multiple_of(GROWTH).min(self.max_body_bytes);
+                admitted.grow(wider - budget)?;
+                budget = wider;
             }
-            if whole.is_empty() {
-                whole.reserve(announced.unwrap_or(length));
-            }
+            // As much memory as there is budget for, however the buffer would grow by itself.
+            whole.reserve(budget - whole.len());
             whole.extend_from_slice(&data);
         }
         Ok(whole.freeze())

@@ -58,6 +58,11 @@ pub enum StartError {
     Sink(#[source] io::Error),
 }
 
+/// A sync failed: what is on disk is not certain, and the next start has to recover it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the journal has failed; start again to recover it")]
+pub struct JournalFailed;
+
 fn lines(findings: &[Finding]) -> String {
     let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
     errors.map(|finding| format!("\n  {finding}")).collect()
@@ -98,7 +103,8 @@ impl Service {
         let router = receiver::router(endpoints, ingest, admission, &config.listen, Arc::clone(&metrics));
         let (listener, events) = listen("listen.address", config.listen.address)?;
         let (phase, phases) = watch::channel(Phase::Serving);
-        let limits = Limits::of(&config.listen);
+        let max_connections = server::connections_within_limits(config.listen.max_connections);
+        let limits = Limits { max_connections, ..Limits::of(&config.listen) };
         let counted = Some(Arc::clone(&metrics));
         connections.spawn(server::serve(listener, Transport::Tls(tls), router, limits, counted, phases));
 
@@ -156,7 +162,10 @@ impl Running {
 
     /// Not ready at once; takes requests for `pre_drain` more, telling each client to go elsewhere; finishes what is
     /// under way; lets the lanes deliver what is durable; closes the journal. Back within `drain_timeout`.
-    pub async fn drain(self) {
+    ///
+    /// # Errors
+    /// When the journal failed meanwhile.
+    pub async fn drain(self) -> Result<(), JournalFailed> {
         let listen = &self.config.listen;
         let start = Instant::now();
         let end = start + listen.drain_timeout;
@@ -173,7 +182,11 @@ impl Running {
             tracing::warn!("the journal did not close in time; the next start recovers it");
         }
         self.end_operators(end).await;
+        if *self.journal.state().borrow() == journal::State::Failed {
+            return Err(JournalFailed);
+        }
         tracing::info!("drained");
+        Ok(())
     }
 
     /// Ends after a failed journal: requests under way get their 503, nothing else is waited for.

@@ -114,6 +114,12 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Tells a person something on stderr, beside the output.
+fn tell(text: &str) {
+    // When stderr is gone, there is no one to tell.
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
 /// `"90s"`, `"5m"`: a duration on the command line.
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| "write a duration such as 30s or 5m".to_owned())

@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
 use crate::config::Config;
-use crate::service::{Running, Service, StartError};
+use crate::service::{JournalFailed, Running, Service, StartError};
 use crate::telemetry;
 
 /// Run the receiver until SIGTERM or SIGINT, then drain
@@ -38,11 +38,11 @@ pub(super) async fn run_until_stopped(running: Running, signals: &mut Signals) -
         () = signals.stop() => {}
         () = running.failed() => {
             running.abandon().await;
-            return Err(Failure::failed("the journal has failed; start again to recover it"));
+            return Err(Failure::from_error(&JournalFailed));
         }
     }
     tokio::select! {
-        () = running.drain() => Ok(()),
+        drained = running.drain() => drained.map_err(|failed| Failure::from_error(&failed)),
         () = signals.stop() => Err(Failure::failed("stopped by a second signal before the drain was done")),
     }
 }

@@ -1,9 +1,18 @@
 //! `simulate`: acts as ASAPP.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
-use super::Failure;
+use tokio_util::sync::CancellationToken;
+
+use super::serve::Signals;
+use super::{Failure, print, tell};
+use crate::simulator::sender::{Credentials, Pem};
+use crate::simulator::{self, Settings};
+
+/// How long it sends when neither an end nor a number was given.
+const UNLESS_TOLD: Duration = Duration::from_secs(10);
 
 /// Act as ASAPP: post realistic events over mutual TLS, one POST an event, with its time-out and retries
 #[derive(Debug, clap::Args)]
@@ -52,6 +61,31 @@ pub struct Args {
 ///
 /// # Errors
 /// When the certificates cannot be used.
-pub async fn run(_: Args) -> Result<(), Failure> {
-    Err(Failure::failed("simulate is not written yet"))
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let credentials =
+        Credentials { ca: Pem::File(args.ca), certificate: Pem::File(args.cert), private_key: Pem::File(args.key) };
+    let endless = args.events.is_none() && args.duration.is_none();
+    let settings = Settings {
+        rate: args.rate,
+        events: args.events,
+        duration: if endless { Some(UNLESS_TOLD) } else { args.duration },
+        seed: args.seed.unwrap_or_else(|| fastrand::u64(..)),
+        timeout_ms: args.timeout_ms,
+        retries: args.retries,
+        connections: usize::try_from(args.connections).unwrap_or(usize::MAX),
+        ..Settings::new(args.url, credentials)
+    };
+    tell(&format!("simulate: seed {}\n", settings.seed));
+    let stop = CancellationToken::new();
+    let mut signals = Signals::new()?;
+    let mut sending = pin!(simulator::run(settings, stop.clone()));
+    let summary = tokio::select! {
+        summary = &mut sending => summary,
+        () = signals.stop() => {
+            stop.cancel();
+            sending.await
+        }
+    };
+    let summary = summary.map_err(|error| Failure::from_error(&error))?;
+    if args.json { print(&format!("{}\n", summary.json())) } else { print(&format!("{summary}\n")) }
 }

@@ -11,6 +11,10 @@ use super::{PREFIX, Problem};
 /// `config/default.toml`: every key, with its default where it has one.
 const DEFAULTS: &str = include_str!("../../config/default.toml");
 
+/// What a problem is told under when a whole file cannot be read, or understood.
+pub(super) const NO_FILE: &str = "--config";
+pub(super) const NO_TOML: &str = "TOML";
+
 /// Tables whose entries the user names, with the keys of an entry that are never inherited.
 const NAMED: [(&str, &[&str]); 2] = [("endpoints", &["path"]), ("sinks", &["type"])];
 
@@ -72,7 +76,7 @@ fn read(file: &Path, problems: &mut Vec<Problem>) -> Option<Layer> {
         Ok(text) => Some(Layer(parse(&origin, text.strip_prefix('\u{feff}').unwrap_or(&text), problems))),
         Err(what) => {
             let remedy = "give --config a TOML file that can be read".to_owned();
-            problems.push(Problem { key: "--config".to_owned(), source: origin, what, remedy });
+            problems.push(Problem { key: NO_FILE.to_owned(), source: origin, what, remedy });
             None
         }
     }
@@ -83,7 +87,7 @@ fn parse(origin: &String, text: &str, problems: &mut Vec<Problem>) -> Map<String
         // The parser shows the line it stumbled on, which may hold a secret: keep the place and the reason.
         let text = error.to_string();
         let what = text.lines().filter(|line| !line.contains(" |")).map(str::trim).collect::<Vec<_>>().join(": ");
-        let key = "TOML".to_owned();
+        let key = NO_TOML.to_owned();
         problems.push(Problem { key, source: origin.clone(), what, remedy: "correct the file".to_owned() });
         Map::new()
     });

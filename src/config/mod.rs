@@ -73,8 +73,13 @@ impl Config {
         mut problems: Vec<Problem>,
     ) -> Result<(Self, Vec<Warning>), Problems> {
         let merged = layers::merge(files, env, &mut problems);
+        let unread = problems.iter().any(|problem| [layers::NO_FILE, layers::NO_TOML].contains(&problem.key.as_str()));
         let mut reader = reader::Reader::new(problems);
         let config = sections::config(&mut reader, &merged);
+        if unread {
+            // What seems to be missing may well be in the file that could not be read.
+            reader.problems.retain(|problem| !problem.source.starts_with(reader::NOWHERE));
+        }
         if reader.problems.is_empty() { Ok((config, reader.warnings)) } else { Err(Problems(reader.problems)) }
     }
 }

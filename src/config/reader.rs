@@ -16,7 +16,8 @@ use super::{Problem, Warning, units};
 /// The origin of values that come from the environment starts so.
 pub(super) const ENVIRONMENT: &str = "environment variable ";
 
-const NOWHERE: &str = "not set";
+/// The origin of a key that no layer has.
+pub(super) const NOWHERE: &str = "not set";
 
 /// What was found out while reading.
 #[derive(Debug, Default)]

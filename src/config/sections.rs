@@ -35,7 +35,7 @@ pub(super) fn config(reader: &mut Reader, table: &::config::Map<String, ::config
         journal: journal(root.section("journal")),
         sinks: named(root.section("sinks"), sink),
         quarantine: Quarantine { max_bytes: max_bytes(root.section("quarantine"), 0) },
-        dead_letters: DeadLetters { max_bytes: max_bytes(root.section("dead_letters"), MIB) },
+        dead_letters: DeadLetters { max_bytes: max_bytes(root.section("dead_letters"), 4 * KIB) },
         admin: admin(root.section("admin")),
         log: log(root.section("log")),
     };
@@ -50,7 +50,7 @@ fn listen(mut s: Section<'_, '_>) -> Listen {
         max_connections: s.number("max_connections", 1..=1_000_000),
         max_in_flight: s.number("max_in_flight", 1..=1_000_000),
         max_in_flight_bytes: s.memory("max_in_flight_bytes", KIB..=u64::MAX),
-        max_body_bytes: s.memory("max_body_bytes", KIB..=256 * MIB),
+        max_body_bytes: s.memory("max_body_bytes", 1..=256 * MIB),
         handshake_timeout: s.duration("handshake_timeout", INSTANT..=10 * MINUTE),
         header_timeout: s.duration("header_timeout", INSTANT..=10 * MINUTE),
         body_timeout: s.duration("body_timeout", INSTANT..=10 * MINUTE),
@@ -115,7 +115,7 @@ fn tls(mut s: Section<'_, '_>) -> Tls {
         client_ca,
         client_crl: s.list("client_crl", file, "name PEM files"),
         min_version: s.choice("min_version", &[("1.3", Some(TlsVersion::Tls13)), ("1.2", tls12)], TlsVersion::Tls13),
-        reload_interval: s.duration("reload_interval", SECOND..=DAY),
+        reload_interval: s.duration("reload_interval", INSTANT..=DAY),
         allow_extra_key_usage: s.flag("allow_extra_key_usage"),
         clients: allowed_clients(&mut s),
     };
@@ -167,7 +167,7 @@ fn journal(mut s: Section<'_, '_>) -> Journal {
     let journal = Journal {
         engine: s.choice("engine", &engines, Engine::Sqlite),
         path: needed_file(&mut s, "path", "name the journal's folder"),
-        max_bytes: s.size("max_bytes", MIB..=u64::MAX),
+        max_bytes: s.size("max_bytes", 4 * KIB..=u64::MAX),
         retention: s.duration("retention", Duration::ZERO..=YEAR),
     };
     let memory = journal.engine == Engine::Memory;
@@ -235,7 +235,7 @@ fn retry(mut s: Section<'_, '_>) -> Retry {
         initial_backoff: s.duration("initial_backoff", Duration::from_millis(1)..=HOUR),
         max_backoff: s.duration("max_backoff", Duration::from_millis(1)..=DAY),
         max_attempts: Some(s.number("max_attempts", 0..=1_000_000)).filter(|attempts| *attempts > 0),
-        max_age: s.duration_or_none("max_age", SECOND..=YEAR),
+        max_age: s.duration_or_none("max_age", INSTANT..=YEAR),
     };
     s.contradiction(
         &["initial_backoff", "max_backoff"],
@@ -291,11 +291,10 @@ fn between_sections(reader: &mut Reader, config: &Config) {
             reader.contradiction(&[&other, &path], true, "are the same path", "give each endpoint its own");
         }
     }
-    reader.contradiction(
+    reader.doubt(
         &["listen.max_body_bytes", "journal.max_bytes"],
         u64::try_from(config.listen.max_body_bytes).is_ok_and(|body| body > config.journal.max_bytes),
-        "the largest event is larger than the journal",
-        "make journal.max_bytes larger",
+        "the largest event that is let in never fits the journal: make journal.max_bytes larger",
     );
     let (events, admin) = (config.listen.address, config.admin.address);
     reader.contradiction(

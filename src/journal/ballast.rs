@@ -3,63 +3,90 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 
 use super::folder::Folder;
 
-/// Enough for one checkpoint of the write-ahead log.
-const BYTES: u64 = 8 << 20;
+/// The first is enough for one checkpoint of the write-ahead log; less is held where the disk has no more.
+const SIZES: [u64; 3] = [8 << 20, 4 << 20, 2 << 20];
+/// What has to be free besides the bytes that are asked for.
+const MARGIN: u64 = 64 << 10;
 
 #[derive(Debug)]
 pub(super) struct Ballast {
     file: PathBuf,
     probe: PathBuf,
-    present: bool,
+    /// What is held; 0 for nothing.
+    bytes: u64,
 }
 
 impl Ballast {
-    /// Takes the room, if the disk has it.
-    pub(super) fn new(folder: &Folder) -> Self {
+    /// The ballast as the last process left it.
+    pub(super) fn find(folder: &Folder) -> Self {
         let file = folder.file("ballast");
-        let present = fs::metadata(&file).is_ok_and(|found| found.len() == BYTES);
-        let mut ballast = Self { file, probe: folder.file("probe"), present };
-        ballast.restore();
-        ballast
+        let bytes = fs::metadata(&file).map_or(0, |found| found.len());
+        Self { file, probe: folder.file("probe"), bytes }
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.bytes > 0
     }
 
     /// Gives the room back to the disk.
     pub(super) fn drop(&mut self) {
-        if self.present && fs::remove_file(&self.file).is_ok() {
-            self.present = false;
+        if fs::remove_file(&self.file).is_ok() {
+            self.bytes = 0;
         }
     }
 
-    /// Whether `bytes` more can be written now; takes the ballast's own room back first.
+    /// Takes as much room as the disk has; false when that is too little.
+    pub(super) fn take(&mut self) -> bool {
+        SIZES.into_iter().any(|size| self.resize(size))
+    }
+
+    /// Whether `bytes` more can be written now, with the ballast in place.
     pub(super) fn has_room(&mut self, bytes: u64) -> bool {
-        if !self.restore() {
-            return false;
+        let fits = SIZES.into_iter().any(|size| self.resize(size) && self.fits(bytes));
+        fits || {
+            self.take();
+            false
         }
-        // Asked by writing, as a quota shows in no number.
-        let fits = fill(&self.probe, bytes + (64 << 10)).is_ok();
-        // A probe left behind is cut short by the next one.
+    }
+
+    /// Asks by taking the room, as a quota shows in no number.
+    fn fits(&self, bytes: u64) -> bool {
+        let fits = open(&self.probe).and_then(|probe| fill(&probe, bytes + MARGIN)).is_ok();
+        // A probe left behind is made anew by the next one.
         let _ = fs::remove_file(&self.probe);
         fits
     }
 
-    fn restore(&mut self) -> bool {
-        if !self.present {
-            self.present = fill(&self.file, BYTES).is_ok();
-            if !self.present {
-                let _ = fs::remove_file(&self.file);
-            }
+    fn resize(&mut self, size: u64) -> bool {
+        let resized = open(&self.file).and_then(|file| match size {
+            less if less <= self.bytes => file.set_len(less),
+            more => fill(&file, more).or_else(|error| file.set_len(self.bytes).and(Err(error))),
+        });
+        if resized.is_ok() {
+            self.bytes = size;
         }
-        self.present
+        resized.is_ok()
     }
 }
 
-/// A file of that many zeros that really take up the disk.
-fn fill(path: &PathBuf, bytes: u64) -> io::Result<()> {
-    let mut file: File = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// Makes the file `bytes` long, with all of it really taking up the disk.
+fn fill(mut file: &File, bytes: u64) -> io::Result<()> {
+    match fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        // Not every file system can.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
+        taken => return Ok(taken?),
+    }
     let zeros = [0; 64 << 10];
     let mut left = bytes;
     while left > 0 {

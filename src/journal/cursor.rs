@@ -1,7 +1,6 @@
 //! A sink's cursor: how its lane reads the journal and says what became of each event.
 
 use std::sync::Arc;
-use std::sync::mpsc::TrySendError;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{oneshot, watch};
@@ -12,6 +11,9 @@ use super::ring::Found;
 use super::store::{DeadLetter, Reader, StoreError};
 use super::writer::Command;
 use super::{Inner, Refused};
+
+/// How long a lane waits after a read that failed for want of room.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// Owned by one lane. Reading runs ahead of settling; what was settled in an earlier life is skipped.
 pub struct Cursor {
@@ -74,7 +76,7 @@ impl Cursor {
             };
             let mut events = match group.events(self.next) {
                 Ok(events) => events,
-                Err(_) => return self.damaged(format!("the group at sequence {} is damaged", group.first)),
+                Err(_) => return self.damaged(format!("the group at sequence {} is damaged", group.first)).await,
             };
             self.next = group.last + 1;
             self.settled.retain(|&(_, high)| high >= group.first);
@@ -85,14 +87,10 @@ impl Cursor {
         }
     }
 
-    /// Says what became of `from..=to`.
+    /// Says what became of `from..=to`. Waits while the writer is behind.
     pub async fn settle(&mut self, from: u64, to: u64, how: Settled) {
-        let mut command = Command::Settle { sink: Arc::clone(&self.sink), from, to, how };
-        // The mailbox is full only while the writer is stuck; then this lane can wait, ingest goes first.
-        while let Err(TrySendError::Full(back)) = self.inner.mailbox.try_send(command) {
-            command = back;
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let command = Command::Settle { sink: Arc::clone(&self.sink), from, to, how };
+        self.inner.mailbox.send_from_lane(command).await;
     }
 
     /// Puts an event into the dead letters, which settles it.
@@ -110,11 +108,7 @@ impl Cursor {
             event: single(event).into(),
         };
         let (reply, answer) = oneshot::channel();
-        let command = Command::DeadLetter { letter: Box::new(letter), reply };
-        self.inner.mailbox.try_send(command).map_err(|error| match error {
-            TrySendError::Full(_) => Refused::Full,
-            TrySendError::Disconnected(_) => Refused::Closed,
-        })?;
+        self.inner.mailbox.send_from_lane(Command::DeadLetter { letter: Box::new(letter), reply }).await;
         answer.await.unwrap_or(Err(Refused::Closed))
     }
 
@@ -124,7 +118,13 @@ impl Cursor {
                 Some(reader) => reader,
                 None => match (self.inner.open_reader)() {
                     Ok(reader) => reader,
-                    Err(error) => return self.damaged(error.to_string()),
+                    // Out of file descriptors, say.
+                    Err(StoreError::Full(reason)) => {
+                        tracing::warn!(sink = &*self.sink, reason, "cannot read the journal now");
+                        tokio::time::sleep(READ_AGAIN).await;
+                        continue;
+                    }
+                    Err(StoreError::Fatal(reason)) => return self.damaged(reason).await,
                 },
             };
             let next = self.next;
@@ -132,22 +132,29 @@ impl Cursor {
                 let group = reader.group(next);
                 (reader, group)
             });
-            let Ok((reader, group)) = read.await else { return Err(Gone) };
+            let (reader, group) = match read.await {
+                Ok(read) => read,
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // The runtime is ending.
+                    Err(_) => return Err(Gone),
+                },
+            };
             match group {
                 Ok(group) => {
                     self.reader = Some(reader);
                     return Ok(group.map(Arc::new));
                 }
                 // A read that failed for want of room has damaged nothing.
-                Err(StoreError::Full(_)) => tokio::time::sleep(Duration::from_secs(1)).await,
-                Err(StoreError::Fatal(reason)) => return self.damaged(reason),
+                Err(StoreError::Full(_)) => tokio::time::sleep(READ_AGAIN).await,
+                Err(StoreError::Fatal(reason)) => return self.damaged(reason).await,
             }
         }
     }
 
     /// Damage ends the process, so that the next start sees to it; reading on could only skip events.
-    fn damaged<T>(&self, reason: String) -> Result<T, Gone> {
-        let _ = self.inner.mailbox.try_send(Command::Damaged(reason));
+    async fn damaged<T>(&mut self, reason: String) -> Result<T, Gone> {
+        self.inner.mailbox.send_from_lane(Command::Damaged(reason)).await;
         Err(Gone)
     }
 }

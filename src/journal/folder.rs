@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub(super) struct Folder {
     path: PathBuf,
     /// Held for the lock on it; the kernel lets go of it when the process dies, however it dies.
-    _lock: File,
+    lock: File,
 }
 
 /// Why the folder cannot be used.
@@ -56,7 +56,7 @@ impl Folder {
             fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(io(&path))?;
         }
         let lock = Self::lock(&path)?;
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, lock })
     }
 
     fn lock(path: &Path) -> Result<File, FolderError> {
@@ -85,6 +85,16 @@ impl Folder {
         lock.seek(SeekFrom::Start(0)).map_err(io)?;
         writeln!(lock, "{}", std::process::id()).map_err(io)?;
         Ok(lock)
+    }
+
+    /// Whether this is still what is found at its path, and not deleted, moved away or mounted over. What can not be told
+    /// counts as yes.
+    pub(super) fn is_in_place(&self) -> bool {
+        match (self.lock.metadata(), fs::metadata(self.file("lock"))) {
+            (Ok(held), Ok(found)) => (held.dev(), held.ino()) == (found.dev(), found.ino()),
+            (_, Err(error)) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+            (Err(_), _) => true,
+        }
     }
 
     pub(super) fn path(&self) -> &Path {

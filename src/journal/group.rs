@@ -112,7 +112,9 @@ pub(super) struct Damaged;
 impl Group {
     /// The events from sequence `from` on.
     pub(super) fn events(self: &Arc<Self>, from: u64) -> Result<Vec<Event>, Damaged> {
-        let mut events = Vec::with_capacity(usize::try_from(self.last.saturating_sub(from)).map_err(|_| Damaged)? + 1);
+        // `from` may lie far before this group, when what was between is gone.
+        let wanted = (self.last + 1).saturating_sub(from.max(self.first));
+        let mut events = Vec::with_capacity(usize::try_from(wanted).map_err(|_| Damaged)?);
         let mut reader = Reader { block: &self.block, at: 0 };
         for sequence in self.first..=self.last {
             let received_at = from_millis(reader.number()?);

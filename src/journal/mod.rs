@@ -22,7 +22,6 @@ mod writer;
 use std::collections::HashMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -43,7 +42,7 @@ use crate::tls::PeerIdentity;
 use group::millis;
 use store::{Kept, OpenReader};
 use window::IdKey;
-use writer::{Append, Clock, Command, Limits, Shared, Writer};
+use writer::{Append, Clock, Command, Limits, Mailbox, Shared, Writer};
 
 /// A handle to the journal. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -52,7 +51,7 @@ pub struct Journal {
 }
 
 struct Inner {
-    mailbox: SyncSender<Command>,
+    mailbox: Mailbox,
     shared: Arc<Shared>,
     open_reader: OpenReader,
     key: IdKey,
@@ -186,8 +185,7 @@ impl Journal {
             state: watch::Sender::new(State::Open),
             status: Mutex::default(),
         });
-        // Every admitted request fits, and so does what the lanes have to say.
-        let (mailbox, inbox) = sync_channel(config.listen.max_in_flight + 1024);
+        let (mailbox, inbox) = Mailbox::new(config.listen.max_in_flight);
         let inner = Arc::new(Inner {
             mailbox,
             shared: Arc::clone(&shared),
@@ -223,7 +221,7 @@ impl Journal {
         let (reply, answer) = oneshot::channel();
         let hash = self.inner.key.hash(event.envelope.event_id());
         let digest = writer::body_digest(&event);
-        self.send(Command::Append(Box::new(Append { event, hash, digest, admitted, reply })));
+        self.inner.mailbox.send(Command::Append(Box::new(Append { event, hash, digest, admitted, reply })));
         answer.await.unwrap_or(Err(Refused::Closed))
     }
 
@@ -233,7 +231,7 @@ impl Journal {
     /// [`Refused`] when it could not be kept.
     pub async fn quarantine(&self, body: Quarantined, admitted: Admitted, outcome: Outcome) -> Result<(), Refused> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Quarantine { kept: Box::new(body.into()), admitted, outcome, reply });
+        self.inner.mailbox.send(Command::Quarantine { kept: Box::new(body.into()), admitted, outcome, reply });
         answer.await.unwrap_or(Err(Refused::Closed))
     }
 
@@ -243,7 +241,7 @@ impl Journal {
     /// [`Refused`] when that cannot be written.
     pub async fn forget(&self, sink: &str) -> Result<bool, Refused> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Forget { sink: sink.to_owned(), reply });
+        self.inner.mailbox.send(Command::Forget { sink: sink.to_owned(), reply });
         answer.await.unwrap_or(Err(Refused::Closed))
     }
 
@@ -273,18 +271,9 @@ impl Journal {
     /// Writes and syncs what waits, and closes. What comes later is refused.
     pub async fn close(&self) {
         let mut state = self.state();
-        self.send(Command::Close);
+        self.inner.mailbox.send(Command::Close);
         // The sender of the state lives as long as the journal.
         let _ = state.wait_for(|state| matches!(state, State::Closed | State::Failed)).await;
-    }
-
-    fn send(&self, command: Command) {
-        match self.inner.mailbox.try_send(command) {
-            Ok(()) => {}
-            // Admission bounds what can be under way, so the mailbox has room unless the writer is stuck.
-            Err(TrySendError::Full(command)) => writer::turn_away(command, Refused::Failed),
-            Err(TrySendError::Disconnected(command)) => writer::turn_away(command, Refused::Closed),
-        }
     }
 }
 

@@ -78,6 +78,10 @@ impl Place {
         &self.ahead
     }
 
+    pub(super) fn is_settled(&self, sequence: u64) -> bool {
+        sequence <= self.cursor || self.ahead.iter().any(|&(low, high)| (low..=high).contains(&sequence))
+    }
+
     /// Settles `from..=to`. What was settled before stays as it was, so nothing is counted twice.
     pub(super) fn settle(&mut self, from: u64, to: u64, how: Settled) {
         let from = from.max(self.cursor + 1);

@@ -112,6 +112,7 @@ fn in_memory(seen: Seen) -> Recovered {
         next_dead_letter: 1,
         mark: None,
         ballast: None,
+        lock: None,
     }
 }
 
@@ -141,6 +142,9 @@ fn on_disk(path: &Path, seen: Seen) -> Result<(Recovered, Report), OpenError> {
     let folder = Folder::open(path)?;
     let broken = |reason: String| OpenError::Store { path: folder.path().to_owned(), reason };
     let io = |error: io::Error| broken(error.to_string());
+    // On a full disk recovery may need its room; what is left is taken back at the end.
+    let mut ballast = Ballast::find(&folder);
+    ballast.drop();
     let (mark_file, found_mark) = MarkFile::open(&folder).map_err(io)?;
     salvage::finish(&folder).map_err(io)?;
     let mut report = Report::default();
@@ -173,12 +177,13 @@ fn on_disk(path: &Path, seen: Seen) -> Result<(Recovered, Report), OpenError> {
         }
     };
     // Bytes read back after a crash may never have reached the disk: they do now, before the first 200.
-    opened.settle().map_err(store)?;
+    opened.settle_as_room_allows().map_err(store)?;
     folder.sync().map_err(io)?;
     let Content { state, places, window, quarantine, tail, live_bytes, dead_letter_bytes, next_dead_letter } = content;
     report.events = tail + 1 - state.floor;
     let mark = Mark { format: FORMAT, last: tail, floor: state.floor };
     mark_file.write(mark).and_then(|()| mark_file.sync()).map_err(io)?;
+    ballast.take();
     let recovered = Recovered {
         store: Box::new(opened),
         state,
@@ -190,7 +195,8 @@ fn on_disk(path: &Path, seen: Seen) -> Result<(Recovered, Report), OpenError> {
         dead_letter_bytes,
         next_dead_letter,
         mark: Some(mark_file),
-        ballast: Some(Ballast::new(&folder)),
+        ballast: Some(ballast),
+        lock: Some(folder),
     };
     Ok((recovered, report))
 }

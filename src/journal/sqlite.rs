@@ -11,7 +11,7 @@
 //! The main file of SQLite has no checksums, so every row carries one, and [`recover`](super::recover) looks at all of
 //! them. Checkpoints are made by the writer, never by SQLite behind its back: their errors are sync errors.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -89,7 +89,7 @@ impl SqliteStore {
     }
 
     /// Copies the write-ahead log into the main file and syncs both.
-    fn checkpoint(&mut self, mode: &str) -> Result<(), StoreError> {
+    fn copy_back(&mut self, mode: &str) -> Result<(), StoreError> {
         let checkpoint = format!("PRAGMA wal_checkpoint({mode})");
         let (_busy, log, done): (i64, i64, i64) =
             self.connection.query_row(&checkpoint, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
@@ -101,7 +101,21 @@ impl SqliteStore {
     /// Everything in the write-ahead log goes into the main file, synced: what was read back after a crash may never
     /// have reached the disk.
     pub(super) fn settle(&mut self) -> Result<(), StoreError> {
-        self.checkpoint("TRUNCATE")
+        self.copy_back("TRUNCATE")
+    }
+
+    /// As [`settle`](Self::settle), but where the disk has no room for it the log is synced as it is: that is as durable,
+    /// and the copy is made when there is room.
+    pub(super) fn settle_as_room_allows(&mut self) -> Result<(), StoreError> {
+        match self.settle() {
+            Err(StoreError::Full(_)) => {
+                self.pages = CHECKPOINT_PAGES;
+                let log = self.path.with_extension("db-wal");
+                let synced = File::open(&log).and_then(|file| file.sync_all());
+                synced.map_err(|error| StoreError::Fatal(format!("{}: {error}", log.display())))
+            }
+            settled => settled,
+        }
     }
 
     /// Closes without writing anything.
@@ -206,7 +220,11 @@ impl Store for SqliteStore {
     }
 
     fn maintain(&mut self) -> Result<(), StoreError> {
-        if self.pages < CHECKPOINT_PAGES { Ok(()) } else { self.checkpoint("PASSIVE") }
+        if self.pages < CHECKPOINT_PAGES { Ok(()) } else { self.checkpoint() }
+    }
+
+    fn checkpoint(&mut self) -> Result<(), StoreError> {
+        self.copy_back("PASSIVE")
     }
 
     fn close(mut self: Box<Self>) -> Result<(), StoreError> {
@@ -333,11 +351,19 @@ fn json(value: &impl Serialize) -> rusqlite::Result<String> {
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         // A write that failed has changed nothing that counts: SQLite takes the transaction back, and the next one
-        // writes to the same place. A failed sync, or anything unexpected, leaves the disk's content unknown.
+        // writes to the same place. Nor has one that never began, for want of memory or file descriptors, or because
+        // somebody else looks into the file. A failed sync, or anything unexpected, leaves the disk's content unknown.
         const HARMLESS: [i32; 3] = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_SHMSIZE, ffi::SQLITE_IOERR_NOMEM];
+        const PASSING: [ErrorCode; 5] = [
+            ErrorCode::DiskFull,
+            ErrorCode::OutOfMemory,
+            ErrorCode::CannotOpen,
+            ErrorCode::DatabaseBusy,
+            ErrorCode::DatabaseLocked,
+        ];
         match &error {
             rusqlite::Error::SqliteFailure(failure, _)
-                if failure.code == ErrorCode::DiskFull || HARMLESS.contains(&failure.extended_code) =>
+                if PASSING.contains(&failure.code) || HARMLESS.contains(&failure.extended_code) =>
             {
                 Self::Full(error.to_string())
             }

@@ -134,6 +134,8 @@ pub(super) trait Store: Send {
     fn readers(&self) -> OpenReader;
     /// Work that may wait until nothing else does; called after commits.
     fn maintain(&mut self) -> Result<(), StoreError>;
+    /// Lets what commits have grown start over, as far as readers allow.
+    fn checkpoint(&mut self) -> Result<(), StoreError>;
     /// Leaves everything synced and in order.
     fn close(self: Box<Self>) -> Result<(), StoreError>;
     /// Lets go without touching the files again, after a fatal error.
@@ -186,6 +188,10 @@ impl Store for MemoryStore {
     }
 
     fn maintain(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn checkpoint(&mut self) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -27,12 +27,19 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(super) struct Activity {
     epoch: Instant,
     http2: bool,
+    /// How long the peer may take to begin its first request.
+    first_within: Duration,
+    begun: AtomicBool,
     /// Requests from head to the end of their answer's body.
     requests: AtomicU32,
+    /// Those of them whose answer is on its way.
+    answers: AtomicU32,
     idle_since: AtomicU64,
     /// Marks in nanoseconds since `epoch`; 0 for none.
     head_since: AtomicU64,
     blocked_since: AtomicU64,
+    /// When an answer last got on.
+    answering_since: AtomicU64,
     lingering_since: AtomicU64,
     /// The next answer is the last.
     last: AtomicBool,
@@ -50,14 +57,18 @@ pub(super) enum Due {
 }
 
 impl Activity {
-    pub(super) fn new(http2: bool) -> Arc<Self> {
+    pub(super) fn new(http2: bool, first_within: Duration) -> Arc<Self> {
         Arc::new(Self {
             epoch: Instant::now(),
             http2,
+            first_within,
+            begun: AtomicBool::new(false),
             requests: AtomicU32::new(0),
+            answers: AtomicU32::new(0),
             idle_since: AtomicU64::new(1),
             head_since: AtomicU64::new(0),
             blocked_since: AtomicU64::new(0),
+            answering_since: AtomicU64::new(0),
             lingering_since: AtomicU64::new(0),
             last: AtomicBool::new(false),
             abrupt: AtomicBool::new(false),
@@ -68,7 +79,8 @@ impl Activity {
     pub(super) fn begin(self: &Arc<Self>) -> Busy {
         self.requests.fetch_add(1, Relaxed);
         self.head_since.store(0, Relaxed);
-        Busy(Arc::clone(self))
+        self.begun.store(true, Relaxed);
+        Busy { activity: Arc::clone(self), answers: false }
     }
 
     pub(super) fn make_last(&self) {
@@ -100,6 +112,10 @@ impl Activity {
             since => return Some((Due::Linger, at(since, LINGER))),
         }
         let write = match self.blocked_since.load(Relaxed) {
+            // In HTTP/2 a peer can take bytes, but none of an answer: it has a window for each.
+            0 if self.http2 && self.answers.load(Relaxed) > 0 => {
+                Some((Due::Write, at(self.answering_since.load(Relaxed), limits.write_timeout)))
+            }
             0 => None,
             since => Some((Due::Write, at(since, limits.write_timeout))),
         };
@@ -107,7 +123,8 @@ impl Activity {
             None
         } else {
             Some(match self.head_since.load(Relaxed) {
-                0 => (Due::Idle, at(self.idle_since.load(Relaxed), limits.idle_timeout)),
+                0 if self.begun.load(Relaxed) => (Due::Idle, at(self.idle_since.load(Relaxed), limits.idle_timeout)),
+                0 => (Due::Idle, self.epoch + self.first_within.min(limits.idle_timeout)),
                 since => (Due::Head, at(since, limits.header_timeout)),
             })
         };
@@ -134,6 +151,12 @@ impl Activity {
         }
     }
 
+    fn got_on(&self) {
+        if self.http2 {
+            self.answering_since.store(self.now(), Relaxed);
+        }
+    }
+
     fn now(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
     }
@@ -141,26 +164,41 @@ impl Activity {
 
 /// A request under way, until dropped.
 #[derive(Debug)]
-pub(super) struct Busy(Arc<Activity>);
+pub(super) struct Busy {
+    activity: Arc<Activity>,
+    answers: bool,
+}
 
 impl Busy {
     pub(super) fn is_last(&self) -> bool {
-        self.0.is_last()
+        self.activity.is_last()
+    }
+
+    /// The request's answer, which now waits for its peer.
+    pub(super) fn answer(mut self, body: Body) -> Answer {
+        self.answers = true;
+        self.activity.got_on();
+        self.activity.answers.fetch_add(1, Relaxed);
+        Answer { body, busy: self }
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.idle_since.store(self.0.now(), Relaxed);
-        self.0.requests.fetch_sub(1, Relaxed);
+        if self.answers {
+            self.activity.got_on();
+            self.activity.answers.fetch_sub(1, Relaxed);
+        }
+        self.activity.idle_since.store(self.activity.now(), Relaxed);
+        self.activity.requests.fetch_sub(1, Relaxed);
     }
 }
 
 /// An answer's body, which keeps its request under way until it is sent.
 #[derive(Debug)]
 pub(super) struct Answer {
-    pub(super) body: Body,
-    pub(super) _busy: Busy,
+    body: Body,
+    busy: Busy,
 }
 
 impl hyper::body::Body for Answer {
@@ -168,6 +206,7 @@ impl hyper::body::Body for Answer {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.busy.activity.got_on();
         Pin::new(&mut self.body).poll_frame(cx)
     }
 

@@ -40,7 +40,8 @@ pub(super) async fn run(server: &Server, stream: TcpStream, remote: SocketAddr, 
     // Answers are one small write each; a failure means the peer is gone, which the first read will tell.
     let _ = stream.set_nodelay(true);
     let ended = match &server.transport {
-        Transport::Plain => http1(server, stream, None).await,
+        // There is no handshake to tell who means it: the first request has to.
+        Transport::Plain => http1(server, stream, None, handshake_within).await,
         Transport::Tls(tls) => {
             let deadline = Instant::now() + handshake_within;
             let session = tokio::select! {
@@ -54,7 +55,9 @@ pub(super) async fn run(server: &Server, stream: TcpStream, remote: SocketAddr, 
                         warn!(peer = %remote, subject = %session.peer.subject(), "the client's certificate is valid for 3 years or more");
                     }
                     match session.alpn {
-                        Alpn::Http1 => http1(server, session.stream, Some(session.peer)).await,
+                        Alpn::Http1 => {
+                            http1(server, session.stream, Some(session.peer), server.limits.idle_timeout).await
+                        }
                         Alpn::Http2 => http2(server, session.stream, Some(session.peer)).await,
                     }
                 }
@@ -87,14 +90,22 @@ fn refuse(server: &Server, remote: SocketAddr, refused: &Refused) {
         Reason::Timeout | Reason::NotTls | Reason::Aborted | Reason::Protocol => {
             debug!(peer = %remote, reason, detail, "handshake failed");
         }
-        _ => warn!(peer = %remote, reason, detail, "client refused"),
+        _ => match server.refusals.tell(reason, std::time::Instant::now()) {
+            Some(untold) => warn!(peer = %remote, reason, detail, untold, "client refused"),
+            None => debug!(peer = %remote, reason, detail, "client refused"),
+        },
     }
     server.tally.refused(reason);
     server.tally.closed(if refused.reason == Reason::Timeout { "handshake-timeout" } else { "refused" });
 }
 
-async fn http1<IO: AsyncRead + AsyncWrite + Unpin>(server: &Server, io: IO, peer: Option<PeerIdentity>) -> Ended {
-    let activity = Activity::new(false);
+async fn http1<IO: AsyncRead + AsyncWrite + Unpin>(
+    server: &Server,
+    io: IO,
+    peer: Option<PeerIdentity>,
+    first_within: Duration,
+) -> Ended {
+    let activity = Activity::new(false, first_within);
     let service = service_fn(|request| respond(server.router.clone(), peer.clone(), request, activity.begin()));
     let io = TokioIo::new(Watched { io, activity: activity.clone() });
     let connection = http1::Builder::new()
@@ -107,7 +118,7 @@ async fn http1<IO: AsyncRead + AsyncWrite + Unpin>(server: &Server, io: IO, peer
 }
 
 async fn http2<IO: AsyncRead + AsyncWrite + Unpin>(server: &Server, io: IO, peer: Option<PeerIdentity>) -> Ended {
-    let activity = Activity::new(true);
+    let activity = Activity::new(true, server.limits.idle_timeout);
     let gone = CancellationToken::new();
     let streams = Streams { tasks: server.tasks.clone(), gone: gone.clone() };
     let _gone = gone.drop_guard();
@@ -137,7 +148,7 @@ async fn respond(
     busy: Busy,
 ) -> Result<Response<Answer>, Infallible> {
     if request.headers().len() > MAX_FIELDS {
-        let mut refusal = Response::new(Answer { body: Body::empty(), _busy: busy });
+        let mut refusal = Response::new(busy.answer(Body::empty()));
         *refusal.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         if request.version() < Version::HTTP_2 {
             refusal.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -152,7 +163,7 @@ async fn respond(
     if http1 && busy.is_last() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response.map(|body| Answer { body, _busy: busy }))
+    Ok(response.map(|body| busy.answer(body)))
 }
 
 /// How a connection ended.

@@ -5,6 +5,8 @@
 
 mod activity;
 mod connection;
+mod files;
+mod refusals;
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,9 +20,12 @@ use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+pub use files::connections_within_limits;
+
 use crate::config;
 use crate::telemetry::Metrics;
 use crate::tls::ServerTls;
+use refusals::Refusals;
 
 /// Connections that the kernel may keep waiting; it caps this itself (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
@@ -51,7 +56,8 @@ pub enum Transport {
 #[derive(Debug, Clone)]
 pub struct Limits {
     pub max_connections: usize,
-    /// In total, when less than half of the connections are in use; see [`Limits::handshake_within`].
+    /// In total, when less than half of the connections are in use; see [`Limits::handshake_within`]. Without TLS: up to
+    /// the first request.
     pub handshake_timeout: Duration,
     /// From a head's first byte to its end.
     pub header_timeout: Duration,
@@ -79,14 +85,14 @@ impl Limits {
         }
     }
 
-    /// Of the admin port: few connections, which may live long.
+    /// Of the admin port: few connections, which may live long, but not idle: anyone can make them.
     #[must_use]
     pub fn admin() -> Self {
         Self {
             max_connections: 128,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(90),
+            idle_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(10),
             max_connection_age: None,
             http2: false,
@@ -134,6 +140,7 @@ pub async fn serve(
         router,
         limits,
         tally: Tally(metrics),
+        refusals: Refusals::default(),
         phase: phase.clone(),
         tasks: tasks.clone(),
     });
@@ -152,6 +159,7 @@ struct Server {
     router: Router,
     limits: Limits,
     tally: Tally,
+    refusals: Refusals,
     phase: watch::Receiver<Phase>,
     /// Every task of every connection, so that the drain can wait for all.
     tasks: TaskTracker,

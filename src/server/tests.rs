@@ -470,3 +470,19 @@ async fn http2_is_served_limited_and_drained() {
     connection.await.unwrap().unwrap();
     server.ended().await;
 }
+
+#[tokio::test]
+async fn an_http2_peer_that_never_takes_its_answer_is_closed() {
+    use http_body_util::Empty;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let (server, client) = start_tls(Limits { http2: true, write_timeout: SHORT, ..limits() });
+    let stream = TokioIo::new(connect_tls(&server, &client).await);
+    // It reads on, but gives no answer's body any room.
+    let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new()).initial_stream_window_size(0).clone();
+    let (mut sender, connection) = builder.handshake(stream).await.unwrap();
+    let tasks = TaskTracker::new();
+    tasks.spawn(connection);
+    let request = hyper::Request::get("https://localhost/").body(Empty::<Bytes>::new()).unwrap();
+    let _answer = sender.send_request(request).await.unwrap();
+    server.until_closed("write-timeout").await;
+}

@@ -51,6 +51,30 @@ impl Summary {
     }
 }
 
+impl Summary {
+    /// The summary for programs; times in microseconds.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        let Self { sent, stored, duplicate, rejected, dropped, attempts, latency, took, last_failure } = self;
+        serde_json::json!({
+            "sent": sent,
+            "stored": stored,
+            "duplicate": duplicate,
+            "rejected": rejected,
+            "dropped": dropped,
+            "attempts": attempts,
+            "seconds": took.as_secs_f64(),
+            "latency_us": {
+                "p50": latency.percentile(50),
+                "p90": latency.percentile(90),
+                "p99": latency.percentile(99),
+                "max": latency.percentile(100),
+            },
+            "last_failure": last_failure.as_ref().map(ToString::to_string),
+        })
+    }
+}
+
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { sent, stored, duplicate, rejected, dropped, attempts, latency, took, last_failure } = self;

@@ -1,17 +1,22 @@
 //! One event a line on standard output.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::time::Duration;
+
+use rustix::fs::{OFlags, fcntl_getfl};
 
 use super::{Failure, FailureKind, Sink};
 use crate::journal::Event;
 
+const NONE: &str = "standard output is closed: open it, or switch the sink off (enabled = false)";
+
 /// Writes past Rust's own buffer of standard output, which after an error would not say what it still holds.
 #[derive(Debug)]
 pub struct Stdout {
-    /// `None` while a write is under way.
+    /// `None` while a write is under way, or when standard output is closed.
     out: Option<Line>,
 }
 
@@ -27,6 +32,9 @@ impl Stdout {
     /// When there is no standard output.
     pub fn new() -> io::Result<Self> {
         let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        if is_stand_in(&out) {
+            return Ok(Self { out: None });
+        }
         let partial = ends_in_partial_line(&out);
         Ok(Self { out: Some(Line { out, partial }) })
     }
@@ -36,7 +44,7 @@ impl Sink for Stdout {
     async fn deliver(&mut self, batch: &[Event]) -> Result<(), Failure> {
         let retry = |delivered, reason| Failure { delivered, kind: FailureKind::Retry { after: None }, reason };
         let Some(mut line) = self.out.take().or_else(|| Self::new().ok().and_then(|mut new| new.out.take())) else {
-            return Err(retry(0, "there is no standard output".to_owned()));
+            return Err(retry(0, NONE.to_owned()));
         };
         let mut text = Vec::with_capacity(batch.iter().map(|event| event.body().len() + 1).sum());
         let mut ends = Vec::with_capacity(batch.len());
@@ -97,6 +105,17 @@ fn push_line(text: &mut Vec<u8>, body: &[u8]) {
         }
     }
     text.push(b'\n');
+}
+
+/// Whether this is what Rust's runtime puts in the place of a closed standard output: /dev/null, for reading and writing.
+/// Events written there would count as delivered, and be gone. `> /dev/null` is for writing only, and means it.
+fn is_stand_in(out: &File) -> bool {
+    let is_null = || -> io::Result<bool> {
+        let (out, null) = (out.metadata()?, fs::metadata("/dev/null")?);
+        Ok(out.file_type().is_char_device() && out.rdev() == null.rdev())
+    };
+    let read_and_write = fcntl_getfl(out).is_ok_and(|flags| flags & OFlags::ACCMODE == OFlags::RDWR);
+    read_and_write && matches!(is_null(), Ok(true))
 }
 
 /// Whether output is a file whose last line an earlier process left unfinished.

@@ -69,7 +69,8 @@ impl Pinned {
                     findings.push(Finding::error(
                         format!("tls.allowed_clients: the subject `{text}` is not a name as RFC 4514 writes it"),
                         None,
-                        "copy it from `openssl x509 -in client.pem -noout -subject -nameopt RFC2253`",
+                        // With `oid`, because not every short name of OpenSSL is known here.
+                        "copy it from `openssl x509 -in client.pem -noout -subject -nameopt RFC2253,oid`",
                     ));
                     return None;
                 }
@@ -117,9 +118,9 @@ pub(super) fn rfc4514(name: &Name) -> String {
     line
 }
 
-/// Line and paragraph separators, and the marks that reorder text on a screen.
+/// What takes no room on a screen, ends a line or reorders it: a name must not look like another one.
 fn is_layout(c: char) -> bool {
-    matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// The value of an attribute that occurs exactly once. Of two values, no one could say which was meant.

@@ -1,5 +1,6 @@
 //! All TLS files, read and checked as one set: every problem is found in one go, each with its file and the remedy.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -75,7 +76,6 @@ impl fmt::Display for Finding {
 }
 
 /// One consistent set of TLS files, immutable.
-#[derive(Debug)]
 pub(super) struct Material {
     pub(super) policy: Arc<Policy>,
     pub(super) findings: Vec<Finding>,
@@ -124,6 +124,13 @@ impl Material {
     }
 }
 
+/// Says nothing, for the private key is in it.
+impl fmt::Debug for Material {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Material").finish_non_exhaustive()
+    }
+}
+
 /// A client CA: the anchor as webpki wants it, and what else is asked of it.
 struct Root {
     der: CertificateDer<'static>,
@@ -134,6 +141,7 @@ struct Root {
 struct Crl {
     der: CertificateRevocationListDer<'static>,
     issuer: Name,
+    issued_at: Duration,
 }
 
 struct Loading {
@@ -320,9 +328,12 @@ impl Loading {
                     continue;
                 };
                 self.check_crl(&list, file, roots);
-                crls.push(Crl { der, issuer: list.tbs_cert_list.issuer });
+                let issued_at = list.tbs_cert_list.this_update.to_unix_duration();
+                crls.push(Crl { der, issuer: list.tbs_cert_list.issuer, issued_at });
             }
         }
+        // webpki asks the first list of an issuer only: an older one must not hide what a newer one says.
+        crls.sort_by_key(|crl| Reverse(crl.issued_at));
         if !crls.is_empty() {
             for root in roots {
                 let subject = root.certificate.tbs_certificate().subject();

@@ -253,7 +253,9 @@ fn classify(error: &std::io::Error, first: [u8; 1]) -> Refused {
             P::SupportedVersionsExtensionRequired
             | P::Tls12NotOffered
             | P::Tls12NotOfferedOrEnabled
-            | P::ServerDoesNotSupportTls12Or13,
+            | P::ServerDoesNotSupportTls12Or13
+            // A hello from before TLS 1.2 has none, and rustls says so before it looks at the version.
+            | P::SignatureAlgorithmsExtensionRequired,
         ) => Reason::ProtocolVersion,
         E::PeerIncompatible(_) => Reason::Incompatible,
         E::InvalidMessage(_) if first != HANDSHAKE_RECORD => Reason::NotTls,

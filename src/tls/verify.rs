@@ -10,7 +10,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherEr
 use x509_cert::Certificate;
 use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::der::{Decode, Encode};
-use x509_cert::ext::pkix::ExtendedKeyUsage;
+use x509_cert::ext::pkix::{ExtendedKeyUsage, KeyUsage};
 use x509_cert::spki::SubjectPublicKeyInfoOwned;
 
 use super::identity::{Clients, Presented, rfc4514};
@@ -77,10 +77,12 @@ impl Policy {
         })))
     }
 
-    /// webpki takes a certificate without any extended key usage for one that may do everything.
+    /// webpki takes a certificate without any extended key usage for one that may do everything, and does not look at
+    /// an end entity's key usage.
     fn check_usage(&self, certificate: &Certificate, subject: &str) -> Result<(), Refusal> {
         let usages = extended_key_usages(certificate);
         let detail = match usages {
+            _ if !may_sign(certificate) => "has a key that is not meant for digital signatures",
             Some(usages) if !usages.contains(&CLIENT_AUTH) => "is not meant for client authentication",
             Some(usages) if usages.len() > 1 && !self.allow_extra_key_usage => {
                 "is meant for more than client authentication; tls.allow_extra_key_usage would let it pass"
@@ -207,6 +209,15 @@ fn rsa_bits(info: &SubjectPublicKeyInfoOwned) -> Option<usize> {
 /// `None`: there is no such extension, or none that can be read.
 pub(super) fn extended_key_usages(certificate: &Certificate) -> Option<Vec<ObjectIdentifier>> {
     certificate.tbs_certificate().get_extension::<ExtendedKeyUsage>().ok().flatten().map(|(_, usages)| usages.0)
+}
+
+/// Whether a client may prove itself by a signature with this key (RFC 5280 4.2.1.3, RFC 8446 4.4.2.2). Without the
+/// extension it may.
+fn may_sign(certificate: &Certificate) -> bool {
+    match certificate.tbs_certificate().get_extension::<KeyUsage>() {
+        Ok(usage) => usage.is_none_or(|(_, usage)| usage.digital_signature()),
+        Err(_) => false,
+    }
 }
 
 /// From `notBefore` to `notAfter`.

@@ -1,9 +1,11 @@
 //! The operators' port, through its door.
 
 use std::fs;
+use std::net::TcpStream;
 
 use crate::harness::event::new_event;
 use crate::harness::receiver::Setup;
+use crate::harness::wait_for;
 
 #[test]
 fn probes_metrics_and_status_answer_on_loopback() {
@@ -61,4 +63,14 @@ fn off_loopback_it_needs_a_token() {
     let ended = receiver.stop();
     assert!(ended.status.success(), "{ended:?}");
     assert!(!ended.log.iter().any(|line| line.contains("a-token-of-the-test")), "{ended:?}");
+}
+
+#[test]
+fn silent_connections_do_not_keep_a_probe_out() {
+    let receiver = Setup::new().start();
+    // Twice as many as it serves at a time.
+    let silent: Vec<TcpStream> = (0..256).map(|_| TcpStream::connect(receiver.admin).unwrap()).collect();
+    wait_for("an answer", || receiver.ask_admin("/readyz").is_ok_and(|answer| answer.status == 200).then_some(()));
+    drop(silent);
+    receiver.finish();
 }

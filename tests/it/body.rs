@@ -350,6 +350,9 @@ fn values_never_show_up_in_diagnostics() {
     answers.push(wire.answer());
     wire.send(post("/mArKeR", "X-Secret: mArKeR\r\n", event.as_bytes())).unwrap();
     answers.push(wire.answer());
+    let full_disk = receiver.inject("pwrite64,ftruncate,fallocate:error=ENOSPC");
+    answers.push(wire.post(marked(&new_id()).as_bytes()));
+    drop(full_disk);
     for answer in &answers {
         assert!(answer.status >= 400);
         assert!(!answer.text().contains(marker), "{}", answer.text());

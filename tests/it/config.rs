@@ -190,10 +190,6 @@ fn contradictions_are_refused() {
         ("[tls]\nallowed_clients = [{ certificate_sha256 = 'ab' }]", "tls.allowed_clients[0].certificate_sha256"),
         ("[tls]\nallowed_clients = ['asapp']", "tls.allowed_clients[0]"),
         ("[journal]\nengine = 'memory'", "journal.engine, journal.allow_loss"),
-        (
-            "[journal]\nmax_bytes = '1MiB'\n[listen]\nmax_body_bytes = '2MiB'",
-            "listen.max_body_bytes, journal.max_bytes",
-        ),
         ("[listen]\npre_drain = '25s'", "listen.pre_drain, listen.drain_timeout"),
         ("[listen]\nmax_in_flight_bytes = '1KiB'", "listen.max_body_bytes, listen.max_in_flight_bytes"),
         ("[listen]\nmax_in_flight = 0", "listen.max_in_flight"),

@@ -44,6 +44,14 @@ fn connect(receiver: &Receiver) -> Wire {
     wire
 }
 
+/// The type and the payload of the next frame.
+#[track_caller]
+fn next_frame(wire: &mut Wire) -> (u8, Vec<u8>) {
+    let head = wire.receive(9);
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    (head[3], wire.receive(usize::try_from(length).unwrap()))
+}
+
 fn setup() -> Setup {
     Setup::new().set("listen.http2", true).set("listen.idle_timeout", "2s").set("listen.drain_timeout", "2s")
 }
@@ -91,12 +99,36 @@ fn curl_posts_over_it_and_gets_the_same_answers() {
     curl(&receiver, "/events", &arguments, event.as_bytes()).assert_durable("stored", &id);
     curl(&receiver, "/events", &arguments, event.as_bytes()).assert_durable("duplicate", &id);
     curl(&receiver, "/events", &arguments, b"{").assert_problem(400, "malformed");
-    curl(&receiver, "/events", &arguments, &vec![b' '; 2 << 20]).assert_problem(413, "too-large");
     curl(&receiver, "/events", &["--http2"], b"").assert_problem(405, "method-not-allowed");
     assert_eq!(receiver.delivered(&id), event);
     // HTTP/1.1 is still there for whoever asks for nothing else.
     curl(&receiver, "/events", &["--http1.1", "--data-binary", "@-"], event.as_bytes())
         .assert_durable("duplicate", &id);
+    receiver.finish();
+}
+
+#[test]
+fn a_body_too_large_gets_its_whole_answer_before_the_stream_is_reset() {
+    let receiver = setup().set("listen.max_body_bytes", "2KiB").start();
+    for announced in [b"4096".as_slice(), b""] {
+        let mut wire = connect(&receiver);
+        let mut head = head();
+        if !announced.is_empty() {
+            head.extend([0x0f, 0x0d, 4]);
+            head.extend(announced);
+        }
+        wire.send(frame(HEADERS, END_HEADERS, 1, &head)).unwrap();
+        wire.send(frame(DATA, 0, 1, &[b' '; 3000])).unwrap();
+        let frames: Vec<_> = std::iter::from_fn(|| {
+            let frame = next_frame(&mut wire);
+            (frame.0 != RST_STREAM).then_some(frame)
+        })
+        .collect();
+        assert!(frames.iter().any(|(kind, _)| *kind == HEADERS));
+        let body: Vec<u8> = frames.into_iter().filter(|(kind, _)| *kind == DATA).flat_map(|(_, data)| data).collect();
+        assert!(String::from_utf8(body).unwrap().contains(":too-large"));
+    }
+    assert_eq!(receiver.settled().rejected, 2);
     receiver.finish();
 }
 
@@ -131,11 +163,16 @@ fn a_head_without_end_ends_the_connection() {
 }
 
 #[test]
-fn a_flood_of_settings_or_pings_ends_the_connection() {
+fn a_flood_of_settings_ends_the_connection() {
     let receiver = setup().start();
-    for (kind, payload) in [(SETTINGS, [0, 3, 0, 0, 0, 100].as_slice()), (PING, &[0; 8])] {
-        drowned(&receiver, |_| frame(kind, 0, 0, payload).repeat(1000));
-    }
+    drowned(&receiver, |_| frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]).repeat(1000));
+    receiver.finish();
+}
+
+#[test]
+fn a_flood_of_pings_ends_the_connection() {
+    let receiver = setup().start();
+    drowned(&receiver, |_| frame(PING, 0, 0, &[0; 8]).repeat(1000));
     receiver.finish();
 }
 

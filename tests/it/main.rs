@@ -10,4 +10,6 @@ mod framing;
 mod harness;
 mod http;
 mod http2;
+mod night;
+mod process;
 mod tls;

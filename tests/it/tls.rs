@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use rcgen::{DnType, ExtendedKeyUsagePurpose, SanType, SerialNumber};
+use rcgen::{DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType, SerialNumber};
 use time::{Duration, OffsetDateTime};
 
 use crate::harness::event::{event, new_event, new_id};
@@ -81,15 +81,18 @@ fn the_certificate_has_to_be_meant_for_client_authentication_alone() {
     let none = PKI.ca.client(|p| p.extended_key_usages.clear());
     let any = PKI.ca.client(|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::Any]);
     let both = PKI.ca.client(|p| p.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth));
+    let encrypts = PKI.ca.client(|p| p.key_usages = vec![KeyUsagePurpose::KeyEncipherment]);
+    let unsaid = PKI.ca.client(|p| p.key_usages.clear());
 
     let strict = Setup::new().start();
-    for client in [&server_only, &none, &any, &both] {
+    for client in [&server_only, &none, &any, &both, &encrypts] {
         refused(&strict, Some(client));
     }
+    accepted(&strict, &unsaid);
     strict.finish();
 
     let lenient = Setup::new().set("tls.allow_extra_key_usage", true).start();
-    for client in [&server_only, &none, &any] {
+    for client in [&server_only, &none, &any, &encrypts] {
         refused(&lenient, Some(client));
     }
     accepted(&lenient, &both);
@@ -180,12 +183,39 @@ fn every_key_of_an_entry_has_to_match_and_one_entry_suffices() {
 }
 
 #[test]
+fn a_subject_may_name_its_attributes_by_number() {
+    let organization_identifier = DnType::CustomDnType(vec![2, 5, 4, 97]);
+    let client = PKI.ca.client(|p| p.distinguished_name.push(organization_identifier, "NTRUS-1"));
+    let named = |subject: &str| Setup::new().set_toml("tls.allowed_clients", &format!("[{{ subject = {subject:?} }}]"));
+    let receiver = named(&format!("2.5.4.97=NTRUS-1,2.5.4.3={CLIENT_NAME},O=ASAPP test")).start();
+    accepted(&receiver, &client);
+    receiver.finish();
+    // OpenSSL's own name for it, which is not known here.
+    let unknown = named(&format!("organizationIdentifier=NTRUS-1,CN={CLIENT_NAME},O=ASAPP test"));
+    does_not_start(&unknown, "-nameopt RFC2253,oid");
+}
+
+#[test]
+fn what_cannot_be_seen_of_a_subject_is_written_out() {
+    let client = PKI.ca.client(|p| p.distinguished_name.push(DnType::CommonName, format!("{CLIENT_NAME}\u{200b}")));
+    let receiver = Setup::new().start();
+    refused(&receiver, Some(&client));
+    let ended = receiver.finish();
+    let name = format!("CN={CLIENT_NAME}\\e2\\80\\8b");
+    let told = |line: &String| {
+        log_line(line).is_some_and(|line| line["detail"].as_str().is_some_and(|detail| detail.contains(&name)))
+    };
+    assert!(ended.log.iter().any(told), "{ended:?}");
+}
+
+#[test]
 fn older_versions_of_tls_get_the_alert_for_it() {
     let receiver = Setup::new().start();
-    for version in ["-tls1_2", "-tls1_1", "-tls1"] {
+    // Before 1.2 a hello has no signature algorithms, and rustls says so before it looks at the version.
+    for (version, alert) in [("-tls1_2", 70), ("-tls1_1", 40), ("-tls1", 40)] {
         let arguments = [version, "-cipher", "DEFAULT@SECLEVEL=0"];
         let said = s_client(&receiver, Some(&PKI.client), &arguments, b"");
-        assert!(said.stderr.contains("SSL alert number 70"), "{version}: {said:?}");
+        assert!(said.stderr.contains(&format!("SSL alert number {alert}")), "{version}: {said:?}");
     }
     let said = s_client(&receiver, Some(&PKI.client), &["-tls1_3"], &post("/events", "Connection: close\r\n", b"{}"));
     assert!(said.success && said.stdout.contains("HTTP/1.1 422"), "{said:?}");
@@ -244,8 +274,23 @@ fn a_revocation_list_that_runs_out_denies() {
 }
 
 #[test]
+fn of_two_lists_of_an_authority_the_newer_one_counts() {
+    let (serial, now) = (78, OffsetDateTime::now_utc());
+    let older = PKI.ca.crl_of(now - Duration::days(3), &[], now + Duration::days(30));
+    let newer = PKI.ca.crl_of(now - Duration::days(1), &[serial], now + Duration::days(30));
+    let revoked = PKI.ca.client(|profile| profile.serial_number = Some(SerialNumber::from(serial)));
+    for lists in [[&older, &newer], [&newer, &older]] {
+        let receiver = Setup::new().set("tls.client_crl", lists).start();
+        assert_eq!(refused(&receiver, Some(&revoked)), 44);
+        accepted(&receiver, &PKI.client);
+        receiver.finish();
+    }
+}
+
+#[test]
 fn a_client_of_which_no_list_tells_is_refused() {
-    let crl = Ca::new("Unrelated CA").crl(&[], OffsetDateTime::now_utc() + Duration::days(30));
+    let unrelated = Ca::new("Unrelated CA");
+    let crl = unrelated.crl(&[], OffsetDateTime::now_utc() + Duration::days(30));
     let receiver = Setup::new().set("tls.client_crl", [&crl]).start();
     refused(&receiver, Some(&PKI.client));
     let ended = receiver.finish();

@@ -391,3 +391,46 @@ async fn a_reload_takes_the_whole_set_or_nothing() {
     assert!(!tls.still_admits(&peer));
     assert_eq!(meet(&tls, Some(&client)).await.1.unwrap_err().reason, Reason::Identity);
 }
+
+#[cfg(feature = "tls12")]
+#[tokio::test]
+async fn tls_1_2_where_it_is_switched_on_has_four_suites_and_no_memory() {
+    use rustls::CipherSuite as S;
+    let mut world = World::new();
+    world.tls.min_version = TlsVersion::Tls12;
+    let tls = world.load();
+    let client = world.issue(&good());
+    for (suite, served) in [
+        (S::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, true),
+        (S::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, true),
+        (S::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, false),
+    ] {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        provider.cipher_suites.retain(|known| known.suite() == suite);
+        let config = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[&rustls::version::TLS12])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(TrustAll))
+            .with_client_auth_cert(client.chain.clone(), client.key.clone_key())
+            .unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        // The second connection would resume the first.
+        for _ in 0..2 {
+            let (listener, address) = listen().await;
+            let (session, _stream) =
+                tokio::join!(async { tls.accept(listener.accept().await.unwrap().0, false, soon()).await }, async {
+                    connector.connect("localhost".try_into().unwrap(), TcpStream::connect(address).await.unwrap()).await
+                },);
+            match session {
+                Ok(session) => {
+                    assert!(served);
+                    let connection = session.stream.get_ref().1;
+                    assert_eq!(connection.negotiated_cipher_suite().unwrap().suite(), suite);
+                    assert_eq!(connection.handshake_kind(), Some(rustls::HandshakeKind::Full));
+                }
+                Err(refused) => assert_eq!((served, refused.reason), (false, Reason::Incompatible)),
+            }
+        }
+    }
+}

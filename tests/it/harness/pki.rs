@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
@@ -26,10 +26,10 @@ pub(crate) struct Pki {
     pub(crate) client: Identity,
 }
 
-/// An authority; its files live as long as it does.
+/// An authority; its files live as long as it does, or someone it has issued a certificate for.
 pub(crate) struct Ca {
     issuer: CertifiedIssuer<'static, KeyPair>,
-    folder: TempDir,
+    folder: Arc<TempDir>,
     pub(crate) certificate: PathBuf,
 }
 
@@ -38,6 +38,7 @@ pub(crate) struct Ca {
 pub(crate) struct Identity {
     pub(crate) chain: PathBuf,
     pub(crate) key: PathBuf,
+    _folder: Arc<TempDir>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -71,7 +72,8 @@ impl Ca {
     }
 
     fn store(issuer: CertifiedIssuer<'static, KeyPair>) -> Self {
-        let folder = TempDir::new().unwrap();
+        // What a static owns is never cleared away, so it should lie where `cargo clean` finds it.
+        let folder = Arc::new(TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
         let certificate = folder.path().join("ca.pem");
         fs::write(&certificate, issuer.pem()).unwrap();
         Self { issuer, folder, certificate }
@@ -114,7 +116,11 @@ impl Ca {
 
     /// A revocation list, valid until `next_update`, with these serial numbers.
     pub(crate) fn crl(&self, revoked: &[u64], next_update: OffsetDateTime) -> PathBuf {
-        let this_update = OffsetDateTime::now_utc().min(next_update) - Duration::hours(1);
+        self.crl_of(OffsetDateTime::now_utc().min(next_update) - Duration::hours(1), revoked, next_update)
+    }
+
+    /// The same, issued at `this_update`.
+    pub(crate) fn crl_of(&self, this_update: OffsetDateTime, revoked: &[u64], next_update: OffsetDateTime) -> PathBuf {
         let crl = CertificateRevocationListParams {
             this_update,
             next_update,
@@ -138,7 +144,8 @@ impl Ca {
 
     fn write(&self, chain: String, key: &KeyPair) -> Identity {
         let stem = self.folder.path().join(unique().to_string());
-        let identity = Identity { chain: stem.with_extension("pem"), key: stem.with_extension("key") };
+        let (chain_file, key_file) = (stem.with_extension("pem"), stem.with_extension("key"));
+        let identity = Identity { chain: chain_file, key: key_file, _folder: Arc::clone(&self.folder) };
         fs::write(&identity.chain, chain).unwrap();
         write_private(&identity.key, &key.serialize_pem());
         identity

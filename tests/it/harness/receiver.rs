@@ -37,6 +37,9 @@ pub(crate) struct Receiver {
     pub(crate) log: Lines,
 }
 
+/// Faults under way. Dropped, they are over.
+pub(crate) struct Faults(Child);
+
 /// A receiver that ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
@@ -98,18 +101,10 @@ impl Setup {
         self
     }
 
-    /// Starts the receiver through another program: `strace -D …`, `prlimit …`.
+    /// Starts the receiver through another program, such as `prlimit …`.
     pub(crate) fn through(mut self, program: &[&str]) -> Self {
         self.wrapper = program.iter().map(|&word| word.to_owned()).collect();
         self
-    }
-
-    /// Starts the receiver under strace with this fault injection.
-    pub(crate) fn with_faults(self, inject: &str) -> Self {
-        let trace = format!("trace={}", inject.split(':').next().unwrap_or_default());
-        let inject = format!("inject={inject}");
-        // -D: the receiver, not strace, is the child that gets the signals.
-        self.through(&["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject])
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -278,6 +273,19 @@ impl Receiver {
         Pid::from_child(&self.child)
     }
 
+    /// Makes system calls of the receiver fail or wait from now on, as strace's `inject` says: `fdatasync:error=EIO`.
+    #[track_caller]
+    pub(crate) fn inject(&self, fault: &str) -> Faults {
+        let calls = fault.split(':').next().unwrap_or_default();
+        let mut command = Command::new("strace");
+        command.args(["-f", "-o", "/dev/null", "-e", &format!("trace={calls}"), "-e", &format!("inject={fault}")]);
+        command.arg("-p").arg(self.child.id().to_string());
+        let mut strace = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let said = Lines::read(strace.stderr.take().unwrap());
+        said.wait("strace to be attached", |line| line.contains("attached").then_some(()));
+        Faults(strace)
+    }
+
     /// Resident memory in bytes.
     pub(crate) fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
@@ -329,6 +337,14 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for Faults {
+    fn drop(&mut self) {
+        // SIGKILL would take the receiver along.
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+        let _ = self.0.wait();
     }
 }
 

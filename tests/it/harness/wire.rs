@@ -121,6 +121,18 @@ impl Wire {
         }
     }
 
+    /// The next `length` bytes.
+    #[track_caller]
+    pub(crate) fn receive(&mut self, length: usize) -> Vec<u8> {
+        while self.rest.len() < length {
+            let mut buffer = [0; 16384];
+            let read = self.stream.read(&mut buffer).unwrap();
+            assert_ne!(read, 0, "the connection ended after {} of {length} bytes", self.rest.len());
+            self.rest.extend_from_slice(&buffer[..read]);
+        }
+        self.rest.drain(..length).collect()
+    }
+
     /// Reads until the other side ends the connection: what came, and how it ended.
     pub(crate) fn until_end(&mut self) -> (Vec<u8>, End) {
         let mut bytes = std::mem::take(&mut self.rest);

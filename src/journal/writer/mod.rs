@@ -5,76 +5,41 @@
 //! being written is in the same group and shares its fate, or in a later one and finds the id known. A request that was
 //! given up on stays in its group and is settled like the others.
 
-use std::collections::{BTreeMap, HashMap};
+mod batch;
+mod mailbox;
+mod room;
+
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use super::ballast::Ballast;
-use super::folder::{Mark, MarkFile};
-use super::group::{ENCODED_OVERHEAD, Group, Ids, digest, encode, millis};
+use super::folder::{Folder, Mark, MarkFile};
+use super::group::{ENCODED_OVERHEAD, Group, digest, encode};
 use super::place::{Place, Settled};
 use super::quarantine::Quarantine;
 use super::ring::Ring;
-use super::store::{Commit, DeadLetter, Head, Kept, NewGroup, Store, StoreError, StoreState};
-use super::window::{IdHash, Window};
+use super::store::{Commit, Kept, MemoryStore, NewGroup, Store, StoreError, StoreState};
+use super::window::Window;
 use super::{Appended, NewEvent, Receipt, Refused, SinkStatus, State, Status};
-use crate::admission::{Admitted, Outcome};
 use crate::telemetry::Metrics;
+use batch::{Batch, Role, Waiting};
+pub(super) use mailbox::{Append, Command, Mailbox};
+use mailbox::{Posted, settle, turn_away};
+use room::{Full, Room};
 
-/// A group holds at most this many events…
-const GROUP_EVENTS: usize = 1024;
-/// …and takes no further event once its block has this many bytes.
-const GROUP_BYTES: usize = 4 << 20;
 /// How long a moved cursor may wait for a group to travel with, before it is written by itself.
 const CURSOR_DELAY: Duration = Duration::from_millis(200);
 /// How often retention, checkpoints and a full journal are looked at when nothing else happens.
 const TICK: Duration = Duration::from_secs(1);
-/// Rows deleted in one step, at most.
-const DELETE_ROWS: usize = 1000;
+/// The same, when one step could not delete all that may go.
+const DELETE_PAUSE: Duration = Duration::from_millis(50);
 /// Known ids seen again that wait for the next group, at most. Those beyond are remembered in RAM only.
 const TOUCHED: usize = 4096;
-
-/// What the writer is asked to do.
-#[derive(Debug)]
-pub(super) enum Command {
-    Append(Box<Append>),
-    Quarantine {
-        kept: Box<Kept>,
-        admitted: Admitted,
-        outcome: Outcome,
-        reply: oneshot::Sender<Result<(), Refused>>,
-    },
-    Settle {
-        sink: Arc<str>,
-        from: u64,
-        to: u64,
-        how: Settled,
-    },
-    DeadLetter {
-        letter: Box<DeadLetter>,
-        reply: oneshot::Sender<Result<(), Refused>>,
-    },
-    Forget {
-        sink: String,
-        reply: oneshot::Sender<Result<bool, Refused>>,
-    },
-    /// A reader met damage: this process is over, the next one recovers.
-    Damaged(String),
-    Close,
-}
-
-#[derive(Debug)]
-pub(super) struct Append {
-    pub(super) event: NewEvent,
-    pub(super) hash: IdHash,
-    pub(super) digest: u32,
-    pub(super) admitted: Admitted,
-    pub(super) reply: oneshot::Sender<Result<Appended, Refused>>,
-}
 
 /// Bounds the writer keeps.
 #[derive(Debug, Clone)]
@@ -100,6 +65,8 @@ pub(super) struct Recovered {
     pub(super) next_dead_letter: u64,
     pub(super) mark: Option<MarkFile>,
     pub(super) ballast: Option<Ballast>,
+    /// The locked folder; the lock stays until the store is closed, or the process has ended.
+    pub(super) lock: Option<Folder>,
 }
 
 /// What the writer shares with the handles.
@@ -112,7 +79,7 @@ pub(super) struct Shared {
 }
 
 pub(super) struct Writer {
-    inbox: Receiver<Command>,
+    inbox: Receiver<Posted>,
     shared: Arc<Shared>,
     limits: Limits,
     metrics: Arc<Metrics>,
@@ -123,16 +90,13 @@ pub(super) struct Writer {
     dirty: BTreeMap<Arc<str>, ()>,
     dirty_since: Option<Instant>,
     touched: Vec<(Box<str>, u32)>,
-    ticked: Instant,
+    /// When housekeeping is due.
+    tick_at: Instant,
     full: Option<Full>,
-}
-
-/// What refused the last group, and how many bytes it was.
-#[derive(Debug, Clone, Copy)]
-enum Full {
-    /// `journal.max_bytes`.
-    Bytes(u64),
-    Disk(u64),
+    /// Delivered events yield above this many live bytes: what a full disk was found to hold.
+    yield_above: u64,
+    /// When evictions were last told.
+    alarmed: Option<Instant>,
 }
 
 /// Seconds for the window: monotonic, so that a jump of the wall clock neither forgets ids nor keeps them for ever.
@@ -153,59 +117,9 @@ impl Clock {
     }
 }
 
-/// Tells whoever asked that it is done.
-type Done = oneshot::Sender<Result<(), Refused>>;
-
-/// What one commit will hold, and who waits for it.
-#[derive(Default)]
-struct Batch {
-    block: Vec<u8>,
-    ids: Ids,
-    count: u64,
-    /// Ids new in this group, with the digests of their bytes.
-    fresh: HashMap<IdHash, u32>,
-    order: Vec<(IdHash, u32)>,
-    waiting: Vec<Waiting>,
-    kept: Vec<Kept>,
-    keeping: Vec<(Admitted, Outcome, Done)>,
-    letters: Vec<DeadLetter>,
-    lettering: Vec<Done>,
-    close: bool,
-}
-
-/// An append whose fate hangs on the commit.
-struct Waiting {
-    event_id: Box<str>,
-    duplicate: bool,
-    admitted: Admitted,
-    reply: oneshot::Sender<Result<Appended, Refused>>,
-}
-
-impl Batch {
-    fn has_room(&self) -> bool {
-        !self.close
-            && self.waiting.len() + self.kept.len() + self.letters.len() < GROUP_EVENTS
-            && self.block.len() < GROUP_BYTES
-    }
-
-    fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.keeping.is_empty() && self.letters.is_empty() && self.kept.is_empty()
-    }
-}
-
-/// Groups that go to make room.
-#[derive(Default)]
-struct Room {
-    /// Delete up to here; zero: nothing.
-    through: u64,
-    bytes: u64,
-    /// Undelivered ones are among them.
-    evicts: bool,
-}
-
 impl Writer {
     pub(super) fn new(
-        inbox: Receiver<Command>,
+        inbox: Receiver<Posted>,
         shared: Arc<Shared>,
         limits: Limits,
         metrics: Arc<Metrics>,
@@ -222,13 +136,18 @@ impl Writer {
             dirty: BTreeMap::new(),
             dirty_since: None,
             touched: Vec::new(),
-            ticked: Instant::now(),
+            tick_at: Instant::now() + TICK,
             full: None,
+            yield_above: u64::MAX,
+            alarmed: None,
         };
         for sink in writer.recovered.places.keys() {
             writer.dirty.insert(Arc::clone(sink), ());
         }
         writer.dirty_since = Some(Instant::now());
+        if writer.recovered.ballast.as_ref().is_some_and(|ballast| !ballast.is_held()) {
+            writer.set_full(Full::Disk(0), "the disk has not even the room that cursors need when it is full");
+        }
         writer.publish();
         writer
     }
@@ -237,7 +156,7 @@ impl Writer {
     pub(super) fn run(mut self) {
         let ended = loop {
             let command = match self.inbox.recv_timeout(self.patience()) {
-                Ok(command) => Some(command),
+                Ok(posted) => Some(posted.command),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => Some(Command::Close),
             };
@@ -255,7 +174,7 @@ impl Writer {
 
     /// How long nothing may come before something else is due.
     fn patience(&self) -> Duration {
-        let tick = TICK.saturating_sub(self.ticked.elapsed());
+        let tick = self.tick_at.saturating_duration_since(Instant::now());
         match self.dirty_since {
             Some(since) => CURSOR_DELAY.saturating_sub(since.elapsed()).min(tick),
             None => tick,
@@ -265,22 +184,18 @@ impl Writer {
     /// One commit's worth of work; true when the journal is to close. An error is final.
     fn step(&mut self, first: Option<Command>) -> Result<bool, String> {
         let mut batch = Batch::default();
-        if let Some(command) = first {
-            self.take(command, &mut batch)?;
-            while batch.has_room() {
-                let Ok(command) = self.inbox.try_recv() else { break };
-                self.take(command, &mut batch)?;
-            }
+        if let Some(command) = first
+            && let Err(fatal) = self.gather(command, &mut batch)
+        {
+            batch.refuse(Refused::Failed);
+            return Err(fatal);
         }
         let close = batch.close;
-        if !batch.is_empty() {
-            self.commit(batch)?;
-        }
+        self.commit(batch)?;
         if self.dirty_since.is_some_and(|since| since.elapsed() >= CURSOR_DELAY) {
             self.commit_places()?;
         }
-        if self.ticked.elapsed() >= TICK {
-            self.ticked = Instant::now();
+        if self.tick_at <= Instant::now() {
             self.tick()?;
         }
         self.maintain()?;
@@ -288,17 +203,29 @@ impl Writer {
         Ok(close)
     }
 
+    /// Takes `first` and whatever waits behind it, as far as the batch has room.
+    fn gather(&mut self, first: Command, batch: &mut Batch) -> Result<(), String> {
+        self.take(first, batch)?;
+        while batch.has_room(self.limits.max_bytes) {
+            let Ok(posted) = self.inbox.try_recv() else { break };
+            self.take(posted.command, batch)?;
+        }
+        Ok(())
+    }
+
     fn take(&mut self, command: Command, batch: &mut Batch) -> Result<(), String> {
         match command {
             Command::Append(append) => self.take_append(*append, batch),
             Command::Quarantine { kept, admitted, outcome, reply } => {
-                if self.recovered.quarantine.knows(kept.digest) || batch.kept.iter().any(|k| k.digest == kept.digest) {
+                if self.recovered.quarantine.knows(kept.digest) {
                     admitted.settle(outcome);
                     let _ = reply.send(Ok(()));
-                } else {
-                    batch.kept.push(*kept);
-                    batch.keeping.push((admitted, outcome, reply));
+                    return Ok(());
                 }
+                if !batch.keeps(kept.digest) {
+                    batch.kept.push(*kept);
+                }
+                batch.keeping.push((admitted, outcome, reply));
             }
             Command::Settle { sink, from, to, how } => {
                 if let Some(place) = self.recovered.places.get_mut(&sink) {
@@ -308,6 +235,11 @@ impl Writer {
                 }
             }
             Command::DeadLetter { letter, reply } => {
+                // Evicted while it was tried: it is in the account already.
+                if self.recovered.places.get(&*letter.sink).is_some_and(|place| place.is_settled(letter.sequence)) {
+                    let _ = reply.send(Ok(()));
+                    return Ok(());
+                }
                 let waiting: usize = batch.letters.iter().map(|letter| letter.event.len()).sum();
                 let needed = self.recovered.dead_letter_bytes + (waiting + letter.event.len()) as u64;
                 if needed > self.limits.dead_letter_bytes {
@@ -338,41 +270,65 @@ impl Writer {
             batch.fresh.insert(hash, digest);
             batch.order.push((hash, digest));
             batch.count += 1;
-            batch.waiting.push(Waiting { event_id, duplicate: false, admitted, reply });
+            batch.waiting.push(Waiting { event_id, role: Role::First, admitted, reply });
             return;
         };
-        let conflict = first_digest != digest;
-        if conflict {
-            self.metrics.conflicts.inc();
-            let kept = conflicting(event);
-            if !self.recovered.quarantine.knows(kept.digest) && !batch.kept.iter().any(|k| k.digest == kept.digest) {
-                batch.kept.push(kept);
-            }
-        }
         if durable.is_some() && self.touched.len() < TOUCHED {
             self.touched.push((event_id.clone(), first_digest));
         }
-        if durable.is_some() && !conflict {
-            settle(admitted, reply, Ok(Appended::Duplicate(Receipt { event_id })));
-        } else {
-            batch.waiting.push(Waiting { event_id, duplicate: true, admitted, reply });
-        }
+        let conflict = (first_digest != digest).then(|| conflicting(event));
+        let role = match (durable, conflict) {
+            (None, conflict) => {
+                batch.contesting.extend(conflict);
+                Role::Copy
+            }
+            (Some(_), Some(kept)) => {
+                self.metrics.conflicts.inc();
+                if self.recovered.quarantine.knows(kept.digest) {
+                    return settle(admitted, reply, Ok(Appended::Duplicate(Receipt { event_id })));
+                }
+                if !batch.keeps(kept.digest) {
+                    batch.kept.push(kept);
+                }
+                Role::Conflict
+            }
+            (Some(_), None) => return settle(admitted, reply, Ok(Appended::Duplicate(Receipt { event_id }))),
+        };
+        batch.waiting.push(Waiting { event_id, role, admitted, reply });
     }
 
+    /// Finds room for the batch's group, or refuses it, and writes what is left.
     fn commit(&mut self, mut batch: Batch) -> Result<(), String> {
+        if self.is_disk_full() {
+            // What little room there is belongs to the cursors.
+            batch.refuse(Refused::Full);
+            return Ok(());
+        }
+        let mut room = Room::default();
         if batch.count > 0 {
             let bytes = batch.block.len() as u64;
-            let room = match self.room_for(bytes)? {
-                Some(room) => room,
-                None => {
+            match self.room_for(bytes) {
+                Ok(Some(found)) => room = found,
+                Ok(None) => {
                     self.set_full(Full::Bytes(bytes), "journal.max_bytes is reached");
-                    refuse_events(&mut batch, Refused::Full);
-                    Room::default()
+                    batch.refuse_group(Refused::Full);
                 }
-            };
-            return self.write(batch, &room);
+                Err(fatal) => {
+                    batch.refuse(Refused::Failed);
+                    return Err(fatal);
+                }
+            }
         }
-        self.write(batch, &Room::default())
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.metrics.conflicts.inc_by(batch.contesting.len() as u64);
+        for kept in std::mem::take(&mut batch.contesting) {
+            if !self.recovered.quarantine.knows(kept.digest) && !batch.keeps(kept.digest) {
+                batch.kept.push(kept);
+            }
+        }
+        self.write(batch, &room)
     }
 
     /// Writes the batch, syncs, settles. An error is final; a full disk is not one.
@@ -422,12 +378,11 @@ impl Writer {
             Err(StoreError::Full(reason)) => {
                 self.recovered.quarantine.put_back(&commit.quarantine, dropped);
                 drop(commit);
-                refuse(batch, Refused::Full);
-                self.set_full(Full::Disk(group.map_or(0, |group| group.size())), &reason);
-                return self.make_the_best_of_a_full_disk();
+                batch.refuse(Refused::Full);
+                return self.disk_is_full(group.map_or(0, |group| group.size()), &reason);
             }
             Err(StoreError::Fatal(reason)) => {
-                refuse(batch, Refused::Failed);
+                batch.refuse(Refused::Failed);
                 return Err(reason);
             }
         }
@@ -439,7 +394,7 @@ impl Writer {
         drop(commit);
         self.recovered.state = state;
         self.recovered.places = places;
-        self.recovered.live_bytes = self.recovered.live_bytes.saturating_sub(room.bytes);
+        self.room_made(room);
         self.clean();
         if let Some(group) = group {
             self.metrics.journal_groups.inc();
@@ -452,11 +407,12 @@ impl Writer {
                 self.recovered.window.insert(hash, digest, now);
             }
             self.shared.ring.push(group);
-            self.set_open();
         }
-        for Waiting { event_id, duplicate, admitted, reply } in batch.waiting {
+        // Before the answers: whoever asks for the status after a 200 finds that event in it.
+        self.publish();
+        for Waiting { event_id, role, admitted, reply } in batch.waiting {
             let receipt = Receipt { event_id };
-            let appended = if duplicate { Appended::Duplicate(receipt) } else { Appended::Stored(receipt) };
+            let appended = if role == Role::First { Appended::Stored(receipt) } else { Appended::Duplicate(receipt) };
             settle(admitted, reply, Ok(appended));
         }
         for (admitted, outcome, reply) in batch.keeping {
@@ -469,165 +425,9 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the places alone: cursors, and evictions if `room` holds any.
-    fn commit_places(&mut self) -> Result<(), String> {
-        self.dirty_since = None;
-        self.delete(&Room::default(), None).map(|_| ())
-    }
-
-    /// Deletes what `room` and `ids_through` say, and writes every place that moved. False if the disk is full.
-    fn delete(&mut self, room: &Room, ids_through: Option<u64>) -> Result<bool, String> {
-        let mut places = self.recovered.places.clone();
-        let mut state = self.recovered.state.clone();
-        self.apply_room(room, &mut places, &mut state);
-        if let Some(through) = ids_through {
-            state.ids_floor = through + 1;
-        }
-        let commit = Commit {
-            places: self.dirty.keys().filter_map(|sink| Some((&**sink, places.get(sink)?))).collect(),
-            groups_through: (room.through > 0).then_some(room.through),
-            ids_through,
-            state: (state != self.recovered.state).then_some(&state),
-            ..Commit::default()
-        };
-        match self.recovered.store.commit(&commit) {
-            Ok(()) => {}
-            Err(StoreError::Full(_)) => return Ok(false),
-            Err(StoreError::Fatal(reason)) => return Err(reason),
-        }
-        drop(commit);
-        let moved_floor = state.floor != self.recovered.state.floor;
-        self.recovered.state = state;
-        self.recovered.places = places;
-        self.recovered.live_bytes = self.recovered.live_bytes.saturating_sub(room.bytes);
-        self.clean();
-        if moved_floor {
-            self.write_mark();
-        }
-        Ok(true)
-    }
-
     fn clean(&mut self) {
         self.dirty.clear();
         self.dirty_since = None;
-    }
-
-    fn apply_room(&mut self, room: &Room, places: &mut BTreeMap<Arc<str>, Place>, state: &mut StoreState) {
-        if room.through == 0 {
-            return;
-        }
-        state.floor = room.through + 1;
-        if !room.evicts {
-            return;
-        }
-        for (sink, place) in places.iter_mut().filter(|(_, place)| !place.required) {
-            if place.cursor() < room.through {
-                place.settle(1, room.through, Settled::Evicted);
-                self.dirty.insert(Arc::clone(sink), ());
-                tracing::warn!(%sink, through = room.through, "the journal is full: undelivered events evicted");
-            }
-        }
-    }
-
-    /// What has to go so that `bytes` more fit; `None` when not enough may go. Delivered events go first, then those
-    /// that only sinks that are not required still want.
-    fn room_for(&mut self, bytes: u64) -> Result<Option<Room>, String> {
-        let wanted = (self.recovered.live_bytes + bytes).saturating_sub(self.limits.max_bytes);
-        if wanted == 0 {
-            return Ok(Some(Room::default()));
-        }
-        let delivered = self.settled_everywhere(|_| true);
-        let required = self.settled_everywhere(|place| place.required);
-        let mut room = Room::default();
-        for Head { last, bytes, .. } in fatal(self.recovered.store.oldest(DELETE_ROWS))? {
-            if room.bytes >= wanted || last > delivered.max(required) {
-                break;
-            }
-            room.evicts |= last > delivered;
-            room.through = last;
-            room.bytes += bytes;
-        }
-        Ok((room.bytes >= wanted).then_some(room))
-    }
-
-    /// Up to where every sink of the kind is settled.
-    fn settled_everywhere(&self, which: impl Fn(&Place) -> bool) -> u64 {
-        let cursors = self.recovered.places.values().filter(|place| which(place)).map(Place::cursor);
-        cursors.min().unwrap_or(self.recovered.tail).min(self.recovered.tail)
-    }
-
-    /// The disk is full: let delivered events go, so that their pages can be used again, and write the cursors, with the
-    /// ballast's room if need be.
-    fn make_the_best_of_a_full_disk(&mut self) -> Result<(), String> {
-        let delivered = self.settled_everywhere(|_| true);
-        let mut room = Room::default();
-        for head in fatal(self.recovered.store.oldest(DELETE_ROWS))? {
-            if head.last > delivered {
-                break;
-            }
-            room.through = head.last;
-            room.bytes += head.bytes;
-        }
-        if self.delete(&room, None)? {
-            return Ok(());
-        }
-        if let Some(ballast) = &mut self.recovered.ballast {
-            ballast.drop();
-        }
-        self.delete(&Room::default(), None).map(|_| ())
-    }
-
-    fn tick(&mut self) -> Result<(), String> {
-        self.retain()?;
-        let has_room = match self.full {
-            None => return Ok(()),
-            Some(Full::Bytes(bytes)) => self.room_for(bytes)?.is_some(),
-            Some(Full::Disk(bytes)) => self.recovered.ballast.as_mut().is_none_or(|ballast| ballast.has_room(bytes)),
-        };
-        if has_room {
-            self.set_open();
-        }
-        Ok(())
-    }
-
-    /// Lets go of what was delivered long enough ago, and of ids that left the window.
-    fn retain(&mut self) -> Result<(), String> {
-        let age = |keep: Duration| {
-            millis(SystemTime::now()).saturating_sub(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX))
-        };
-        let (old, expired) = (age(self.limits.retention), age(self.limits.dedup_window));
-        let delivered = self.settled_everywhere(|_| true);
-        let mut room = Room::default();
-        for head in fatal(self.recovered.store.oldest(DELETE_ROWS))? {
-            if head.last > delivered || head.at >= old {
-                break;
-            }
-            room.through = head.last;
-            room.bytes += head.bytes;
-        }
-        let mut ids_through = None;
-        for head in fatal(self.recovered.store.oldest_ids(DELETE_ROWS))? {
-            let beyond_capacity = self.recovered.tail - head.last >= self.limits.dedup_capacity;
-            if !beyond_capacity && head.at >= expired {
-                break;
-            }
-            ids_through = Some(head.last);
-        }
-        if room.through > 0 || ids_through.is_some() {
-            self.delete(&room, ids_through)?;
-        }
-        Ok(())
-    }
-
-    fn maintain(&mut self) -> Result<(), String> {
-        match self.recovered.store.maintain() {
-            Ok(()) => Ok(()),
-            Err(StoreError::Full(reason)) => {
-                self.set_full(Full::Disk(0), &reason);
-                Ok(())
-            }
-            Err(StoreError::Fatal(reason)) => Err(reason),
-        }
     }
 
     fn forget(&mut self, sink: &str) -> Result<Result<bool, Refused>, String> {
@@ -642,21 +442,6 @@ impl Writer {
             }
             Err(StoreError::Full(_)) => Ok(Err(Refused::Full)),
             Err(StoreError::Fatal(reason)) => Err(reason),
-        }
-    }
-
-    fn set_full(&mut self, full: Full, reason: &str) {
-        self.metrics.journal_errors.get_or_create(&[("reason", "full")]).inc();
-        if self.full.replace(full).is_none() {
-            tracing::error!(reason, "the journal cannot take events: they are answered 503 until there is room");
-            self.shared.state.send_replace(State::Full);
-        }
-    }
-
-    fn set_open(&mut self) {
-        if self.full.take().is_some() {
-            tracing::info!("the journal takes events again");
-            self.shared.state.send_replace(State::Open);
         }
     }
 
@@ -689,7 +474,7 @@ impl Writer {
 
     fn close(&mut self) -> Result<(), String> {
         self.commit_places()?;
-        let store = std::mem::replace(&mut self.recovered.store, Box::new(super::store::MemoryStore::default()));
+        let store = std::mem::replace(&mut self.recovered.store, Box::new(MemoryStore::default()));
         match store.close() {
             Ok(()) => {}
             // Everything acknowledged is in the synced log; the next start carries it over.
@@ -700,6 +485,7 @@ impl Writer {
             // As above: only the next start's knowledge hangs on it.
             let _ = mark.sync();
         }
+        self.recovered.lock = None;
         self.shared.state.send_replace(State::Closed);
         self.turn_away(Refused::Closed);
         Ok(())
@@ -710,39 +496,22 @@ impl Writer {
         self.metrics.journal_errors.get_or_create(&[("reason", "io")]).inc();
         tracing::error!(reason, "the journal has failed: the process must end, recovery starts from the files");
         self.shared.state.send_replace(State::Failed);
-        let store = std::mem::replace(&mut self.recovered.store, Box::new(super::store::MemoryStore::default()));
+        let store = std::mem::replace(&mut self.recovered.store, Box::new(MemoryStore::default()));
         store.abandon();
         self.turn_away(Refused::Failed);
-        while let Ok(command) = self.inbox.recv() {
-            if matches!(command, Command::Close) {
+        while let Ok(posted) = self.inbox.recv() {
+            if matches!(posted.command, Command::Close) {
                 break;
             }
-            turn_away(command, Refused::Failed);
+            turn_away(posted.command, Refused::Failed);
         }
         self.turn_away(Refused::Failed);
     }
 
     fn turn_away(&self, why: Refused) {
-        while let Ok(command) = self.inbox.try_recv() {
-            turn_away(command, why);
+        while let Ok(posted) = self.inbox.try_recv() {
+            turn_away(posted.command, why);
         }
-    }
-}
-
-pub(super) fn turn_away(command: Command, why: Refused) {
-    match command {
-        Command::Append(append) => settle(append.admitted, append.reply, Err(why)),
-        Command::Quarantine { admitted, reply, .. } => {
-            admitted.settle(Outcome::Refused(why.word()));
-            let _ = reply.send(Err(why));
-        }
-        Command::DeadLetter { reply, .. } => {
-            let _ = reply.send(Err(why));
-        }
-        Command::Forget { reply, .. } => {
-            let _ = reply.send(Err(why));
-        }
-        Command::Settle { .. } | Command::Damaged(_) | Command::Close => {}
     }
 }
 
@@ -757,38 +526,6 @@ fn conflicting(event: NewEvent) -> Kept {
         body: event.envelope.body().clone(),
     }
     .into()
-}
-
-fn settle(admitted: Admitted, reply: oneshot::Sender<Result<Appended, Refused>>, result: Result<Appended, Refused>) {
-    admitted.settle(match &result {
-        Ok(Appended::Stored(_)) => Outcome::Stored,
-        Ok(Appended::Duplicate(_)) => Outcome::Duplicate,
-        Err(why) => Outcome::Refused(why.word()),
-    });
-    // Whoever asked may be gone; the outcome stands.
-    let _ = reply.send(result);
-}
-
-/// Refuses the batch's events; whatever else it holds stays.
-fn refuse_events(batch: &mut Batch, why: Refused) {
-    for Waiting { admitted, reply, .. } in batch.waiting.drain(..) {
-        settle(admitted, reply, Err(why));
-    }
-    batch.block.clear();
-    batch.ids = Ids::default();
-    batch.order.clear();
-    batch.count = 0;
-}
-
-fn refuse(mut batch: Batch, why: Refused) {
-    refuse_events(&mut batch, why);
-    for (admitted, _, reply) in batch.keeping {
-        admitted.settle(Outcome::Refused(why.word()));
-        let _ = reply.send(Err(why));
-    }
-    for reply in batch.lettering {
-        let _ = reply.send(Err(why));
-    }
 }
 
 /// The quarantine's words are a closed set; this finds the label for one.

@@ -1,0 +1,103 @@
+//! What one commit will hold, and who waits for it.
+
+use std::collections::HashMap;
+
+use tokio::sync::oneshot;
+
+use super::mailbox::settle;
+use crate::admission::{Admitted, Outcome};
+use crate::journal::group::Ids;
+use crate::journal::store::{DeadLetter, Kept};
+use crate::journal::window::IdHash;
+use crate::journal::{Appended, Refused};
+
+/// A group holds at most this many events…
+const GROUP_EVENTS: usize = 1024;
+/// …and takes no further event once its block has this many bytes, or this part of `journal.max_bytes`: a group is
+/// stored or refused as one.
+const GROUP_BYTES: usize = 4 << 20;
+const GROUP_PART: u64 = 8;
+
+/// Tells whoever asked that it is done.
+pub(super) type Done = oneshot::Sender<Result<(), Refused>>;
+
+/// What one commit will hold, and who waits for it.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) block: Vec<u8>,
+    pub(super) ids: Ids,
+    pub(super) count: u64,
+    /// Ids new in this group, with the digests of their bytes.
+    pub(super) fresh: HashMap<IdHash, u32>,
+    pub(super) order: Vec<(IdHash, u32)>,
+    pub(super) waiting: Vec<Waiting>,
+    pub(super) kept: Vec<Kept>,
+    /// Bodies that came under the id of another one in this group: conflicts if that one is stored, else nothing.
+    pub(super) contesting: Vec<Kept>,
+    pub(super) keeping: Vec<(Admitted, Outcome, Done)>,
+    pub(super) letters: Vec<DeadLetter>,
+    pub(super) lettering: Vec<Done>,
+    pub(super) close: bool,
+}
+
+/// An append whose fate hangs on the commit.
+pub(super) struct Waiting {
+    pub(super) event_id: Box<str>,
+    pub(super) role: Role,
+    pub(super) admitted: Admitted,
+    pub(super) reply: oneshot::Sender<Result<Appended, Refused>>,
+}
+
+/// What an append is, if the commit goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    First,
+    /// Of an event in this group.
+    Copy,
+    /// Has the id of a durable event and other bytes, which wait for the quarantine only.
+    Conflict,
+}
+
+impl Batch {
+    pub(super) fn has_room(&self, max_bytes: u64) -> bool {
+        let most = usize::try_from(max_bytes / GROUP_PART).unwrap_or(GROUP_BYTES).min(GROUP_BYTES);
+        !self.close
+            && self.waiting.len() + self.keeping.len() + self.letters.len() < GROUP_EVENTS
+            && self.block.len() < most
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.keeping.is_empty() && self.letters.is_empty()
+    }
+
+    /// Whether these bytes go into the quarantine with this batch.
+    pub(super) fn keeps(&self, digest: u64) -> bool {
+        self.kept.iter().any(|kept| kept.digest == digest)
+    }
+
+    /// Refuses the events of the group; whatever else is in the batch stays.
+    pub(super) fn refuse_group(&mut self, why: Refused) {
+        for Waiting { admitted, reply, .. } in self.waiting.extract_if(.., |waiting| waiting.role != Role::Conflict) {
+            settle(admitted, reply, Err(why));
+        }
+        self.block.clear();
+        self.ids = Ids::default();
+        self.order.clear();
+        self.contesting.clear();
+        self.count = 0;
+    }
+
+    /// Refuses all of it.
+    pub(super) fn refuse(self, why: Refused) {
+        for Waiting { admitted, reply, .. } in self.waiting {
+            settle(admitted, reply, Err(why));
+        }
+        for (admitted, _, reply) in self.keeping {
+            admitted.settle(Outcome::Refused(why.word()));
+            let _ = reply.send(Err(why));
+        }
+        for reply in self.lettering {
+            let _ = reply.send(Err(why));
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Open files: enough for the connections, and some kept for everything else.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// For the admin port, the journal, the sinks and the runtime.
+const OTHERS: u64 = 256;
+
+/// How many of `wanted` connections there are files for. The system is asked for as many as that takes; where it allows
+/// fewer, further connections wait in the kernel's backlog, and never take the files of the admin port and the journal.
+#[must_use]
+pub fn connections_within_limits(wanted: usize) -> usize {
+    let needed = OTHERS.saturating_add(wanted as u64);
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let mut open_files = current.unwrap_or(u64::MAX);
+    let most = maximum.unwrap_or(u64::MAX).min(needed);
+    if open_files < most && setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum }).is_ok() {
+        open_files = most;
+    }
+    let connections = open_files.saturating_sub(OTHERS.min(open_files / 2)).max(1);
+    let within = usize::try_from(connections).unwrap_or(usize::MAX).min(wanted);
+    if within < wanted {
+        tracing::warn!(
+            open_files,
+            connections = within,
+            "listen.max_connections needs {needed} open files: raise the limit (LimitNOFILE of systemd, ulimit -n)"
+        );
+    }
+    within
+}

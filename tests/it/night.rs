@@ -1,0 +1,129 @@
+//! What an operator meets at night: closed outputs, used-up files, full disks, folders that vanish.
+
+use std::fs;
+use std::io::Read;
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::event::new_event;
+use crate::harness::receiver::Setup;
+use crate::harness::wait_for;
+
+#[test]
+fn nothing_is_delivered_to_a_closed_stdout() {
+    let setup = Setup::new();
+    let closed = setup.clone().through(&["sh", "-c", "exec \"$0\" \"$@\" >&-"]);
+    let receiver = closed.start();
+    let (id, event) = new_event();
+    receiver.post(&event).assert_durable("stored", &id);
+    receiver.wait_metric(r#"sink_failures_total{sink="stdout",reason="retry"}"#, 1);
+    assert_eq!(receiver.metric(r#"sink_delivered_total{sink="stdout"}"#), 0);
+    let status = receiver.ask_admin("/api/v1/status").unwrap().json();
+    assert!(status["sinks"][0]["last_error"].as_str().unwrap().contains("standard output is closed"), "{status}");
+    receiver.finish();
+
+    let receiver = setup.start();
+    assert_eq!(receiver.delivered(&id), event);
+    receiver.finish();
+}
+
+#[test]
+fn connections_leave_files_for_the_admin_port_and_the_journal() {
+    let few_files = Setup::new().set("listen.handshake_timeout", "60s").through(&["prlimit", "--nofile=64:64"]);
+    let receiver = few_files.start();
+    assert!(receiver.log.so_far().iter().any(|line| line.contains("LimitNOFILE")));
+    let hoard: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(receiver.events).unwrap()).collect();
+    receiver.wait_metric("connections", 32);
+    assert!(receiver.is_ready());
+    assert_eq!(receiver.metric("accept_errors_total"), 0);
+    drop(hoard);
+    let (id, event) = new_event();
+    receiver.post(&event).assert_durable("stored", &id);
+    receiver.finish();
+}
+
+#[test]
+fn it_starts_on_a_full_disk_after_a_crash() {
+    let setup = Setup::new();
+    let receiver = setup.start();
+    let (id, event) = new_event();
+    receiver.post(&event).assert_durable("stored", &id);
+    receiver.kill();
+    fs::remove_file(setup.journal().join("ballast")).unwrap();
+    let database = setup.journal().join("journal.db");
+    let full = setup.clone().through(&[
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-P",
+        database.to_str().unwrap(),
+        "-e",
+        "trace=pwrite64,fallocate",
+        "-e",
+        "inject=pwrite64,fallocate:error=ENOSPC",
+    ]);
+    let receiver = full.start_unready();
+    wait_for("the event to be known", || (receiver.post(&event).status == 200).then_some(()));
+    receiver.post(&event).assert_durable("duplicate", &id);
+    // strace would leave it running.
+    let lock = fs::read_to_string(setup.journal().join("lock")).unwrap();
+    kill_process(Pid::from_raw(lock.trim().parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    receiver.wait();
+
+    let receiver = setup.start();
+    receiver.post(&event).assert_durable("duplicate", &id);
+    receiver.finish();
+}
+
+#[test]
+fn it_does_not_go_on_in_a_folder_that_was_deleted() {
+    let receiver = Setup::new().start();
+    let (id, event) = new_event();
+    receiver.post(&event).assert_durable("stored", &id);
+    fs::remove_dir_all(receiver.setup().journal()).unwrap();
+    let ended = receiver.wait();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.log.iter().any(|line| line.contains("deleted or replaced")), "{ended:?}");
+}
+
+#[test]
+fn the_demo_prints_a_command_to_paste_wherever_it_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let odd = folder.path().join("it's a \"dir\" $HOME");
+    fs::create_dir(&odd).unwrap();
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_asapp-receiver"))
+        .args(["demo", "--keep", "--duration", "1s"])
+        .current_dir(&odd)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = demo.stderr.take().unwrap();
+    let mut said = Vec::new();
+    while !contains(&said, "Look inside:\n\n") {
+        let mut part = [0; 4096];
+        let count = stderr.read(&mut part).unwrap();
+        assert!(count > 0, "{}", String::from_utf8_lossy(&said));
+        said.extend_from_slice(&part[..count]);
+    }
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("received 10 = stored 10 "), "{said}");
+    let curl = &said[said.find("  curl").unwrap()..said.find("Look inside").unwrap()];
+    for status in ["stored", "duplicate"] {
+        let output = Command::new("sh").args(["-c", curl]).output().unwrap();
+        let answer = String::from_utf8_lossy(&output.stdout);
+        assert!(answer.contains(&format!(r#""status":"{status}""#)), "{curl}: {output:?}");
+    }
+    kill_process(Pid::from_child(&demo), Signal::INT).unwrap();
+    let output = demo.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 11);
+}
+
+fn contains(bytes: &[u8], text: &str) -> bool {
+    String::from_utf8_lossy(bytes).contains(text)
+}
