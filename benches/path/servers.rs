@@ -71,7 +71,7 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn baseline(cores: &Cores, pki: &Pki) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.arg("--serve-baseline").arg(pki.folder()).stdout(Stdio::piped());
+        command.arg("--serve-baseline").arg(&pki.0).stdout(Stdio::piped());
         let mut child = cores.start(&mut command);
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
