@@ -14,23 +14,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Certificates of ASAPP's profile in a folder.
-pub(crate) struct Pki(PathBuf);
+/// A folder with certificates of ASAPP's profile.
+pub(crate) struct Pki(pub(crate) PathBuf);
 
 impl Pki {
     pub(crate) fn make(folder: &Path) -> Self {
         let folder = folder.join("certs");
         profile::make(&profile::Options::default()).unwrap().write(&folder, false).unwrap();
         Self(folder)
-    }
-
-    /// Those that are there already.
-    pub(crate) fn at(folder: PathBuf) -> Self {
-        Self(folder)
-    }
-
-    pub(crate) fn folder(&self) -> &Path {
-        &self.0
     }
 
     /// The receiver's settings for a journal in `folder`, on ports of its own.

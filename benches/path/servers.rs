@@ -59,7 +59,7 @@ fn keep_to(core: usize) {
 
 /// A server. Dropped, it is killed.
 pub(crate) struct Server {
-    name: &'static str,
+    name: String,
     child: Child,
     address: SocketAddr,
     /// Of a receiver.
@@ -71,23 +71,16 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn baseline(cores: &Cores, pki: &Pki) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.arg("--serve-baseline").arg(pki.folder()).stdout(Stdio::piped());
+        command.arg("--serve-baseline").arg(&pki.0).stdout(Stdio::piped());
         let mut child = cores.start(&mut command);
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().parse().unwrap();
-        Self { name: "bare server", child, address, admin: None, expected: Cell::new(0) }
+        Self { name: "bare server".to_owned(), child, address, admin: None, expected: Cell::new(0) }
     }
 
     /// A receiver with a fresh journal in `folder`.
-    pub(crate) fn receiver(
-        name: &'static str,
-        program: &Path,
-        cores: &Cores,
-        pki: &Pki,
-        folder: &Path,
-        settings: &[String],
-    ) -> Self {
+    pub(crate) fn receiver(program: &Path, cores: &Cores, pki: &Pki, folder: &Path, settings: &[String]) -> Self {
         fs::create_dir(folder).unwrap();
         let settings = pki.settings(folder, &settings.join("\n"));
         let mut command = Command::new(program);
@@ -100,11 +93,12 @@ impl Server {
         let address = |field: &str| listening[field].as_str().unwrap().parse().unwrap();
         // What else it has to say belongs on the terminal.
         std::thread::spawn(move || lines.for_each(|line| println!("{line}")));
+        let name = program.file_name().unwrap().to_string_lossy().into_owned();
         Self { name, address: address("events"), admin: Some(address("admin")), child, expected: Cell::new(0) }
     }
 
-    pub(crate) fn name(&self) -> &'static str {
-        self.name
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
