@@ -38,6 +38,8 @@ const CURSOR_DELAY: Duration = Duration::from_millis(200);
 const TICK: Duration = Duration::from_secs(1);
 /// The same, when one step could not delete all that may go.
 const DELETE_PAUSE: Duration = Duration::from_millis(50);
+/// From so many events on a group is worth waiting for: at the pace of one event a commit nothing is ever delayed.
+const MANY: usize = 8;
 /// Known ids seen again that wait for the next group, at most. Those beyond are remembered in RAM only.
 const TOUCHED: usize = 4096;
 
@@ -203,12 +205,23 @@ impl Writer {
         Ok(close)
     }
 
-    /// Takes `first` and whatever waits behind it, as far as the batch has room.
+    /// Takes `first` and whatever waits behind it, as far as the batch has room. When events come in numbers, those whose
+    /// requests share this core are let go ahead once more: a commit costs the same for few as for many.
     fn gather(&mut self, first: Command, batch: &mut Batch) -> Result<(), String> {
         self.take(first, batch)?;
+        let mut yielded = false;
         while batch.has_room(self.limits.max_bytes) {
-            let Ok(posted) = self.inbox.try_recv() else { break };
-            self.take(posted.command, batch)?;
+            match self.inbox.try_recv() {
+                Ok(posted) => {
+                    self.take(posted.command, batch)?;
+                    yielded = false;
+                }
+                Err(_) if yielded || batch.waiting.len() < MANY => break,
+                Err(_) => {
+                    std::thread::yield_now();
+                    yielded = true;
+                }
+            }
         }
         Ok(())
     }
