@@ -97,13 +97,7 @@ impl Line {
 
 /// Appends `body` as one line. CR and LF stand only between tokens in valid JSON, so a space means the same.
 fn push_line(text: &mut Vec<u8>, body: &[u8]) {
-    let start = text.len();
-    text.extend_from_slice(body);
-    for byte in &mut text[start..] {
-        if matches!(byte, b'\r' | b'\n') {
-            *byte = b' ';
-        }
-    }
+    text.extend(body.iter().map(|&byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }));
     text.push(b'\n');
 }
 
