@@ -198,4 +198,12 @@ impl Watch {
             }
         }
     }
+
+    /// Passes over what is there now; says how many events that is.
+    pub fn skip(&mut self) -> u64 {
+        let next = *self.tail.borrow() + 1;
+        let skipped = next.saturating_sub(self.next);
+        self.next += skipped;
+        skipped
+    }
 }
