@@ -1,5 +1,5 @@
 //! The whole path over loopback: mutual TLS, HTTP, scan, dedup, sync, 200, and out on standard output. Beside it, in the
-//! same run, the least that any server on this stack has to do ([`baseline`]). `benches/README.md` says how to read it.
+//! same run, the least that any server on this stack has to do ([`baseline`]). The README has the last results.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark that cannot go on ends there")]
 #![allow(clippy::print_stdout, reason = "it prints its results")]
