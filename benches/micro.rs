@@ -148,7 +148,7 @@ async fn handshake(config: &Config, pki: &Pki) -> PeerIdentity {
 async fn settle(mut cursor: Cursor) {
     while let Ok(events) = cursor.read().await {
         let (first, last) = (events[0].sequence(), events[events.len() - 1].sequence());
-        cursor.settle(first, last, Settled::Delivered).await;
+        cursor.settler().settle(first, last, Settled::Delivered).await;
     }
 }
 

@@ -46,6 +46,7 @@ pub mod problem;
 pub mod receiver;
 pub mod server;
 pub mod service;
+pub mod shape;
 pub mod simulator;
 pub mod sinks;
 pub mod telemetry;

@@ -151,6 +151,8 @@ fn token_file(path: &Path) -> Finding {
 fn sink(sink: &config::Sink) -> Finding {
     let kind = match sink.kind {
         config::SinkKind::Stdout => "stdout",
+        config::SinkKind::File(_) => "file",
+        config::SinkKind::Http(_) => "http",
     };
     let duty = match (sink.enabled, sink.required) {
         (false, _) => "switched off",

@@ -237,6 +237,9 @@ pub struct Sink {
     pub enabled: bool,
     pub required: bool,
     pub start: Start,
+    pub format: Format,
+    /// JSON pointers (RFC 6901) of members that are cut out.
+    pub redact: Vec<String>,
     pub filter: Filter,
     pub retry: Retry,
 }
@@ -245,6 +248,106 @@ pub struct Sink {
 #[derive(Debug, Clone)]
 pub enum SinkKind {
     Stdout,
+    File(FileSink),
+    Http(Box<HttpSink>),
+}
+
+/// What a sink gets to see of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// The bytes as received.
+    #[default]
+    Raw,
+    /// `{"received_at","peer","endpoint","sequence","event":<raw>}`.
+    Envelope,
+    /// CloudEvents 1.0.
+    CloudEvents,
+}
+
+/// A sink of `type = "file"`.
+#[derive(Debug, Clone)]
+pub struct FileSink {
+    pub path: PathBuf,
+    /// `None`: never by size (`0` in the settings).
+    pub rotate_bytes: Option<u64>,
+    /// `None`: never by time (`"none"` in the settings).
+    pub rotate_every: Option<Duration>,
+    /// Of rotated files.
+    pub compress: Compress,
+    /// Rotated files beyond these are deleted, oldest first; `None`: all are kept (`0` in the settings).
+    pub keep_files: Option<usize>,
+    pub sync: Sync,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compress {
+    None,
+    Gzip,
+    /// Files only.
+    Zstd,
+}
+
+/// When what was written to a file is synced to its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sync {
+    /// Before its events count as delivered.
+    Batch,
+    /// Once a second.
+    Interval,
+    Never,
+}
+
+/// A sink of `type = "http"`.
+#[derive(Debug, Clone)]
+pub struct HttpSink {
+    /// `http` or `https`, with a host. It may hold a password: never printed whole.
+    pub url: hyper::Uri,
+    pub method: hyper::Method,
+    pub headers: hyper::HeaderMap,
+    pub bearer_token_file: Option<PathBuf>,
+    /// For a whole exchange, from connecting to the end of the answer.
+    pub timeout: Duration,
+    /// Requests under way at a time.
+    pub concurrency: usize,
+    pub batch: Batch,
+    pub ordering: Ordering,
+    /// How many sequences a lane runs past its oldest unsettled event.
+    pub max_ahead: u64,
+    pub tls: HttpTls,
+    pub signing_secret_file: Option<PathBuf>,
+    /// `None` or `Gzip`.
+    pub compress: Compress,
+}
+
+/// How events are put together into one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    /// With 1, a request holds the event itself; with more, an array of events.
+    pub max_events: usize,
+    /// Of the request's body, uncompressed; a single event may be larger.
+    pub max_bytes: usize,
+    /// How long the first event of a batch waits for more.
+    pub max_wait: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ordering {
+    /// In order of arrival for each agent, issue or queue.
+    Entity,
+    /// In order of arrival, one request at a time.
+    Strict,
+    /// None at all.
+    None,
+}
+
+/// How an HTTP sink's target is trusted, and what is shown to it.
+#[derive(Debug, Clone, Default)]
+pub struct HttpTls {
+    /// PEM files; empty: the system's CAs.
+    pub ca: Vec<PathBuf>,
+    /// A client certificate with its chain, PEM; together with `private_key`.
+    pub certificate: Option<PathBuf>,
+    pub private_key: Option<PathBuf>,
 }
 
 /// Where a new sink begins.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::reader::{Reader, Section};
 use super::{
-    Admin, AllowedClient, AllowedClients, Config, DeadLetters, Dedup, Endpoint, Engine, Filter, Journal, Listen, Log,
-    LogFormat, Quarantine, Retry, Sink, SinkKind, Start, Tls, TlsVersion, units,
+    Admin, AllowedClient, AllowedClients, Config, DeadLetters, Dedup, Endpoint, Engine, Filter, Format, Journal,
+    Listen, Log, LogFormat, Quarantine, Retry, Sink, SinkKind, Start, Tls, TlsVersion, units,
 };
 
 const INSTANT: Duration = Duration::from_millis(10);
@@ -205,6 +205,8 @@ fn sink(name: String, mut s: Section<'_, '_>) -> Sink {
             &[("latest", Some(Start::Latest)), ("earliest", Some(Start::Earliest))],
             Start::Latest,
         ),
+        format: Format::Raw,
+        redact,
         filter: filter(s.section("filter")),
         retry: retry(s.section("retry")),
     };

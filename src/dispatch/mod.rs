@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 pub use filter::Filter;
 
 use crate::config::{Retry, Sink as SinkSettings, SinkKind};
-use crate::journal::{Cursor, Event, Gone, Settled, Watch};
+use crate::journal::{Cursor, Event, Gone, Settled, Settler, Watch};
 use crate::sinks::{Failure, FailureKind, Sink, Stdout};
 use crate::telemetry::Metrics;
 
@@ -58,6 +58,8 @@ impl Lanes {
             let Some(settings) = sinks.iter().find(|sink| sink.name == cursor.sink()) else { continue };
             match &settings.kind {
                 SinkKind::Stdout => lanes.add(cursor, settings, Stdout::new()?, metrics),
+                // The settings refuse them until they are here.
+                SinkKind::File(_) | SinkKind::Http(_) => {}
             }
         }
         Ok(lanes)
@@ -67,6 +69,7 @@ impl Lanes {
         let health = Health::default();
         self.health.push((settings.name.clone(), health.clone()));
         let lane = Lane {
+            settler: cursor.settler(),
             cursor,
             sink,
             filter: Filter::new(&settings.filter),
@@ -116,6 +119,7 @@ impl Health {
 
 struct Lane<S> {
     cursor: Cursor,
+    settler: Settler,
     sink: S,
     filter: Filter,
     retry: Retry,
@@ -183,7 +187,7 @@ impl<S: Sink> Lane<S> {
             self.note(kind, &reason, attempts);
             let Some(first) = events.first() else { continue };
             let wait = match kind {
-                FailureKind::Retry { after } if !self.is_over(attempts, began) => {
+                FailureKind::Retry { after, .. } if !self.is_over(attempts, began) => {
                     self.backoff(attempts).max(after.unwrap_or_default())
                 }
                 _ => {
@@ -215,7 +219,7 @@ impl<S: Sink> Lane<S> {
 
     /// Puts an event into the dead letters; while they are full, the lane waits.
     async fn bury(&mut self, event: &Event, reason: &str, attempts: u32) -> Result<(), Finished> {
-        while let Err(why) = self.cursor.dead_letter(event, reason, attempts).await {
+        while let Err(why) = self.settler.dead_letter(event, reason, attempts).await {
             self.health.set(|condition| condition.last_error = Some(format!("the dead letters take no more: {why}")));
             tokio::select! {
                 () = tokio::time::sleep(DEAD_LETTER_WAIT) => {}
@@ -230,7 +234,7 @@ impl<S: Sink> Lane<S> {
         // A filtered or skipped sequence may lie between two of them, so each run of neighbours by itself.
         for run in events.chunk_by(|a, b| a.sequence() + 1 == b.sequence()) {
             if let (Some(first), Some(last)) = (run.first(), run.last()) {
-                self.cursor.settle(first.sequence(), last.sequence(), how).await;
+                self.settler.settle(first.sequence(), last.sequence(), how).await;
             }
         }
     }

@@ -17,15 +17,29 @@ const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// Owned by one lane. Reading runs ahead of settling; what was settled in an earlier life is skipped.
 pub struct Cursor {
-    inner: Arc<Inner>,
+    scan: Scan,
     sink: Arc<str>,
-    /// The next sequence to read.
-    next: u64,
     /// Ranges settled before this process began.
     settled: Vec<(u64, u64)>,
+}
+
+/// Reads the journal from some sequence on, in order, and settles nothing.
+pub struct Scan {
+    inner: Arc<Inner>,
+    /// For the log.
+    reader_name: Arc<str>,
+    /// The next sequence to read.
+    next: u64,
     tail: watch::Receiver<u64>,
-    /// Open while the lane is behind the ring.
+    /// Open while the scan is behind the ring.
     reader: Option<Box<dyn Reader>>,
+}
+
+/// How a lane says what became of its events. Cheap to clone.
+#[derive(Clone)]
+pub struct Settler {
+    inner: Arc<Inner>,
+    sink: Arc<str>,
 }
 
 /// The journal gives nothing more: it is closed or has failed.
@@ -35,8 +49,8 @@ pub struct Gone;
 
 impl Cursor {
     pub(super) fn new(inner: Arc<Inner>, sink: Arc<str>, next: u64, settled: Vec<(u64, u64)>) -> Self {
-        let tail = inner.shared.ring.tail();
-        Self { inner, sink, next, settled, tail, reader: None }
+        let scan = Scan::new(inner, Arc::clone(&sink), next);
+        Self { scan, sink, settled }
     }
 
     #[must_use]
@@ -47,10 +61,85 @@ impl Cursor {
     /// Whether everything durable now has been read.
     #[must_use]
     pub fn caught_up(&self) -> bool {
+        self.scan.caught_up()
+    }
+
+    /// A handle by which to settle what was read.
+    #[must_use]
+    pub fn settler(&self) -> Settler {
+        Settler { inner: Arc::clone(&self.scan.inner), sink: Arc::clone(&self.sink) }
+    }
+
+    /// The next events in order, one commit group's worth at most and never none. Waits for them. Dropped before it is
+    /// done, it has read nothing.
+    ///
+    /// # Errors
+    /// [`Gone`] once the journal can give nothing more.
+    pub async fn read(&mut self) -> Result<Vec<Event>, Gone> {
+        loop {
+            let mut events = self.scan.read().await?;
+            let Some(first) = events.first().map(Event::sequence) else { continue };
+            self.settled.retain(|&(_, high)| high >= first);
+            events.retain(|event| !self.settled.iter().any(|&(low, high)| (low..=high).contains(&event.sequence())));
+            if !events.is_empty() {
+                return Ok(events);
+            }
+        }
+    }
+}
+
+impl Settler {
+    #[must_use]
+    pub fn sink(&self) -> &str {
+        &self.sink
+    }
+
+    /// Says what became of `from..=to`. Waits while the writer is behind.
+    pub async fn settle(&self, from: u64, to: u64, how: Settled) {
+        let command = Command::Settle { sink: Arc::clone(&self.sink), from, to, how };
+        self.inner.mailbox.send_from_lane(command).await;
+    }
+
+    /// Puts an event into the dead letters, which settles it.
+    ///
+    /// # Errors
+    /// [`Refused::Full`] when there is no room for it: the lane keeps it and comes again.
+    pub async fn dead_letter(&self, event: &Event, reason: &str, attempts: u32) -> Result<(), Refused> {
+        let letter = DeadLetter {
+            id: 0,
+            sink: self.sink.to_string(),
+            sequence: event.sequence(),
+            reason: reason.to_owned(),
+            attempts,
+            at: millis(SystemTime::now()),
+            event: single(event).into(),
+        };
+        let (reply, answer) = oneshot::channel();
+        self.inner.mailbox.send_from_lane(Command::DeadLetter { letter: Box::new(letter), reply }).await;
+        answer.await.unwrap_or(Err(Refused::Closed))
+    }
+}
+
+impl Scan {
+    pub(super) fn new(inner: Arc<Inner>, reader_name: Arc<str>, next: u64) -> Self {
+        let tail = inner.shared.ring.tail();
+        Self { inner, reader_name, next, tail, reader: None }
+    }
+
+    /// Whether everything durable now has been read.
+    #[must_use]
+    pub fn caught_up(&self) -> bool {
         self.next > *self.tail.borrow()
     }
 
-    /// The next events in order, one commit group's worth at most and never none. Waits for them.
+    /// The next sequence to read.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// The next events in order, one commit group's worth at most and never none. Waits for them. Dropped before it is
+    /// done, it has read nothing.
     ///
     /// # Errors
     /// [`Gone`] once the journal can give nothing more.
@@ -74,42 +163,15 @@ impl Cursor {
                 self.next = self.next.max(seen + 1);
                 continue;
             };
-            let mut events = match group.events(self.next) {
+            let events = match group.events(self.next) {
                 Ok(events) => events,
                 Err(_) => return self.damaged(format!("the group at sequence {} is damaged", group.first)).await,
             };
             self.next = group.last + 1;
-            self.settled.retain(|&(_, high)| high >= group.first);
-            events.retain(|event| !self.settled.iter().any(|&(low, high)| (low..=high).contains(&event.sequence())));
             if !events.is_empty() {
                 return Ok(events);
             }
         }
-    }
-
-    /// Says what became of `from..=to`. Waits while the writer is behind.
-    pub async fn settle(&mut self, from: u64, to: u64, how: Settled) {
-        let command = Command::Settle { sink: Arc::clone(&self.sink), from, to, how };
-        self.inner.mailbox.send_from_lane(command).await;
-    }
-
-    /// Puts an event into the dead letters, which settles it.
-    ///
-    /// # Errors
-    /// [`Refused::Full`] when there is no room for it: the lane keeps it and comes again.
-    pub async fn dead_letter(&mut self, event: &Event, reason: &str, attempts: u32) -> Result<(), Refused> {
-        let letter = DeadLetter {
-            id: 0,
-            sink: self.sink.to_string(),
-            sequence: event.sequence(),
-            reason: reason.to_owned(),
-            attempts,
-            at: millis(SystemTime::now()),
-            event: single(event).into(),
-        };
-        let (reply, answer) = oneshot::channel();
-        self.inner.mailbox.send_from_lane(Command::DeadLetter { letter: Box::new(letter), reply }).await;
-        answer.await.unwrap_or(Err(Refused::Closed))
     }
 
     async fn read_store(&mut self) -> Result<Option<Arc<Group>>, Gone> {
@@ -120,7 +182,7 @@ impl Cursor {
                     Ok(reader) => reader,
                     // Out of file descriptors, say.
                     Err(StoreError::Full(reason)) => {
-                        tracing::warn!(sink = &*self.sink, reason, "cannot read the journal now");
+                        tracing::warn!(reader = &*self.reader_name, reason, "cannot read the journal now");
                         tokio::time::sleep(READ_AGAIN).await;
                         continue;
                     }

@@ -17,6 +17,7 @@ use super::NewEvent;
 pub struct Event {
     sequence: u64,
     received_at: SystemTime,
+    replayed: bool,
     block: Arc<Group>,
     fields: [Span; FIELDS],
 }
@@ -84,6 +85,28 @@ impl Event {
         self.block.block.slice(start as usize..end as usize)
     }
 
+    /// Delivered once more on an operator's demand.
+    #[must_use]
+    pub fn is_replayed(&self) -> bool {
+        self.replayed
+    }
+
+    /// The same event, alone: it no longer keeps the events it was stored with in memory.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        let group =
+            Group { first: self.sequence, last: self.sequence, at: self.received_at, block: single(self).into() };
+        let alone = Arc::new(group).events(self.sequence).ok().and_then(|mut events| events.pop());
+        // What was just written can be read.
+        alone.map_or_else(|| self.clone(), |alone| Self { replayed: self.replayed, ..alone })
+    }
+
+    /// Marks it as delivered once more.
+    #[must_use]
+    pub fn replay(self) -> Self {
+        Self { replayed: true, ..self }
+    }
+
     fn bytes(&self, field: usize) -> &[u8] {
         let (start, end) = self.fields[field];
         &self.block.block[start as usize..end as usize]
@@ -123,7 +146,7 @@ impl Group {
                 *field = reader.span()?;
             }
             if sequence >= from {
-                events.push(Event { sequence, received_at, block: Arc::clone(self), fields });
+                events.push(Event { sequence, received_at, replayed: false, block: Arc::clone(self), fields });
             }
         }
         if reader.at == self.block.len() { Ok(events) } else { Err(Damaged) }

@@ -31,7 +31,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
-pub use cursor::{Cursor, Gone, Watch};
+pub use cursor::{Cursor, Gone, Scan, Settler, Watch};
 pub use folder::{FolderError, volatile_file_system};
 pub use group::Event;
 pub use place::{Account, Settled};
@@ -269,6 +269,12 @@ impl Journal {
     #[must_use]
     pub fn watch(&self) -> Watch {
         Watch::new(Arc::clone(&self.inner))
+    }
+
+    /// Reads every event that is still kept from this sequence on, in order, and goes on with what comes.
+    #[must_use]
+    pub fn scan(&self, from: u64) -> Scan {
+        Scan::new(Arc::clone(&self.inner), Arc::from("scan"), from)
     }
 
     /// Writes and syncs what waits, and closes. What comes later is refused.

