@@ -30,3 +30,15 @@ impl Shape {
         event.body_bytes()
     }
 }
+
+/// What an event is about.
+#[derive(Debug)]
+pub struct Entity<'a> {
+    pub feed: crate::envelope::Feed,
+    pub id: std::borrow::Cow<'a, str>,
+}
+
+#[must_use]
+pub fn entity(_event: &Event) -> Option<Entity<'_>> {
+    None
+}
