@@ -20,9 +20,10 @@ use tokio_util::task::TaskTracker;
 
 pub use filter::Filter;
 
-use crate::config::{Ordering, Sink as SinkSettings, SinkKind};
+use crate::config::{HttpSink, Ordering, Sink as SinkSettings, SinkKind};
 use crate::journal::{Cursor, Watch};
-use crate::sinks::{Sink, Stdout};
+use crate::shape::Shape;
+use crate::sinks::{Http, Sink, Stdout};
 use crate::telemetry::Metrics;
 use lane::Lane;
 use queue::Plan;
@@ -68,7 +69,13 @@ impl Lanes {
             match &settings.kind {
                 SinkKind::Stdout => lanes.add(cursor, settings, vec![Stdout::new()?], lines(settings), metrics),
                 // The settings refuse them until they are here.
-                SinkKind::File(_) | SinkKind::Http(_) => {}
+                SinkKind::File(_) => {}
+                SinkKind::Http(http) => {
+                    let shape = Shape::new(settings.format, &settings.redact);
+                    let sink = Http::new(http, shape)
+                        .map_err(|error| io::Error::other(format!("sinks.{}.{error}", settings.name)))?;
+                    lanes.add(cursor, settings, vec![sink; http.concurrency], requests(settings, http), metrics);
+                }
             }
         }
         Ok(lanes)
@@ -126,6 +133,19 @@ fn lines(settings: &SinkSettings) -> (Plan, Ordering) {
         retry: settings.retry.clone(),
     };
     (plan, Ordering::Strict)
+}
+
+/// Requests go as their sink's settings say.
+fn requests(settings: &SinkSettings, http: &HttpSink) -> (Plan, Ordering) {
+    let plan = Plan {
+        concurrency: http.concurrency,
+        max_events: http.batch.max_events,
+        max_bytes: http.batch.max_bytes,
+        max_wait: http.batch.max_wait,
+        max_ahead: http.max_ahead,
+        retry: settings.retry.clone(),
+    };
+    (plan, http.ordering)
 }
 
 impl Health {

