@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::http::uri::Scheme;
 use hyper::{HeaderMap, Method, Uri};
 
@@ -36,11 +36,10 @@ const KEYS: [(&str, &[&str]); 2] = [
 ];
 
 /// Headers that are the connection's, or that the receiver writes itself.
-const NOT_THE_USERS: [&str; 16] = [
+const NOT_THE_USERS: [&str; 15] = [
     "connection",
     "content-encoding",
     "content-length",
-    "content-type",
     "expect",
     "host",
     "idempotency-key",
@@ -54,8 +53,7 @@ const NOT_THE_USERS: [&str; 16] = [
     "transfer-encoding",
     "upgrade",
 ];
-/// Of Standard Webhooks and of CloudEvents.
-const NOT_THE_USERS_EITHER: [&str; 2] = ["webhook-", "ce-"];
+const NOT_THE_USERS_EITHER: [&str; 3] = ["asapp-receiver-", "ce-", "webhook-"];
 
 pub(super) fn sink(name: String, mut s: Section<'_, '_>) -> Sink {
     let types = [("stdout", Some(Some("stdout"))), ("file", Some(Some("file"))), ("http", Some(Some("http")))];
@@ -63,12 +61,13 @@ pub(super) fn sink(name: String, mut s: Section<'_, '_>) -> Sink {
     let formats =
         [("raw", Some(Format::Raw)), ("envelope", Some(Format::Envelope)), ("cloudevents", Some(Format::CloudEvents))];
     let starts = [("latest", Some(Start::Latest)), ("earliest", Some(Start::Earliest))];
+    let format = s.choice("format", &formats, Format::Raw);
     let sink = Sink {
         name,
         enabled: s.flag("enabled"),
         required: s.flag("required"),
         start: s.choice("start", &starts, Start::Latest),
-        format: s.choice("format", &formats, Format::Raw),
+        format,
         redact: s.list(
             "redact",
             pointer,
@@ -78,7 +77,7 @@ pub(super) fn sink(name: String, mut s: Section<'_, '_>) -> Sink {
         retry: retry(s.section("retry")),
         kind: match kind {
             Some("file") => SinkKind::File(file_sink(&mut s)),
-            Some("http") => SinkKind::Http(Box::new(http_sink(&mut s))),
+            Some("http") => SinkKind::Http(Box::new(http_sink(&mut s, format))),
             _ => SinkKind::Stdout,
         },
     };
@@ -110,7 +109,7 @@ fn file_sink(s: &mut Section<'_, '_>) -> FileSink {
     sink
 }
 
-fn http_sink(s: &mut Section<'_, '_>) -> HttpSink {
+fn http_sink(s: &mut Section<'_, '_>, format: Format) -> HttpSink {
     let methods = [("POST", Some(Method::POST)), ("PUT", Some(Method::PUT)), ("PATCH", Some(Method::PATCH))];
     let orderings =
         [("entity", Some(Ordering::Entity)), ("strict", Some(Ordering::Strict)), ("none", Some(Ordering::None))];
@@ -119,7 +118,7 @@ fn http_sink(s: &mut Section<'_, '_>) -> HttpSink {
     let bearer_token_file = s.file("bearer_token_file");
     let sink = HttpSink {
         method: s.choice("method", &methods, Method::POST),
-        headers: headers(s.section("headers"), bearer_token_file.is_some()),
+        headers: headers(s.section("headers"), bearer_token_file.is_some(), format),
         timeout: s.duration("timeout", INSTANT..=10 * MINUTE),
         concurrency: s.number("concurrency", 1..=1024),
         batch: batch(s.section("batch")),
@@ -184,7 +183,7 @@ fn is_this_host(host: &str) -> bool {
 }
 
 /// Values may be secrets: they are never quoted, and are marked for those that show headers.
-fn headers(mut s: Section<'_, '_>, has_token: bool) -> HeaderMap {
+fn headers(mut s: Section<'_, '_>, has_token: bool, format: Format) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let names = s.names();
     for &key in &names {
@@ -200,6 +199,10 @@ fn headers(mut s: Section<'_, '_>, has_token: bool) -> HeaderMap {
         }
         if name == AUTHORIZATION && has_token {
             s.bad(key, "says what bearer_token_file says too", "take one of them out");
+            continue;
+        }
+        if name == CONTENT_TYPE && format == Format::CloudEvents {
+            s.bad(key, "is CloudEvents' own to say", "leave it out, or choose another format");
             continue;
         }
         let Ok(mut value) = HeaderValue::from_str(&value) else {

@@ -156,6 +156,7 @@ fn an_http_sink_can_come_from_the_environment_alone() {
         ("ASAPP_RECEIVER__SINKS__CRM__METHOD", "PUT"),
         ("ASAPP_RECEIVER__SINKS__CRM__HEADERS__AUTHORIZATION", "Basic s3cret"),
         ("ASAPP_RECEIVER__SINKS__CRM__HEADERS__X-API-KEY", "s3cret"),
+        ("ASAPP_RECEIVER__SINKS__CRM__HEADERS__CONTENT-TYPE", "application/vnd.asapp+json"),
         ("ASAPP_RECEIVER__SINKS__CRM__TIMEOUT", "250ms"),
         ("ASAPP_RECEIVER__SINKS__CRM__CONCURRENCY", "8"),
         ("ASAPP_RECEIVER__SINKS__CRM__BATCH__MAX_EVENTS", "100"),
@@ -165,14 +166,14 @@ fn an_http_sink_can_come_from_the_environment_alone() {
         ("ASAPP_RECEIVER__SINKS__CRM__MAX_AHEAD", "5"),
         ("ASAPP_RECEIVER__SINKS__CRM__SIGNING_SECRET_FILE", "signing"),
         ("ASAPP_RECEIVER__SINKS__CRM__COMPRESS", "gzip"),
-        ("ASAPP_RECEIVER__SINKS__CRM__FORMAT", "cloudevents"),
+        ("ASAPP_RECEIVER__SINKS__CRM__FORMAT", "envelope"),
         ("ASAPP_RECEIVER__SINKS__CRM__REDACT", "/data/rep_name,/details"),
     ];
     let (config, warnings) = load(&[GOOD], &env).unwrap();
     assert_eq!(warnings, []);
     assert_eq!(config.sinks.len(), 1);
     let sink = &config.sinks[0];
-    assert_eq!((sink.name.as_str(), sink.format), ("crm", Format::CloudEvents));
+    assert_eq!((sink.name.as_str(), sink.format), ("crm", Format::Envelope));
     assert_eq!(sink.redact, ["/data/rep_name", "/details"]);
     let http = http_sink(sink);
     assert_eq!((&http.method, http.timeout, http.concurrency), (&Method::PUT, ms(250), 8));
@@ -392,7 +393,14 @@ fn contradictions_are_refused() {
         ("[sinks.a]\ntype = 'http'\nurl = 'https://x/'\ncompress = 'zstd'", "sinks.a.compress"),
         ("[sinks.a]\ntype = 'http'\nurl = 'https://x/'\nbatch.max_events = 0", "sinks.a.batch.max_events"),
         ("[sinks.a]\ntype = 'http'\nurl = 'https://x/'\nbatch.events = 2", "sinks.a.batch.events"),
-        ("[sinks.a]\ntype = 'http'\nurl = 'https://x/'\nheaders.Content-Type = 'x'", "sinks.a.headers.Content-Type"),
+        (
+            "[sinks.a]\ntype = 'http'\nurl = 'https://x/'\nheaders.Content-Length = '1'",
+            "sinks.a.headers.Content-Length",
+        ),
+        (
+            "[sinks.a]\ntype = 'http'\nurl = 'https://x/'\nformat = 'cloudevents'\nheaders.Content-Type = 'x'",
+            "sinks.a.headers.Content-Type",
+        ),
         ("[sinks.a]\ntype = 'http'\nurl = 'https://x/'\nheaders.CE-ID = 'x'", "sinks.a.headers.CE-ID"),
         (
             "[sinks.a]\ntype = 'http'\nurl = 'https://x/'\nheaders.authorization = 'x'\nbearer_token_file = 'x'",

@@ -14,6 +14,7 @@ mod harness;
 mod http;
 mod http2;
 mod http_sink;
+mod http_trust;
 mod night;
 mod process;
 mod recovery;
