@@ -19,6 +19,7 @@ pub use filter::Filter;
 
 use crate::config::{Retry, Sink as SinkSettings, SinkKind};
 use crate::journal::{Cursor, Event, Gone, Settled, Settler, Watch};
+use crate::shape::Shape;
 use crate::sinks::{Failure, FailureKind, Sink, Stdout};
 use crate::telemetry::Metrics;
 
@@ -56,8 +57,9 @@ impl Lanes {
         let mut lanes = Self { tracker: TaskTracker::new(), finish: CancellationToken::new(), health: Vec::new() };
         for cursor in cursors {
             let Some(settings) = sinks.iter().find(|sink| sink.name == cursor.sink()) else { continue };
+            let shape = Shape::new(settings.format, &settings.redact);
             match &settings.kind {
-                SinkKind::Stdout => lanes.add(cursor, settings, Stdout::new()?, metrics),
+                SinkKind::Stdout => lanes.add(cursor, settings, Stdout::new(shape)?, metrics),
                 // The settings refuse them until they are here.
                 SinkKind::File(_) | SinkKind::Http(_) => {}
             }

@@ -4,6 +4,7 @@
 //! [`config::SinkKind`](crate::config::SinkKind) with its settings; and the arm in [`dispatch`](crate::dispatch) that
 //! starts a lane with it.
 
+mod lines;
 mod stdout;
 
 use std::time::Duration;
