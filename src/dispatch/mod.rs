@@ -20,7 +20,7 @@ pub use filter::Filter;
 use crate::config::{Retry, Sink as SinkSettings, SinkKind};
 use crate::journal::{Cursor, Event, Gone, Settled, Settler, Watch};
 use crate::shape::Shape;
-use crate::sinks::{Failure, FailureKind, Sink, Stdout};
+use crate::sinks::{Failure, FailureKind, FileSink, Sink, Stdout};
 use crate::telemetry::Metrics;
 
 /// How long a lane waits for room in the dead letters before it asks again.
@@ -60,8 +60,9 @@ impl Lanes {
             let shape = Shape::new(settings.format, &settings.redact);
             match &settings.kind {
                 SinkKind::Stdout => lanes.add(cursor, settings, Stdout::new(shape)?, metrics),
-                // The settings refuse them until they are here.
-                SinkKind::File(_) | SinkKind::Http(_) => {}
+                SinkKind::File(file) => lanes.add(cursor, settings, FileSink::new(file.clone(), shape), metrics),
+                // The settings refuse it until it is here.
+                SinkKind::Http(_) => {}
             }
         }
         Ok(lanes)
