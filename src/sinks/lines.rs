@@ -154,7 +154,11 @@ pub(super) fn ends_in_partial_line(file: &File) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::Lines;
+    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+    use super::{Failure, LineSink, Lines, Output};
+    use crate::config::Format;
+    use crate::shape::Shape;
 
     #[test]
     fn a_line_holds_no_line_end_but_its_own() {
@@ -177,5 +181,39 @@ mod tests {
         for (from, bytes, whole) in [(1, 3, 0), (1, 4, 1), (1, 9, 2), (2, 4, 0), (2, 5, 1), (3, 9, 0)] {
             assert_eq!(lines.whole(from, bytes), whole, "{bytes} from {from}");
         }
+    }
+
+    /// Says when it begins, ends when it is told to, and is owned by one thread at a time, as the type has it.
+    struct Held {
+        began: SyncSender<usize>,
+        go_on: Receiver<()>,
+        puts: usize,
+    }
+
+    impl Output for Held {
+        fn put(&mut self, _: &Lines) -> Result<(), Failure> {
+            self.puts += 1;
+            self.began.send(self.puts).unwrap();
+            self.go_on.recv().unwrap();
+            if self.puts == 1 { Err(Failure::of_target(0, "the first fails".to_owned())) } else { Ok(()) }
+        }
+    }
+
+    #[tokio::test]
+    async fn after_a_delivery_that_was_dropped_the_next_one_waits_for_its_end() {
+        let (began, begun) = sync_channel(2);
+        let (let_go, go_on) = sync_channel(2);
+        let mut sink = LineSink::new(Shape::new(Format::Raw, &[]), Held { began, go_on, puts: 0 });
+        for _ in 0..2 {
+            let dropped = tokio::time::timeout(std::time::Duration::from_millis(20), sink.deliver(&[])).await;
+            assert!(dropped.is_err(), "it is held up");
+        }
+        assert_eq!(begun.recv(), Ok(1));
+        assert!(begun.try_recv().is_err(), "the second has not begun");
+        let_go.send(()).unwrap();
+        let_go.send(()).unwrap();
+        // The outcome of the first is nobody's.
+        sink.deliver(&[]).await.unwrap();
+        assert_eq!(begun.try_recv(), Ok(2));
     }
 }
