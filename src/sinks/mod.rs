@@ -5,12 +5,14 @@
 //! starts a lane with it.
 
 mod file;
+mod http;
 mod lines;
 mod stdout;
 
 use std::time::Duration;
 
 pub use file::FileSink;
+pub use http::{Http, Unusable};
 pub use stdout::Stdout;
 
 use crate::journal::Event;

@@ -46,7 +46,7 @@ fn wrong_settings_exit_with_78_and_are_all_told() {
 }
 
 #[test]
-fn check_looks_at_the_data_folder_and_the_token() {
+fn check_looks_at_the_data_folder_and_at_secrets() {
     let folder = tempfile::tempdir().unwrap();
     let open = folder.path().join("open");
     fs::create_dir(&open).unwrap();
@@ -67,7 +67,9 @@ fn check_looks_at_the_data_folder_and_the_token() {
         let text = stdout(&check(folder.path(), &journal));
         assert!(text.lines().any(|found| found.starts_with(line)), "{}: {text}", journal.display());
         assert!(text.contains("warning  admin.token_file:") && !text.contains("s3cret"), "{text}");
-        assert!(text.contains("ok       sinks.stdout: stdout, required"), "{text}");
+        assert!(text.contains("ok       sinks.crm: http, required"), "{text}");
+        assert!(text.contains("warning  sinks.crm.bearer_token_file:"), "{text}");
+        assert!(text.contains("error    sinks.crm.tls.private_key:"), "{text}");
     }
     assert!(!folder.path().join("new").exists(), "check makes nothing");
 }
@@ -169,9 +171,11 @@ fn check(folder: &Path, journal: &Path) -> Output {
     let file = folder.join("settings.toml");
     let settings = format!(
         "[tls]\ncertificate = 's.pem'\nprivate_key = 'k.pem'\nclient_ca = ['c.pem']\n\
-         allowed_clients = [{{ dns = 'x' }}]\n[journal]\npath = '{}'\n[admin]\ntoken_file = '{}'\n",
+         allowed_clients = [{{ dns = 'x' }}]\n[journal]\npath = '{}'\n[admin]\ntoken_file = '{token}'\n\
+         [sinks.crm]\ntype = 'http'\nurl = 'https://x/'\nbearer_token_file = '{token}'\n\
+         tls = {{ certificate = 'c.pem', private_key = 'k.pem' }}\n",
         journal.display(),
-        folder.join("token").display()
+        token = folder.join("token").display(),
     );
     fs::write(&file, settings).unwrap();
     run(&["--config", file.to_str().unwrap(), "check"])
