@@ -17,6 +17,7 @@ mod http2;
 mod http_sink;
 mod http_trust;
 mod night;
+mod order;
 mod process;
 mod recovery;
 mod sinks;
