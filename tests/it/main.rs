@@ -15,6 +15,7 @@ mod http;
 mod http2;
 mod http_sink;
 mod http_trust;
+mod independent;
 mod night;
 mod process;
 mod recovery;
