@@ -16,6 +16,7 @@ mod http;
 mod http2;
 mod http_sink;
 mod http_trust;
+mod independent;
 mod night;
 mod order;
 mod process;
