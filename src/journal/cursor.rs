@@ -1,19 +1,17 @@
 //! A sink's cursor: how its lane reads the journal and says what became of each event.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::sync::{oneshot, watch};
 
-use super::group::{Event, Group, millis, single};
+use super::group::{Event, millis, single};
+use super::letters::Letters;
 use super::place::Settled;
 use super::ring::Found;
 use super::store::{DeadLetter, Reader, StoreError};
-use super::writer::Command;
+use super::writer::{Command, Ending};
 use super::{Inner, Refused};
-
-/// How long a lane waits after a read that failed for want of room.
-const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// Owned by one lane. Reading runs ahead of settling; what was settled in an earlier life is skipped.
 pub struct Cursor {
@@ -70,6 +68,12 @@ impl Cursor {
         Settler { inner: Arc::clone(&self.scan.inner), sink: Arc::clone(&self.sink) }
     }
 
+    /// The sink's dead letters that an operator has retried. For its lane alone, once.
+    #[must_use]
+    pub fn letters(&self) -> Letters {
+        Letters::new(Arc::clone(&self.scan.inner), Arc::clone(&self.sink))
+    }
+
     /// The next events in order, one commit group's worth at most and never none. Waits for them. Dropped before it is
     /// done, it has read nothing.
     ///
@@ -112,11 +116,29 @@ impl Settler {
             reason: reason.to_owned(),
             attempts,
             at: millis(SystemTime::now()),
+            retrying: None,
             event: single(event).into(),
         };
         let (reply, answer) = oneshot::channel();
         self.inner.mailbox.send_from_lane(Command::DeadLetter { letter: Box::new(letter), reply }).await;
         answer.await.unwrap_or(Err(Refused::Closed))
+    }
+
+    /// Says that a retried dead letter was delivered, which ends it. Waits while the writer is behind. It is written soon:
+    /// after a crash before that, the letter is tried once more.
+    pub async fn letter_delivered(&self, id: u64) {
+        self.end_retry(id, Ending::Delivered).await;
+    }
+
+    /// Says that a retried dead letter is one again, after so many attempts more. It always has room: it never left.
+    pub async fn letter_failed(&self, id: u64, reason: &str, attempts: u32) {
+        let at = millis(SystemTime::now());
+        self.end_retry(id, Ending::Failed { reason: reason.to_owned(), attempts, at }).await;
+    }
+
+    async fn end_retry(&self, letter: u64, ending: Ending) {
+        let command = Command::EndRetry { sink: Arc::clone(&self.sink), letter, ending };
+        self.inner.mailbox.send_from_lane(command).await;
     }
 }
 
@@ -151,7 +173,11 @@ impl Scan {
                     self.reader = None;
                     Some(group)
                 }
-                Found::InStore => self.read_store().await?,
+                Found::InStore => {
+                    let next = self.next;
+                    let read = move |reader: &mut dyn Reader| reader.group(next);
+                    self.inner.read(&self.reader_name, &mut self.reader, read).await?.map(Arc::new)
+                }
                 Found::Nowhere => {
                     let next = self.next;
                     self.tail.wait_for(|&tail| tail >= next).await.map_err(|_| Gone)?;
@@ -163,61 +189,15 @@ impl Scan {
                 self.next = self.next.max(seen + 1);
                 continue;
             };
-            let events = match group.events(self.next) {
-                Ok(events) => events,
-                Err(_) => return self.damaged(format!("the group at sequence {} is damaged", group.first)).await,
+            let Ok(events) = group.events(self.next) else {
+                self.inner.damaged(StoreError::Fatal(format!("the group at sequence {} is damaged", group.first)));
+                return Err(Gone);
             };
             self.next = group.last + 1;
             if !events.is_empty() {
                 return Ok(events);
             }
         }
-    }
-
-    async fn read_store(&mut self) -> Result<Option<Arc<Group>>, Gone> {
-        loop {
-            let mut reader = match self.reader.take() {
-                Some(reader) => reader,
-                None => match (self.inner.open_reader)() {
-                    Ok(reader) => reader,
-                    // Out of file descriptors, say.
-                    Err(StoreError::Full(reason)) => {
-                        tracing::warn!(reader = &*self.reader_name, reason, "cannot read the journal now");
-                        tokio::time::sleep(READ_AGAIN).await;
-                        continue;
-                    }
-                    Err(StoreError::Fatal(reason)) => return self.damaged(reason).await,
-                },
-            };
-            let next = self.next;
-            let read = tokio::task::spawn_blocking(move || {
-                let group = reader.group(next);
-                (reader, group)
-            });
-            let (reader, group) = match read.await {
-                Ok(read) => read,
-                Err(error) => match error.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    // The runtime is ending.
-                    Err(_) => return Err(Gone),
-                },
-            };
-            match group {
-                Ok(group) => {
-                    self.reader = Some(reader);
-                    return Ok(group.map(Arc::new));
-                }
-                // A read that failed for want of room has damaged nothing.
-                Err(StoreError::Full(_)) => tokio::time::sleep(READ_AGAIN).await,
-                Err(StoreError::Fatal(reason)) => return self.damaged(reason).await,
-            }
-        }
-    }
-
-    /// Damage ends the process, so that the next start sees to it; reading on could only skip events.
-    async fn damaged<T>(&mut self, reason: String) -> Result<T, Gone> {
-        self.inner.mailbox.send_from_lane(Command::Damaged(reason)).await;
-        Err(Gone)
     }
 }
 
