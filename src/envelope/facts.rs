@@ -40,14 +40,14 @@ impl<'a> Facts<'a> {
 
     /// The agent, issue or queue that an event of this feed is about.
     #[must_use]
-    pub fn entity(self, feed: Feed) -> Option<Cow<'a, str>> {
+    pub fn entity(&self, feed: Feed) -> Option<Cow<'a, str>> {
         let id = match feed {
-            Feed::Activity => self.data?.rep_id,
-            Feed::Journey => self.meta_data?.issue_id,
-            Feed::Queue => self.data?.queue_id,
-            Feed::Other => None,
+            Feed::Activity => &self.data.as_ref()?.rep_id,
+            Feed::Journey => &self.meta_data.as_ref()?.issue_id,
+            Feed::Queue => &self.data.as_ref()?.queue_id,
+            Feed::Other => &None,
         };
-        id.map(|Id(id)| id)
+        id.as_ref().map(|Id(id)| id.clone())
     }
 }
 
