@@ -3,6 +3,7 @@
 pub mod certs;
 pub mod check;
 pub mod demo;
+pub mod feed_config;
 pub mod serve;
 pub mod simulate;
 pub mod status;
@@ -41,6 +42,7 @@ enum Command {
     Certs(certs::Args),
     Demo(demo::Args),
     Simulate(simulate::Args),
+    FeedConfig(feed_config::Args),
     Status(status::Args),
 }
 
@@ -56,6 +58,7 @@ impl Cli {
             Command::Certs(args) => certs::run(args),
             Command::Demo(args) => demo::run(args).await,
             Command::Simulate(args) => simulate::run(args).await,
+            Command::FeedConfig(args) => feed_config::run(args, &self.config),
             Command::Status(args) => status::run(args).await,
         }
     }
