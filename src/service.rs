@@ -246,15 +246,10 @@ async fn open_journal(
 }
 
 fn insight(config: &Arc<Config>, journal: &Journal, lanes: &Lanes, metrics: &Arc<Metrics>) -> Insight {
-    let state = journal.state();
-    let keeper = journal.clone();
-    let forget: admin::Forget = Arc::new(move |sink| {
-        let journal = keeper.clone();
-        Box::pin(async move { journal.forget(&sink).await })
-    });
-    let (config, journal, metrics) = (Arc::clone(config), journal.clone(), Arc::clone(metrics));
+    let (config, seen, metrics) = (Arc::clone(config), journal.clone(), Arc::clone(metrics));
     let health = lanes.health().to_vec();
-    Insight { journal: state, status: Arc::new(move || status(&config, &journal, &health, &metrics)), forget }
+    let status = Arc::new(move || status(&config, &seen, &health, &metrics));
+    Insight { state: journal.state(), journal: journal.clone(), status, replays: None }
 }
 
 fn status(config: &Config, journal: &Journal, health: &[(String, Health)], metrics: &Metrics) -> admin::Status {

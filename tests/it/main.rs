@@ -17,6 +17,8 @@ mod http2;
 mod night;
 mod process;
 mod recovery;
+mod replay;
 mod sinks;
 mod storage;
+mod tail;
 mod tls;
