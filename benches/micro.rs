@@ -147,7 +147,8 @@ async fn handshake(config: &Config, pki: &Pki) -> PeerIdentity {
 /// A sink that takes everything at once.
 async fn settle(mut cursor: Cursor) {
     while let Ok(events) = cursor.read().await {
-        let (first, last) = (events[0].sequence(), events[events.len() - 1].sequence());
+        let (Some(first), Some(last)) = (events.first(), events.last()) else { continue };
+        let (first, last) = (first.sequence(), last.sequence());
         cursor.settler().settle(first, last, Settled::Delivered).await;
     }
 }

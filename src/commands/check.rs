@@ -64,8 +64,8 @@ fn find(files: &[PathBuf]) -> Vec<Finding> {
     if config.journal.engine == config::Engine::Sqlite {
         findings.extend(data_folder(&config));
     }
-    findings.extend(config.admin.token_file.as_deref().map(token_file));
-    findings.extend(config.sinks.iter().map(sink));
+    findings.extend(config.admin.token_file.as_deref().map(|path| secret("admin.token_file", path)));
+    findings.extend(config.sinks.iter().flat_map(sink));
     findings
 }
 
@@ -135,20 +135,21 @@ fn found_nothing_yet(path: &Path) -> bool {
     std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none())
 }
 
-fn token_file(path: &Path) -> Finding {
-    const KEY: &str = "admin.token_file";
+fn secret(key: &str, path: &Path) -> Finding {
     let shown = path.display();
-    match std::fs::metadata(path).and_then(|found| Ok((found, std::fs::read_to_string(path)?))) {
-        Err(error) => Finding::error(KEY, format!("{shown} cannot be read: {error}")),
-        Ok((_, token)) if token.trim().is_empty() => Finding::error(KEY, format!("{shown} is empty: write a token")),
-        Ok((found, _)) if found.mode() & 0o077 != 0 => {
-            Finding::warning(KEY, format!("{shown} can be read by others: chmod 600 it"))
+    match std::fs::metadata(path).and_then(|found| Ok((found, std::fs::read(path)?))) {
+        Err(error) => Finding::error(key, format!("{shown} cannot be read: {error}")),
+        Ok((_, secret)) if secret.trim_ascii().is_empty() => {
+            Finding::error(key, format!("{shown} is empty: write the secret into it"))
         }
-        Ok(_) => Finding::good(KEY, format!("{shown} holds a token")),
+        Ok((found, _)) if found.mode() & 0o077 != 0 => {
+            Finding::warning(key, format!("{shown} can be read by others: chmod 600 it"))
+        }
+        Ok(_) => Finding::good(key, format!("{shown} is readable by its owner only")),
     }
 }
 
-fn sink(sink: &config::Sink) -> Finding {
+fn sink(sink: &config::Sink) -> Vec<Finding> {
     let kind = match sink.kind {
         config::SinkKind::Stdout => "stdout",
         config::SinkKind::File(_) => "file",
@@ -159,7 +160,18 @@ fn sink(sink: &config::Sink) -> Finding {
         (true, true) => "required",
         (true, false) => "not required",
     };
-    Finding::good(&format!("sinks.{}", sink.name), format!("{kind}, {duty}"))
+    let key = format!("sinks.{}", sink.name);
+    let mut findings = vec![Finding::good(&key, format!("{kind}, {duty}"))];
+    if let config::SinkKind::Http(http) = &sink.kind {
+        let secrets = [
+            ("bearer_token_file", &http.bearer_token_file),
+            ("signing_secret_file", &http.signing_secret_file),
+            ("tls.private_key", &http.tls.private_key),
+        ];
+        let named = secrets.into_iter().filter_map(|(file, path)| Some((file, path.as_deref()?)));
+        findings.extend(named.map(|(file, path)| secret(&format!("{key}.{file}"), path)));
+    }
+    findings
 }
 
 impl Finding {

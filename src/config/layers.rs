@@ -11,12 +11,13 @@ use super::{PREFIX, Problem};
 /// `config/default.toml`: every key, with its default where it has one.
 const DEFAULTS: &str = include_str!("../../config/default.toml");
 
+/// What there is when the user names none.
+const DEFAULT_ENDPOINT: &str = "events";
+const DEFAULT_SINK: &str = "stdout";
+
 /// What a problem is told under when a whole file cannot be read, or understood.
 pub(super) const NO_FILE: &str = "--config";
 pub(super) const NO_TOML: &str = "TOML";
-
-/// Tables whose entries the user names, with the keys of an entry that are never inherited.
-const NAMED: [(&str, &[&str]); 2] = [("endpoints", &["path"]), ("sinks", &["type"])];
 
 /// Every layer merged into one table; each value knows its origin.
 pub(super) fn merge(
@@ -33,31 +34,40 @@ pub(super) fn merge(
     stack(&all, problems)
 }
 
-/// The defaults for the names that the user chose: a default endpoint or sink makes way for the user's, which start from
-/// its values.
-fn adapt(mut defaults: Map<String, Value>, own: &Map<String, Value>) -> Map<String, Value> {
-    for (section, not_inherited) in NAMED {
-        let names: Vec<&String> = table(own.get(section)).map(|own| own.keys().collect()).unwrap_or_default();
-        let Some(Value { kind: ValueKind::Table(entries), .. }) = defaults.get_mut(section) else { continue };
-        let Some((default_name, template)) = entries.iter().next().map(|(name, entry)| (name.clone(), entry.clone()))
-        else {
-            continue;
-        };
-        if names.is_empty() {
-            continue;
-        }
-        entries.clear();
-        for name in names {
-            let mut entry = template.clone();
-            if let ValueKind::Table(keys) = &mut entry.kind
-                && *name != default_name
-            {
-                keys.retain(|key, _| !not_inherited.contains(&key.as_str()));
-            }
-            entries.insert(name.clone(), entry);
-        }
+/// The defaults under the names that the user chose: the default endpoint and sink make way for the user's, which start
+/// from their values.
+pub(super) fn adapt(mut defaults: Map<String, Value>, own: &Map<String, Value>) -> Map<String, Value> {
+    type Start = fn(&Map<String, Value>, &str, &Value) -> Value;
+    let named: [(&str, &str, Start); 2] = [("endpoints", DEFAULT_ENDPOINT, endpoint), ("sinks", DEFAULT_SINK, sink)];
+    for (section, default_name, start) in named {
+        let Some(Value { kind: ValueKind::Table(templates), .. }) = defaults.get_mut(section) else { continue };
+        let unnamed = Map::from([(default_name.to_owned(), Map::<String, Value>::new().into())]);
+        let own = table(own.get(section)).filter(|own| !own.is_empty()).unwrap_or(&unnamed);
+        *templates = own.iter().map(|(name, entry)| (name.clone(), start(templates, name, entry))).collect();
     }
     defaults
+}
+
+/// What an endpoint starts from: the default one, whose path it does not share.
+fn endpoint(templates: &Map<String, Value>, name: &str, _: &Value) -> Value {
+    let mut entry = table(templates.get(DEFAULT_ENDPOINT)).cloned().unwrap_or_default();
+    if name != DEFAULT_ENDPOINT {
+        entry.remove("path");
+    }
+    entry.into()
+}
+
+/// What a sink starts from: what all sinks share, which stands with the default one, and the keys of its own type, which
+/// stand under the type's name. A sink that is named like a type need not name its type.
+fn sink(templates: &Map<String, Value>, name: &str, own: &Value) -> Value {
+    let kind = match table(Some(own)).and_then(|own| own.get("type")) {
+        Some(Value { kind: ValueKind::String(kind), .. }) => kind,
+        _ => name,
+    };
+    let mut entry = table(templates.get(DEFAULT_SINK)).cloned().unwrap_or_default();
+    entry.remove("type");
+    entry.extend(table(templates.get(kind)).cloned().unwrap_or_default());
+    entry.into()
 }
 
 fn table(value: Option<&Value>) -> Option<&Map<String, Value>> {

@@ -6,6 +6,7 @@
 mod layers;
 mod reader;
 mod sections;
+mod sinks;
 mod units;
 
 use std::fmt;
@@ -302,9 +303,10 @@ pub enum Sync {
 /// A sink of `type = "http"`.
 #[derive(Debug, Clone)]
 pub struct HttpSink {
-    /// `http` or `https`, with a host. It may hold a password: never printed whole.
+    /// `http` or `https`, with a host, without a user. Its query may hold a secret: never printed whole.
     pub url: hyper::Uri,
     pub method: hyper::Method,
+    /// None that the receiver writes itself; values are marked sensitive.
     pub headers: hyper::HeaderMap,
     pub bearer_token_file: Option<PathBuf>,
     /// For a whole exchange, from connecting to the end of the answer.

@@ -36,7 +36,7 @@ pub(super) struct Section<'r, 't> {
     path: String,
     /// `None`: not there, or no table (a problem was noted).
     table: Option<&'t Map<String, Value>>,
-    known: Vec<&'static str>,
+    known: Vec<&'t str>,
 }
 
 impl Reader {
@@ -266,7 +266,7 @@ impl<'t> Section<'_, 't> {
     }
 
     /// A text that is not empty. Never quoted in a report.
-    pub(super) fn text(&mut self, key: &'static str) -> Option<String> {
+    pub(super) fn text(&mut self, key: &'t str) -> Option<String> {
         let value = self.get(key)?;
         match &value.kind {
             ValueKind::String(text) if !text.is_empty() => Some(text.clone()),
@@ -370,6 +370,17 @@ impl<'t> Section<'_, 't> {
         self.table.is_some_and(|table| table.contains_key(key))
     }
 
+    /// Refuses those of `keys` that nobody asked for: they belong elsewhere, as `what` says.
+    pub(super) fn misplaced(&mut self, keys: &[&'static str], what: &str) {
+        let remedy = self.keys_here();
+        for key in keys {
+            if self.has(key) && !self.known.contains(key) {
+                self.get(key);
+                self.bad(key, what, &remedy);
+            }
+        }
+    }
+
     /// Refuses every key that nobody asked for.
     pub(super) fn finish(self) {
         for name in self.names() {
@@ -379,17 +390,21 @@ impl<'t> Section<'_, 't> {
             let source = self.table.and_then(|table| table.get(name)).map_or_else(|| NOWHERE.to_owned(), origin_of_any);
             let remedy = match units::nearest(name, self.known.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => format!("the keys here are {}", self.known.join(", ")),
+                None => self.keys_here(),
             };
             let what = "is no key of these settings".to_owned();
             self.reader.problems.push(Problem { key: self.path(name), source, what, remedy });
         }
     }
 
-    fn get(&mut self, key: &'static str) -> Option<&'t Value> {
+    fn keys_here(&self) -> String {
+        format!("the keys here are {}", self.known.join(", "))
+    }
+
+    fn get(&mut self, key: &'t str) -> Option<&'t Value> {
         self.known.push(key);
         let value = self.table.and_then(|table| table.get(key));
-        self.reader.asked.insert(self.path(key), value.map_or_else(|| NOWHERE.to_owned(), origin));
+        self.reader.asked.insert(self.path(key), value.map_or_else(|| NOWHERE.to_owned(), origin_of_any));
         value
     }
 

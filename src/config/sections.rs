@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use super::reader::{Reader, Section};
 use super::{
-    Admin, AllowedClient, AllowedClients, Config, DeadLetters, Dedup, Endpoint, Engine, Filter, Format, Journal,
-    Listen, Log, LogFormat, Quarantine, Retry, Sink, SinkKind, Start, Tls, TlsVersion, units,
+    Admin, AllowedClient, AllowedClients, Config, DeadLetters, Dedup, Endpoint, Engine, Journal, Listen, Log,
+    LogFormat, Quarantine, SinkKind, Tls, TlsVersion, sinks, units,
 };
 
-const INSTANT: Duration = Duration::from_millis(10);
+pub(super) const INSTANT: Duration = Duration::from_millis(10);
 const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(60 * 60);
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const HOUR: Duration = Duration::from_secs(60 * 60);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
+pub(super) const KIB: u64 = 1 << 10;
+pub(super) const MIB: u64 = 1 << 20;
 
 /// An address that nothing listens on, in place of one that could not be read.
 const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
@@ -33,7 +33,7 @@ pub(super) fn config(reader: &mut Reader, table: &::config::Map<String, ::config
         tls: tls(root.section("tls")),
         dedup: dedup(root.section("dedup")),
         journal: journal(root.section("journal")),
-        sinks: named(root.section("sinks"), sink),
+        sinks: named(root.section("sinks"), sinks::sink),
         quarantine: Quarantine { max_bytes: max_bytes(root.section("quarantine"), 0) },
         dead_letters: DeadLetters { max_bytes: max_bytes(root.section("dead_letters"), 4 * KIB) },
         admin: admin(root.section("admin")),
@@ -187,68 +187,6 @@ fn journal(mut s: Section<'_, '_>) -> Journal {
     journal
 }
 
-fn sink(name: String, mut s: Section<'_, '_>) -> Sink {
-    let kinds = [("stdout", Some(Some(SinkKind::Stdout))), ("file", None), ("http", None)];
-    let kind = s.choice("type", &kinds, None);
-    // Without its type, nobody knows the keys of a sink.
-    let complete = kind.is_some();
-    s.choice("format", &[("raw", Some(())), ("envelope", None), ("cloudevents", None)], ());
-    let redact = s.list("redact", |pointer| Some(pointer.to_owned()), "write JSON pointers such as \"/data/name\"");
-    s.contradiction(&["redact"], !redact.is_empty(), "is not available in this version", "leave it empty");
-    let sink = Sink {
-        name,
-        kind: kind.unwrap_or(SinkKind::Stdout),
-        enabled: s.flag("enabled"),
-        required: s.flag("required"),
-        start: s.choice(
-            "start",
-            &[("latest", Some(Start::Latest)), ("earliest", Some(Start::Earliest))],
-            Start::Latest,
-        ),
-        format: Format::Raw,
-        redact,
-        filter: filter(s.section("filter")),
-        retry: retry(s.section("retry")),
-    };
-    if complete {
-        s.finish();
-    }
-    sink
-}
-
-fn filter(mut s: Section<'_, '_>) -> Filter {
-    let glob = |text: &str| globset::Glob::new(text).is_ok().then(|| text.to_owned());
-    let globs = "write event types, with * and ? as wildcards";
-    let exact = |text: &str| Some(text.to_owned());
-    let filter = Filter {
-        feeds: feeds(&mut s),
-        event_types: s.list("event_types", glob, globs),
-        exclude_event_types: s.list("exclude_event_types", glob, globs),
-        company_ids: s.list("company_ids", exact, "write texts"),
-        company_segments: s.list("company_segments", exact, "write texts"),
-        company_subdivisions: s.list("company_subdivisions", exact, "write texts"),
-    };
-    s.finish();
-    filter
-}
-
-fn retry(mut s: Section<'_, '_>) -> Retry {
-    let retry = Retry {
-        initial_backoff: s.duration("initial_backoff", Duration::from_millis(1)..=HOUR),
-        max_backoff: s.duration("max_backoff", Duration::from_millis(1)..=DAY),
-        max_attempts: Some(s.number("max_attempts", 0..=1_000_000)).filter(|attempts| *attempts > 0),
-        max_age: s.duration_or_none("max_age", INSTANT..=YEAR),
-    };
-    s.contradiction(
-        &["initial_backoff", "max_backoff"],
-        retry.initial_backoff > retry.max_backoff,
-        "the first back-off is longer than the longest",
-        "make max_backoff at least as long as initial_backoff",
-    );
-    s.finish();
-    retry
-}
-
 fn admin(mut s: Section<'_, '_>) -> Admin {
     let admin = Admin { address: address(&mut s), token_file: s.file("token_file") };
     s.contradiction(
@@ -298,6 +236,16 @@ fn between_sections(reader: &mut Reader, config: &Config) {
         u64::try_from(config.listen.max_body_bytes).is_ok_and(|body| body > config.journal.max_bytes),
         "the largest event that is let in never fits the journal: make journal.max_bytes larger",
     );
+    let mut files: BTreeMap<PathBuf, &str> = BTreeMap::new();
+    for sink in &config.sinks {
+        let SinkKind::File(file) = &sink.kind else { continue };
+        let Ok(absolute) = std::path::absolute(&file.path) else { continue };
+        let path = format!("sinks.{}.path", sink.name);
+        if let Some(other) = files.insert(absolute, &sink.name) {
+            let other = format!("sinks.{other}.path");
+            reader.contradiction(&[&other, &path], true, "are the same file", "give each sink its own");
+        }
+    }
     let (events, admin) = (config.listen.address, config.admin.address);
     reader.contradiction(
         &["listen.address", "admin.address"],
@@ -333,7 +281,7 @@ fn address(s: &mut Section<'_, '_>) -> SocketAddr {
         .unwrap_or(NO_ADDRESS)
 }
 
-fn feeds(s: &mut Section<'_, '_>) -> Vec<String> {
+pub(super) fn feeds(s: &mut Section<'_, '_>) -> Vec<String> {
     s.list(
         "feeds",
         units::feed,
@@ -341,14 +289,14 @@ fn feeds(s: &mut Section<'_, '_>) -> Vec<String> {
     )
 }
 
-fn needed_file(s: &mut Section<'_, '_>, key: &'static str, remedy: &str) -> PathBuf {
+pub(super) fn needed_file(s: &mut Section<'_, '_>, key: &'static str, remedy: &str) -> PathBuf {
     if !s.has(key) {
         s.missing(key, remedy);
     }
     s.file(key).unwrap_or_default()
 }
 
-fn file(text: &str) -> Option<PathBuf> {
+pub(super) fn file(text: &str) -> Option<PathBuf> {
     Some(PathBuf::from(text))
 }
 
@@ -371,6 +319,7 @@ mod tests {
 
     use ::config::{FileFormat, Format, Map, Value, ValueKind};
 
+    use super::super::layers::adapt;
     use super::super::reader::Reader;
 
     /// `default.toml` with the examples of the keys without a default: every key that is documented.
@@ -402,7 +351,8 @@ mod tests {
 
     #[test]
     fn the_default_file_has_every_key_and_no_other() {
-        let table = documented();
+        // Its sinks as a user's of each type, with the keys that all sinks share.
+        let table = adapt(documented(), &documented());
         let mut documented = BTreeSet::new();
         table.iter().for_each(|(key, value)| keys(key, value, &mut documented));
         let mut reader = Reader::default();

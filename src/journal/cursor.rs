@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
 use super::group::{Event, Group, millis, single};
 use super::place::Settled;
@@ -33,7 +34,11 @@ pub struct Scan {
     tail: watch::Receiver<u64>,
     /// Open while the scan is behind the ring.
     reader: Option<Box<dyn Reader>>,
+    /// A read of the store under way; it outlives whoever asked for it.
+    reading: Option<JoinHandle<StoreRead>>,
 }
+
+type StoreRead = (Box<dyn Reader>, Result<Option<Group>, StoreError>);
 
 /// How a lane says what became of its events. Cheap to clone.
 #[derive(Clone)]
@@ -64,27 +69,30 @@ impl Cursor {
         self.scan.caught_up()
     }
 
+    /// The next sequence to read.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.scan.next()
+    }
+
     /// A handle by which to settle what was read.
     #[must_use]
     pub fn settler(&self) -> Settler {
         Settler { inner: Arc::clone(&self.scan.inner), sink: Arc::clone(&self.sink) }
     }
 
-    /// The next events in order, one commit group's worth at most and never none. Waits for them. Dropped before it is
-    /// done, it has read nothing.
+    /// The next events in order, one commit group's worth at most; none where those that were there are gone, or were
+    /// settled before. Waits for them. Dropped before it is done, it has read nothing.
     ///
     /// # Errors
     /// [`Gone`] once the journal can give nothing more.
     pub async fn read(&mut self) -> Result<Vec<Event>, Gone> {
-        loop {
-            let mut events = self.scan.read().await?;
-            let Some(first) = events.first().map(Event::sequence) else { continue };
+        let mut events = self.scan.read().await?;
+        if let Some(first) = events.first().map(Event::sequence) {
             self.settled.retain(|&(_, high)| high >= first);
             events.retain(|event| !self.settled.iter().any(|&(low, high)| (low..=high).contains(&event.sequence())));
-            if !events.is_empty() {
-                return Ok(events);
-            }
         }
+        Ok(events)
     }
 }
 
@@ -123,7 +131,7 @@ impl Settler {
 impl Scan {
     pub(super) fn new(inner: Arc<Inner>, reader_name: Arc<str>, next: u64) -> Self {
         let tail = inner.shared.ring.tail();
-        Self { inner, reader_name, next, tail, reader: None }
+        Self { inner, reader_name, next, tail, reader: None, reading: None }
     }
 
     /// Whether everything durable now has been read.
@@ -144,8 +152,8 @@ impl Scan {
         Watch { inner: Arc::clone(&self.inner), next: self.next, tail: self.tail.clone() }
     }
 
-    /// The next events in order, one commit group's worth at most and never none. Waits for them. Dropped before it is
-    /// done, it has read nothing.
+    /// The next events in order, one commit group's worth at most; none where those that were there are gone, or were
+    /// settled before. Waits for them. Dropped before it is done, it has read nothing.
     ///
     /// # Errors
     /// [`Gone`] once the journal can give nothing more.
@@ -167,40 +175,45 @@ impl Scan {
             let Some(group) = group else {
                 // Nothing is left of what had been written when we looked: deleted, evicted or lost, and accounted for.
                 self.next = self.next.max(seen + 1);
-                continue;
+                return Ok(Vec::new());
             };
             let events = match group.events(self.next) {
                 Ok(events) => events,
                 Err(_) => return self.damaged(format!("the group at sequence {} is damaged", group.first)).await,
             };
             self.next = group.last + 1;
-            if !events.is_empty() {
-                return Ok(events);
-            }
+            return Ok(events);
         }
     }
 
     async fn read_store(&mut self) -> Result<Option<Arc<Group>>, Gone> {
         loop {
-            let mut reader = match self.reader.take() {
-                Some(reader) => reader,
-                None => match (self.inner.open_reader)() {
-                    Ok(reader) => reader,
-                    // Out of file descriptors, say.
-                    Err(StoreError::Full(reason)) => {
-                        tracing::warn!(reader = &*self.reader_name, reason, "cannot read the journal now");
-                        tokio::time::sleep(READ_AGAIN).await;
-                        continue;
-                    }
-                    Err(StoreError::Fatal(reason)) => return self.damaged(reason).await,
-                },
+            let reading = match &mut self.reading {
+                Some(reading) => reading,
+                None => {
+                    let mut reader = match self.reader.take() {
+                        Some(reader) => reader,
+                        None => match (self.inner.open_reader)() {
+                            Ok(reader) => reader,
+                            // Out of file descriptors, say.
+                            Err(StoreError::Full(reason)) => {
+                                tracing::warn!(reader = &*self.reader_name, reason, "cannot read the journal now");
+                                tokio::time::sleep(READ_AGAIN).await;
+                                continue;
+                            }
+                            Err(StoreError::Fatal(reason)) => return self.damaged(reason).await,
+                        },
+                    };
+                    let next = self.next;
+                    self.reading.insert(tokio::task::spawn_blocking(move || {
+                        let group = reader.group(next);
+                        (reader, group)
+                    }))
+                }
             };
-            let next = self.next;
-            let read = tokio::task::spawn_blocking(move || {
-                let group = reader.group(next);
-                (reader, group)
-            });
-            let (reader, group) = match read.await {
+            let read = reading.await;
+            self.reading = None;
+            let (reader, group) = match read {
                 Ok(read) => read,
                 Err(error) => match error.try_into_panic() {
                     Ok(panic) => std::panic::resume_unwind(panic),

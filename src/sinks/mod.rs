@@ -4,10 +4,12 @@
 //! [`config::SinkKind`](crate::config::SinkKind) with its settings; and the arm in [`dispatch`](crate::dispatch) that
 //! starts a lane with it.
 
+mod http;
 mod stdout;
 
 use std::time::Duration;
 
+pub use http::{Http, Unusable};
 pub use stdout::Stdout;
 
 use crate::journal::Event;

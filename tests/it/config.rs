@@ -4,7 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use asapp_receiver::config::{AllowedClients, Config, Engine, Problem, Start, TlsVersion, Warning};
+use asapp_receiver::config::{
+    AllowedClients, Compress, Config, Engine, FileSink, Format, HttpSink, Ordering, Problem, Sink, SinkKind, Start,
+    Sync, TlsVersion, Warning,
+};
+use hyper::Method;
 
 /// What every start needs.
 const GOOD: &str = r#"
@@ -59,13 +63,20 @@ fn defaults_are_those_of_the_specification() {
 }
 
 #[test]
-fn the_default_file_alone_lacks_nothing_but_the_tls_files_and_the_client() {
+fn the_default_file_alone_lacks_nothing_but_what_has_no_default() {
     let problems = Config::from_sources(&[shipped("default.toml")], std::iter::empty()).unwrap_err().0;
     let mut keys: Vec<&str> = problems.iter().map(|p| p.key.as_str()).collect();
     keys.sort_unstable();
     assert_eq!(
         keys,
-        ["tls.allowed_clients, tls.allow_any_client", "tls.certificate", "tls.client_ca", "tls.private_key"]
+        [
+            "sinks.file.path",
+            "sinks.http.url",
+            "tls.allowed_clients, tls.allow_any_client",
+            "tls.certificate",
+            "tls.client_ca",
+            "tls.private_key"
+        ]
     );
 }
 
@@ -75,8 +86,167 @@ fn the_production_file_loads_without_a_warning() {
         [("ASAPP_RECEIVER__ADMIN__TOKEN_FILE", "/run/secrets/token"), ("ASAPP_RECEIVER__ADMIN__ADDRESS", "[::]:9")];
     let (config, warnings) = Config::from_sources(&[shipped("production.toml")], variables(&env)).unwrap();
     assert_eq!(warnings, []);
+    assert_eq!(config.sinks.len(), 1);
     assert_eq!(config.admin.token_file.as_deref(), Some(Path::new("/run/secrets/token")));
     assert_eq!(config.journal.path, Path::new("/var/lib/asapp-receiver/journal"));
+}
+
+#[test]
+fn the_examples_of_the_production_file_load_without_a_warning() {
+    let text = std::fs::read_to_string(shipped("production.toml")).unwrap();
+    let (before, example) = text.split_once("# Examples of other sinks.\n").unwrap();
+    let (example, after) = example.split_once("\n\n[admin]").unwrap();
+    let example: String = example.lines().map(|line| format!("{}\n", line.strip_prefix('#').unwrap_or(line))).collect();
+    let (config, warnings) = load(&[&format!("{before}{example}\n[admin]{after}")], &[]).unwrap();
+    assert_eq!(warnings, []);
+    let names: Vec<&str> = config.sinks.iter().map(|sink| sink.name.as_str()).collect();
+    assert_eq!(names, ["archive", "crm", "stdout"]);
+    assert!(matches!(config.sinks[0].kind, SinkKind::File(_)));
+    assert!(matches!(config.sinks[1].kind, SinkKind::Http(_)));
+}
+
+#[test]
+fn a_file_sink_starts_from_the_defaults_of_its_type() {
+    let sinks = sinks("[sinks.archive]\ntype = 'file'\npath = 'events.jsonl'", &[]);
+    let file = file_sink(&sinks[0]);
+    assert_eq!(file.path, Path::new("events.jsonl"));
+    assert_eq!((file.rotate_bytes, file.rotate_every, file.keep_files), (None, None, None));
+    assert_eq!((file.compress, file.sync), (Compress::None, Sync::Batch));
+
+    let all = r#"
+        [sinks.archive]
+        type = "file"
+        path = "events.jsonl"
+        rotate_bytes = "1GiB"
+        rotate_every = "24h"
+        compress = "zstd"
+        keep_files = 7
+        sync = "interval"
+        format = "envelope"
+        redact = ["/data/rep_name", "/~0a~1b/0", "/"]
+    "#;
+    let (config, warnings) = load(&[GOOD, all], &[]).unwrap();
+    assert_eq!(warnings, []);
+    let file = file_sink(&config.sinks[0]);
+    assert_eq!((file.rotate_bytes, file.rotate_every), (Some(1 << 30), Some(Duration::from_secs(86_400))));
+    assert_eq!((file.keep_files, file.compress, file.sync), (Some(7), Compress::Zstd, Sync::Interval));
+    assert_eq!(config.sinks[0].format, Format::Envelope);
+    assert_eq!(config.sinks[0].redact, ["/data/rep_name", "/~0a~1b/0", "/"]);
+}
+
+#[test]
+fn an_http_sink_starts_from_the_defaults_of_its_type() {
+    let sinks = sinks("[sinks.crm]\ntype = 'http'\nurl = 'https://crm.example.com/events?kind=asapp'", &[]);
+    assert!(sinks[0].enabled && sinks[0].required && sinks[0].format == Format::Raw && sinks[0].redact.is_empty());
+    assert_eq!(sinks[0].retry.max_backoff, ms(60_000));
+    let http = http_sink(&sinks[0]);
+    assert_eq!(http.url, "https://crm.example.com/events?kind=asapp");
+    assert_eq!((&http.method, http.timeout, http.concurrency), (&Method::POST, ms(10_000), 4));
+    assert!(http.headers.is_empty() && http.bearer_token_file.is_none() && http.signing_secret_file.is_none());
+    assert_eq!((http.batch.max_events, http.batch.max_bytes, http.batch.max_wait), (1, 1 << 20, Duration::ZERO));
+    assert_eq!((http.ordering, http.max_ahead, http.compress), (Ordering::Entity, 10_000, Compress::None));
+    assert!(http.tls.ca.is_empty() && http.tls.certificate.is_none() && http.tls.private_key.is_none());
+}
+
+#[test]
+fn an_http_sink_can_come_from_the_environment_alone() {
+    let env = [
+        ("ASAPP_RECEIVER__SINKS__CRM__TYPE", "http"),
+        ("ASAPP_RECEIVER__SINKS__CRM__URL", "http://[::1]:9000/"),
+        ("ASAPP_RECEIVER__SINKS__CRM__METHOD", "PUT"),
+        ("ASAPP_RECEIVER__SINKS__CRM__HEADERS__AUTHORIZATION", "Basic s3cret"),
+        ("ASAPP_RECEIVER__SINKS__CRM__HEADERS__X-API-KEY", "s3cret"),
+        ("ASAPP_RECEIVER__SINKS__CRM__TIMEOUT", "250ms"),
+        ("ASAPP_RECEIVER__SINKS__CRM__CONCURRENCY", "8"),
+        ("ASAPP_RECEIVER__SINKS__CRM__BATCH__MAX_EVENTS", "100"),
+        ("ASAPP_RECEIVER__SINKS__CRM__BATCH__MAX_BYTES", "64KiB"),
+        ("ASAPP_RECEIVER__SINKS__CRM__BATCH__MAX_WAIT", "50ms"),
+        ("ASAPP_RECEIVER__SINKS__CRM__ORDERING", "none"),
+        ("ASAPP_RECEIVER__SINKS__CRM__MAX_AHEAD", "5"),
+        ("ASAPP_RECEIVER__SINKS__CRM__SIGNING_SECRET_FILE", "signing"),
+        ("ASAPP_RECEIVER__SINKS__CRM__COMPRESS", "gzip"),
+        ("ASAPP_RECEIVER__SINKS__CRM__FORMAT", "cloudevents"),
+        ("ASAPP_RECEIVER__SINKS__CRM__REDACT", "/data/rep_name,/details"),
+    ];
+    let (config, warnings) = load(&[GOOD], &env).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.sinks.len(), 1);
+    let sink = &config.sinks[0];
+    assert_eq!((sink.name.as_str(), sink.format), ("crm", Format::CloudEvents));
+    assert_eq!(sink.redact, ["/data/rep_name", "/details"]);
+    let http = http_sink(sink);
+    assert_eq!((&http.method, http.timeout, http.concurrency), (&Method::PUT, ms(250), 8));
+    assert_eq!((http.batch.max_events, http.batch.max_bytes, http.batch.max_wait), (100, 64 << 10, ms(50)));
+    assert_eq!((http.ordering, http.max_ahead, http.compress), (Ordering::None, 5, Compress::Gzip));
+    assert_eq!(http.signing_secret_file.as_deref(), Some(Path::new("signing")));
+    assert_eq!(http.headers["authorization"], "Basic s3cret");
+    assert_eq!(http.headers["x-api-key"], "s3cret");
+    assert!(!format!("{config:?}").contains("s3cret"));
+}
+
+/// The environment has the last word on the type too.
+#[test]
+fn a_sink_starts_from_the_type_of_the_last_layer() {
+    let file = "[sinks.crm]\ntype = 'file'";
+    let env = [
+        ("ASAPP_RECEIVER__SINKS__CRM__TYPE", "http"),
+        ("ASAPP_RECEIVER__SINKS__CRM__URL", "https://x/"),
+        ("ASAPP_RECEIVER__SINKS__CRM__TLS__CA", "a.pem,b.pem"),
+        ("ASAPP_RECEIVER__SINKS__CRM__TLS__CERTIFICATE", "c.pem"),
+        ("ASAPP_RECEIVER__SINKS__CRM__TLS__PRIVATE_KEY", "k.pem"),
+    ];
+    let sinks = sinks(file, &env);
+    let http = http_sink(&sinks[0]);
+    assert_eq!(http.concurrency, 4);
+    assert_eq!(http.tls.ca, [Path::new("a.pem"), Path::new("b.pem")]);
+    assert_eq!(http.tls.certificate.as_deref(), Some(Path::new("c.pem")));
+    assert_eq!(http.tls.private_key.as_deref(), Some(Path::new("k.pem")));
+}
+
+#[test]
+fn a_sink_that_is_named_like_a_type_need_not_name_it() {
+    let sinks = sinks("[sinks.file]\npath = 'a'\n[sinks.http]\nurl = 'https://x/'\n[sinks.stdout]", &[]);
+    assert_eq!(file_sink(&sinks[0]).path, Path::new("a"));
+    assert_eq!(http_sink(&sinks[1]).url, "https://x/");
+    assert!(matches!(sinks[2].kind, SinkKind::Stdout));
+}
+
+#[test]
+fn secrets_of_sinks_are_never_quoted() {
+    for settings in [
+        "url = 'https://user:s3cret@x/'",
+        "url = 'https://x:s3cret/'",
+        "url = 'https://x/?token=s3cret#x'",
+        "url = 'ftp://s3cret/'",
+        "url = 's3cret'",
+        "url = 'https://x/'\nheaders = { Authorization = \"s3cret\\n\" }",
+        "url = 'https://x/'\nheaders = { Host = 's3cret' }",
+        "url = 'https://x/'\nheaders = { X-Key = ['s3cret'] }",
+        "url = 'https://x/'\nheaders = 's3cret'",
+        "url = 'https://x/'\nheaders = { 'a b' = 's3cret' }",
+        "url = 'https://x/'\nheaders = { X-Key = 's3cret', x-key = 's3cret' }",
+    ] {
+        let problems = load(&[GOOD, &format!("[sinks.a]\ntype = 'http'\n{settings}")], &[]).unwrap_err();
+        assert_eq!(problems.len(), 1, "{settings}: {problems:?}");
+        assert!(!problems[0].to_string().contains("s3cret"), "{settings}: {problems:?}");
+    }
+}
+
+#[test]
+fn keys_of_another_type_are_refused_with_those_of_the_sinks_own() {
+    for (settings, key, what, remedy) in [
+        ("type = 'http'\nurl = 'https://x'\npath = 'x'", "path", "\"file\", not \"http\"", "url"),
+        ("type = 'http'\nurl = 'https://x'\nsync = 'batch'", "sync", "\"file\", not \"http\"", "url"),
+        ("type = 'file'\npath = 'x'\ntls = { ca = [] }", "tls", "\"http\", not \"file\"", "rotate_bytes"),
+        ("type = 'stdout'\nbatch.max_events = 5", "batch", "\"http\", not \"stdout\"", "redact"),
+        ("type = 'stdout'\ncompress = 'gzip'", "compress", "not \"stdout\"", "redact"),
+        ("type = 'http'\nurl = 'https://x'\nconcurency = 5", "concurency", "no key", "did you mean `concurrency`?"),
+    ] {
+        let problems = load(&[GOOD, &format!("[sinks.a]\n{settings}")], &[]).unwrap_err();
+        let [problem] = &problems[..] else { panic!("one problem: {problems:?}") };
+        assert_eq!((&*problem.key, &*problem.source), (&*format!("sinks.a.{key}"), "file second.toml"));
+        assert!(problem.what.contains(what) && problem.remedy.contains(remedy), "{problem}");
+    }
 }
 
 #[test]
@@ -145,7 +315,7 @@ fn every_problem_of_every_layer_is_in_one_report() {
         client_ca = []
         min_version = 1.3
     "#;
-    let second = "[listen]\nmax_body_bytes = '1 lot'\n[journal]\nengine = 'nats'\n[sinks.a]\nformat = 'envelope'\n";
+    let second = "[listen]\nmax_body_bytes = '1 lot'\n[journal]\nengine = 'nats'\n[sinks.a]\nformat = 'xml'\n";
     let env = [
         ("ASAPP_RECEIVER__JOURNAL__RETENTION", "soon"),
         ("ASAPP_RECEIVER__JOURNAL__PTAH", "/tmp"),
@@ -169,7 +339,7 @@ fn every_problem_of_every_layer_is_in_one_report() {
         ("journal.ptah", "environment variable ASAPP_RECEIVER__JOURNAL__PTAH", "did you mean `path`?"),
         ("sinks.a.type", "not set", "\"stdout\""),
         ("sinks.a.format", "file second.toml", "\"raw\""),
-        ("log.level", "not set", "\"info\""),
+        ("log.level", "environment variable ASAPP_RECEIVER__LOG__LEVEL__X", "\"info\""),
         ("ASAPP_RECEIVER__LISTEN", "environment", "SECTION__KEY"),
     ] {
         let found =
@@ -204,10 +374,46 @@ fn contradictions_are_refused() {
         ("[endpoints.a]\npath = '/x'\nfeeds = ['chat']", "endpoints.a.feeds"),
         ("[endpoints.a]\npath = '/x'\npublic_url = 'http://x/'", "endpoints.a.public_url"),
         ("[endpoints]\na = 5", "endpoints.a"),
-        ("[sinks.a]\ntype = 'http'\nurl = 'https://x'", "sinks.a.type"),
+        ("[sinks.a]\ntype = 'kafka'\nurl = 'https://x'", "sinks.a.type"),
         ("[sinks.a]\ntype = 'stdout'\nurl = 'https://x'", "sinks.a.url"),
+        ("[sinks.a]\ntype = 'http'", "sinks.a.url"),
+        ("[sinks.a]\ntype = 'http'\nurl = '/events'", "sinks.a.url"),
+        ("[sinks.a]\ntype = 'http'\nurl = 'ftp://x/'", "sinks.a.url"),
+        ("[sinks.a]\ntype = 'http'\nurl = 'https://'", "sinks.a.url"),
+        ("[sinks.a]\ntype = 'http'\nurl = 'https://:80/'", "sinks.a.url"),
+        ("[sinks.a]\ntype = 'http'\nurl = 'https://x:0/'", "sinks.a.url"),
+        ("[sinks.a]\ntype = 'http'\nurl = 'https://x:70000/'", "sinks.a.url"),
+        ("[sinks.a]\ntype = 'http'\nurl = 'https://[::1]:x/'", "sinks.a.url"),
+        ("[sinks.a]\ntype = 'http'\nurl = 'https://x/a b'", "sinks.a.url"),
+        ("[sinks.a]\ntype = 'http'\nurl = 'https://me@x/'", "sinks.a.url"),
+        ("[sinks.a]\ntype = 'http'\nurl = 'https://x/#top'", "sinks.a.url"),
+        ("[sinks.a]\ntype = 'http'\nurl = 'https://x/'\nmethod = 'GET'", "sinks.a.method"),
+        ("[sinks.a]\ntype = 'http'\nurl = 'https://x/'\nconcurrency = 0", "sinks.a.concurrency"),
+        ("[sinks.a]\ntype = 'http'\nurl = 'https://x/'\ncompress = 'zstd'", "sinks.a.compress"),
+        ("[sinks.a]\ntype = 'http'\nurl = 'https://x/'\nbatch.max_events = 0", "sinks.a.batch.max_events"),
+        ("[sinks.a]\ntype = 'http'\nurl = 'https://x/'\nbatch.events = 2", "sinks.a.batch.events"),
+        ("[sinks.a]\ntype = 'http'\nurl = 'https://x/'\nheaders.Content-Type = 'x'", "sinks.a.headers.Content-Type"),
+        ("[sinks.a]\ntype = 'http'\nurl = 'https://x/'\nheaders.CE-ID = 'x'", "sinks.a.headers.CE-ID"),
+        (
+            "[sinks.a]\ntype = 'http'\nurl = 'https://x/'\nheaders.authorization = 'x'\nbearer_token_file = 'x'",
+            "sinks.a.headers.authorization",
+        ),
+        (
+            "[sinks.a]\ntype = 'http'\nurl = 'https://x/'\ntls.certificate = 'x'",
+            "sinks.a.tls.certificate, sinks.a.tls.private_key",
+        ),
+        ("[sinks.a]\ntype = 'file'", "sinks.a.path"),
+        ("[sinks.a]\ntype = 'file'\npath = ''", "sinks.a.path"),
+        ("[sinks.a]\ntype = 'file'\npath = 'x'\ncompress = 'brotli'", "sinks.a.compress"),
+        ("[sinks.a]\ntype = 'file'\npath = 'x'\nsync = true", "sinks.a.sync"),
+        ("[sinks.a]\ntype = 'file'\npath = 'x'\nrotate_every = 'daily'", "sinks.a.rotate_every"),
+        ("[sinks.a]\ntype = 'file'\npath = 'x'\n[sinks.b]\ntype = 'file'\npath = './x'", "sinks.a.path, sinks.b.path"),
         ("[sinks.Archive]\ntype = 'stdout'", "sinks.Archive"),
-        ("[sinks.stdout]\nredact = ['/data']", "sinks.stdout.redact"),
+        ("[sinks.stdout]\nredact = ['']", "sinks.stdout.redact"),
+        ("[sinks.stdout]\nredact = ['data']", "sinks.stdout.redact"),
+        ("[sinks.stdout]\nredact = ['/a~2b']", "sinks.stdout.redact"),
+        ("[sinks.stdout]\nredact = ['/a~']", "sinks.stdout.redact"),
+        ("[sinks.stdout]\nredact = '/a'", "sinks.stdout.redact"),
         ("[sinks.stdout]\nfilter = { event_types = ['[a'] }", "sinks.stdout.filter.event_types"),
         ("[sinks.stdout]\nfilter = { feed = ['queue'] }", "sinks.stdout.filter.feed"),
         (
@@ -240,6 +446,15 @@ fn what_is_odd_but_allowed_is_warned_about() {
         ("[listen]\ntrusted_proxies = ['10.0.0.0/8', '::1']", "listen.trusted_proxies"),
         ("[tls]\nallowed_clients = []\nallow_any_client = true", "tls.allow_any_client"),
         ("[journal]\nengine = 'memory'\nallow_loss = true", "journal.engine"),
+        ("[sinks.a]\ntype = 'http'\nurl = 'http://crm.example.com/'", "sinks.a.url"),
+        ("[sinks.a]\ntype = 'http'\nurl = 'HTTP://10.0.0.1:8080'", "sinks.a.url"),
+        ("[sinks.a]\ntype = 'http'\nurl = 'http://127.1.2.3/'\ntls.ca = ['x']", "sinks.a.tls.ca, sinks.a.url"),
+        (
+            "[sinks.a]\ntype = 'http'\nurl = 'http://localhost:1/'\nbatch.max_wait = '1s'",
+            "sinks.a.batch.max_wait, sinks.a.batch.max_events",
+        ),
+        ("[sinks.a]\ntype = 'file'\npath = 'x'\ncompress = 'gzip'", "sinks.a.compress"),
+        ("[sinks.a]\ntype = 'file'\npath = 'x'\nkeep_files = 3", "sinks.a.keep_files"),
     ] {
         let (_, warnings) = load(&[GOOD, settings], &[]).unwrap();
         assert_eq!(warnings.iter().map(|w| w.key.as_str()).collect::<Vec<_>>(), [key]);
@@ -282,6 +497,24 @@ fn a_broken_file_is_told_without_its_text() {
     assert!(!problems[0].to_string().contains("s3cret"), "{problems:?}");
     let missing = Config::from_sources(&[PathBuf::from("nowhere.toml")], variables(&[])).unwrap_err();
     assert!(missing.0[0].source == "file nowhere.toml", "{missing}");
+}
+
+/// The sinks of good settings without a warning.
+#[track_caller]
+fn sinks(settings: &str, env: &[(&str, &str)]) -> Vec<Sink> {
+    let (config, warnings) = load(&[GOOD, settings], env).unwrap();
+    assert_eq!(warnings, []);
+    config.sinks
+}
+
+#[track_caller]
+fn file_sink(sink: &Sink) -> &FileSink {
+    if let SinkKind::File(file) = &sink.kind { file } else { panic!("{sink:?}") }
+}
+
+#[track_caller]
+fn http_sink(sink: &Sink) -> &HttpSink {
+    if let SinkKind::Http(http) = &sink.kind { http } else { panic!("{sink:?}") }
 }
 
 type Loaded = Result<(Config, Vec<Warning>), Vec<Problem>>;

@@ -14,6 +14,7 @@ mod full;
 mod harness;
 mod http;
 mod http2;
+mod http_sink;
 mod night;
 mod process;
 mod recovery;

@@ -5,6 +5,7 @@ pub(crate) mod event;
 pub(crate) mod pki;
 pub(crate) mod programs;
 pub(crate) mod receiver;
+pub(crate) mod target;
 pub(crate) mod wire;
 
 use std::time::{Duration, Instant};

@@ -1,0 +1,245 @@
+//! One sink's lane: reads on behalf of its sink, delivers, and says what became of each event.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio_util::sync::CancellationToken;
+
+use super::queue::{Chain, Item, Parcel, Plan, Queue};
+use super::{Filter, Health};
+use crate::config::Ordering;
+use crate::journal::{Cursor, Event, Settled, Settler};
+use crate::shape;
+use crate::sinks::{Failure, FailureKind, Sink};
+use crate::telemetry::Metrics;
+
+/// Bytes an event takes in a request besides its own: the format, and what stands between two events.
+const AROUND_EVENT: usize = 512;
+
+pub(super) struct Lane<S> {
+    cursor: Cursor,
+    settler: Settler,
+    /// Those that deliver nothing now.
+    idle: Vec<S>,
+    under_way: FuturesUnordered<BoxFuture<'static, Attempt<S>>>,
+    queue: Queue<Event>,
+    ordering: Ordering,
+    filter: Filter,
+    /// Hashes entities.
+    hasher: RandomState,
+    /// When the unsettled events in the queue were received: sequence and time, oldest first.
+    received: VecDeque<(u64, std::time::SystemTime)>,
+    finish: CancellationToken,
+    health: Health,
+    metrics: Arc<Metrics>,
+}
+
+/// What came of a delivery.
+struct Attempt<S> {
+    sink: S,
+    parcel: Parcel<Event>,
+    result: Result<(), Failure>,
+}
+
+impl<S: Sink> Lane<S> {
+    /// A lane with as many sinks as it may have deliveries under way.
+    pub(super) fn new(
+        cursor: Cursor,
+        sinks: Vec<S>,
+        (plan, ordering): (Plan, Ordering),
+        filter: Filter,
+        (health, metrics): (Health, Arc<Metrics>),
+        finish: CancellationToken,
+    ) -> Self {
+        Self {
+            settler: cursor.settler(),
+            cursor,
+            idle: sinks,
+            under_way: FuturesUnordered::new(),
+            queue: Queue::new(plan),
+            ordering,
+            filter,
+            hasher: RandomState::new(),
+            received: VecDeque::new(),
+            finish,
+            health,
+            metrics,
+        }
+    }
+
+    /// Runs until the journal closes, or the lane is told to finish and has delivered what can be delivered.
+    pub(super) async fn run(mut self) {
+        loop {
+            let wake = self.send_out().await;
+            self.tell();
+            let finishing = self.finish.is_cancelled();
+            let reads = self.queue.has_room(self.cursor.next()) && !(finishing && self.cursor.caught_up());
+            if finishing && self.under_way.is_empty() && !reads {
+                return;
+            }
+            tokio::select! {
+                Some(attempt) = self.under_way.next() => self.judge(attempt).await,
+                read = self.cursor.read(), if reads => match read {
+                    Ok(events) => self.take_in(events).await,
+                    Err(_) => return,
+                },
+                () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {}
+                () = self.finish.cancelled(), if !finishing => {}
+            }
+        }
+    }
+
+    /// Starts every delivery that may start; when to look again.
+    async fn send_out(&mut self) -> Option<Instant> {
+        loop {
+            if self.idle.is_empty() {
+                return None;
+            }
+            match self.queue.next(Instant::now(), self.finish.is_cancelled()) {
+                Ok(parcel) if parcel.bury.is_some() => self.bury(parcel).await,
+                Ok(parcel) => {
+                    let mut sink = self.idle.pop()?;
+                    if self.under_way.is_empty() {
+                        self.health.set(|condition| condition.moved = Some(Instant::now()));
+                    }
+                    self.under_way.push(Box::pin(async move {
+                        let result = sink.deliver(&parcel.loads).await;
+                        Attempt { sink, parcel, result }
+                    }));
+                }
+                Err(later) => return later,
+            }
+        }
+    }
+
+    /// Queues what passes the filter, settles the rest.
+    async fn take_in(&mut self, events: Vec<Event>) {
+        let now = Instant::now();
+        let mut left_out: Option<(u64, u64)> = None;
+        for event in events {
+            let sequence = event.sequence();
+            if self.filter.passes(&event) {
+                let chain = self.chain(&event);
+                let bytes = event.body().len() + AROUND_EVENT;
+                self.received.push_back((sequence, event.received_at()));
+                self.queue.push(sequence, chain, bytes, event, now);
+                continue;
+            }
+            match &mut left_out {
+                Some((_, last)) if *last + 1 == sequence => *last = sequence,
+                _ => {
+                    if let Some((first, last)) = left_out.replace((sequence, sequence)) {
+                        self.settler.settle(first, last, Settled::Filtered).await;
+                    }
+                }
+            }
+        }
+        if let Some((first, last)) = left_out {
+            self.settler.settle(first, last, Settled::Filtered).await;
+        }
+    }
+
+    fn chain(&self, event: &Event) -> Chain {
+        match self.ordering {
+            Ordering::Strict => Chain::Lane,
+            Ordering::None => Chain::Alone(event.sequence()),
+            Ordering::Entity => match shape::entity(event) {
+                Some(entity) => Chain::Entity(self.hasher.hash_one((entity.feed, &*entity.id))),
+                None => Chain::Alone(event.sequence()),
+            },
+        }
+    }
+
+    async fn judge(&mut self, Attempt { sink, parcel, result }: Attempt<S>) {
+        self.idle.push(sink);
+        let now = Instant::now();
+        let busy = !self.under_way.is_empty();
+        self.health.set(|condition| condition.moved = busy.then_some(now));
+        match result {
+            Ok(()) => {
+                self.queue.delivered(&parcel, now);
+                self.settle(&parcel.items, Settled::Delivered).await;
+                if self.queue.failing() == 0 {
+                    self.recovered();
+                }
+            }
+            Err(Failure { delivered, kind, reason }) => {
+                self.note(kind, &reason, parcel.attempts + 1);
+                let delivered = self.queue.failed(parcel, delivered, kind, &reason, now);
+                self.settle(&delivered, Settled::Delivered).await;
+            }
+        }
+    }
+
+    /// Puts a parcel into the dead letters; while they are full, its events wait.
+    async fn bury(&mut self, parcel: Parcel<Event>) {
+        let mut buried = 0;
+        let reason = parcel.bury.clone().unwrap_or_default();
+        for event in &parcel.loads {
+            if let Err(why) = self.settler.dead_letter(event, &reason, parcel.attempts).await {
+                self.health.set(|condition| {
+                    condition.last_error = Some(format!("the dead letters take no more: {why}"));
+                });
+                break;
+            }
+            buried += 1;
+            let (sink, sequence, attempts) = (self.settler.sink(), event.sequence(), parcel.attempts);
+            tracing::warn!(sink, sequence, reason, attempts, "event dead-lettered");
+        }
+        self.queue.buried(parcel, buried, Instant::now());
+        if self.queue.failing() == 0 {
+            self.recovered();
+        }
+    }
+
+    async fn settle(&mut self, items: &[Item], how: Settled) {
+        let mut sequences: Vec<u64> = items.iter().map(|item| item.sequence).collect();
+        // In order already, but for a batch of several entities some of which had to wait.
+        sequences.sort_unstable();
+        // A filtered or skipped sequence may lie between two of them, so each run of neighbours by itself.
+        for run in sequences.chunk_by(|a, b| a + 1 == *b) {
+            if let (Some(&first), Some(&last)) = (run.first(), run.last()) {
+                self.settler.settle(first, last, how).await;
+            }
+        }
+    }
+
+    /// Nothing fails any more.
+    fn recovered(&self) {
+        let failed = self.health.condition().last_error.is_some();
+        if failed {
+            self.health.set(|condition| condition.last_error = None);
+            tracing::info!(sink = self.settler.sink(), "nothing fails any more");
+        }
+    }
+
+    fn note(&self, kind: FailureKind, reason: &str, attempts: u32) {
+        let word = if kind == FailureKind::Reject { "rejected" } else { "retry" };
+        let labels = vec![("sink".to_owned(), self.settler.sink().to_owned()), ("reason".to_owned(), word.to_owned())];
+        self.metrics.sink_failures.get_or_create(&labels).inc();
+        let first_of_many = self.health.condition().last_error.is_none();
+        self.health.set(|condition| condition.last_error = Some(reason.to_owned()));
+        if first_of_many {
+            tracing::warn!(sink = self.settler.sink(), reason, attempts, "delivery failed");
+        } else {
+            tracing::debug!(sink = self.settler.sink(), reason, attempts, "delivery failed");
+        }
+    }
+
+    /// Lets `status` know how far behind the lane is.
+    fn tell(&mut self) {
+        let oldest = self.queue.oldest();
+        while self.received.front().is_some_and(|&(sequence, _)| oldest.is_none_or(|oldest| sequence < oldest)) {
+            self.received.pop_front();
+        }
+        let oldest = self.received.front().map(|&(_, received_at)| received_at);
+        if oldest.is_some() || self.cursor.caught_up() {
+            self.health.set(|condition| condition.oldest = oldest);
+        }
+    }
+}

@@ -1,0 +1,505 @@
+//! What waits in a lane, and what may go next. Knows order, batches and pauses; neither sinks nor journals, and no clock
+//! of its own.
+//!
+//! Everything that must keep its order forms a **chain**: all of a lane, the events of one entity, or an event alone. Of a
+//! chain at most one **parcel** (a batch with what is known of its attempts) is under way or waiting for its next attempt;
+//! other chains go ahead meanwhile, up to `max_ahead` sequences past the oldest event that is not settled.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::config::Retry;
+use crate::sinks::{Blame, FailureKind};
+
+/// Bytes of events that a lane holds before it reads on.
+const HELD_BYTES: usize = 64 << 20;
+/// A target's `Retry-After` counts up to this, or up to `max_backoff` where that is longer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// How long the dead letters, once full, are left alone.
+const BURY_AGAIN: Duration = Duration::from_secs(1);
+/// Failed attempts after which a batch is divided if the target takes others meanwhile.
+const SUSPICIOUS: u32 = 3;
+
+/// How a lane puts its deliveries together.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    /// Deliveries under way at a time.
+    pub(super) concurrency: usize,
+    pub(super) max_events: usize,
+    pub(super) max_bytes: usize,
+    /// How long the first event of a batch waits for more.
+    pub(super) max_wait: Duration,
+    /// Sequences past the oldest unsettled event.
+    pub(super) max_ahead: u64,
+    pub(super) retry: Retry,
+}
+
+/// What keeps its order among itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Chain {
+    /// Everything that comes from the journal.
+    Lane,
+    /// The events of one entity, by its hash. Two entities of one hash merely wait for each other.
+    Entity(u64),
+    /// An event without order, by its sequence.
+    Alone(u64),
+    /// A dead letter that is tried again, by its id.
+    #[cfg_attr(not(test), expect(dead_code, reason = "letters come with the next change"))]
+    Letter(u64),
+    /// Copies that an operator wants once more. They go when nothing else can.
+    Replay,
+}
+
+/// An event's place in the queue.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) sequence: u64,
+    pub(super) chain: Chain,
+    bytes: usize,
+    arrived: Instant,
+    /// Attempts so far, of which the first one began then.
+    attempts: u32,
+    began: Option<Instant>,
+    /// The largest batch it may be in: smaller after it was in one that had to be divided.
+    most: usize,
+}
+
+/// A batch, on its way or before its next attempt.
+#[derive(Debug)]
+pub(super) struct Parcel<T> {
+    pub(super) items: Vec<Item>,
+    /// In the order of `items`.
+    pub(super) loads: Vec<T>,
+    /// No more attempts: into the dead letters, for this reason.
+    pub(super) bury: Option<String>,
+    /// Attempts that failed.
+    pub(super) attempts: u32,
+    began: Instant,
+    /// How many deliveries had succeeded before its first attempt.
+    successes: u64,
+    /// It failed while the target took nothing at all.
+    hopeless: bool,
+}
+
+#[derive(Debug)]
+struct Line<T> {
+    waiting: VecDeque<(Item, T)>,
+    /// A parcel holds some of this chain.
+    busy: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Queue<T> {
+    plan: Plan,
+    lines: HashMap<Chain, Line<T>>,
+    /// The lines that may go, in order of arrival, replays last: (is a replay, sequence of the first, chain).
+    ready: BTreeSet<(bool, u64, Chain)>,
+    /// Parcels before their next attempt, by when it is due and a number that tells them apart.
+    resting: BTreeMap<(Instant, u64), Parcel<T>>,
+    rested: u64,
+    /// Parcels under way, those that failed before among them.
+    under_way: usize,
+    failing_under_way: usize,
+    /// Sequences from the journal, oldest first, and whether they are settled.
+    unsettled: VecDeque<(u64, bool)>,
+    held_bytes: usize,
+    letters: usize,
+    replayed: usize,
+    successes: u64,
+    /// The target wants a pause.
+    pause_until: Option<Instant>,
+    /// First attempts that failed in a row, while `limit` parcels were failing; and when the next one may be made.
+    fresh_failures: u32,
+    fresh_after: Option<Instant>,
+}
+
+impl<T> Queue<T> {
+    pub(super) fn new(plan: Plan) -> Self {
+        Self {
+            plan,
+            lines: HashMap::new(),
+            ready: BTreeSet::new(),
+            resting: BTreeMap::new(),
+            rested: 0,
+            under_way: 0,
+            failing_under_way: 0,
+            unsettled: VecDeque::new(),
+            held_bytes: 0,
+            letters: 0,
+            replayed: 0,
+            successes: 0,
+            pause_until: None,
+            fresh_failures: 0,
+            fresh_after: None,
+        }
+    }
+
+    /// Takes in an event behind those of its chain. What comes from the journal comes in order.
+    pub(super) fn push(&mut self, sequence: u64, chain: Chain, bytes: usize, load: T, now: Instant) {
+        match chain {
+            Chain::Lane | Chain::Entity(_) | Chain::Alone(_) => self.unsettled.push_back((sequence, false)),
+            Chain::Letter(_) => self.letters += 1,
+            Chain::Replay => self.replayed += 1,
+        }
+        self.held_bytes += bytes;
+        let most = self.plan.max_events;
+        let item = Item { sequence, chain, bytes, arrived: now, attempts: 0, began: None, most };
+        let line = self.lines.entry(chain).or_insert_with(|| Line { waiting: VecDeque::new(), busy: false });
+        line.waiting.push_back((item, load));
+        if !line.busy && line.waiting.len() == 1 {
+            self.ready.insert((chain == Chain::Replay, sequence, chain));
+        }
+    }
+
+    /// Whether more should be read from the journal.
+    pub(super) fn has_room(&self, next: u64) -> bool {
+        self.held_bytes < HELD_BYTES
+            && self.unsettled.front().is_none_or(|&(oldest, _)| next - oldest <= self.plan.max_ahead)
+    }
+
+    /// Dead letters being tried again.
+    #[expect(dead_code, reason = "letters come with the next change")]
+    pub(super) fn letters(&self) -> usize {
+        self.letters
+    }
+
+    #[cfg_attr(not(test), expect(dead_code, reason = "replays come with the next change"))]
+    pub(super) fn replayed(&self) -> usize {
+        self.replayed
+    }
+
+    /// Parcels whose last attempt failed.
+    pub(super) fn failing(&self) -> usize {
+        self.resting.len() + self.failing_under_way
+    }
+
+    /// The oldest sequence from the journal that is not settled.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.unsettled.front().map(|&(sequence, _)| sequence)
+    }
+
+    /// The next parcel to deliver or to bury, or when to ask again. `last` is the end of a lane: nothing waits for company,
+    /// and what has failed is left for the next life.
+    pub(super) fn next(&mut self, now: Instant, last: bool) -> Result<Parcel<T>, Option<Instant>> {
+        if let Some(until) = self.pause_until.filter(|&until| until > now) {
+            return Err(Some(until));
+        }
+        self.pause_until = None;
+        let due = self.resting.first_key_value().map(|(&(due, _), parcel)| (due, parcel.bury.is_some()));
+        if due.is_some_and(|(due, bury)| due <= now && (bury || !last))
+            && let Some((_, parcel)) = self.resting.pop_first()
+        {
+            self.under_way += 1;
+            self.failing_under_way += 1;
+            return Ok(parcel);
+        }
+        let due = due.map(|(due, _)| due);
+        match self.fresh_from(now, last) {
+            Ok(()) => {
+                // One of them at a time, until it is known what came of it.
+                self.fresh_after =
+                    (self.failing() >= self.limit()).then(|| now + self.plan.retry.max_backoff.max(BURY_AGAIN));
+                Ok(self.put_together(now))
+            }
+            Err(later) => Err(due.into_iter().chain(later).min()),
+        }
+    }
+
+    /// The parcel was delivered.
+    pub(super) fn delivered(&mut self, parcel: &Parcel<T>, now: Instant) {
+        self.back(parcel);
+        self.successes += 1;
+        self.fresh_after = None;
+        // The target is there again: what found it gone need not wait any longer.
+        if std::mem::take(&mut self.fresh_failures) > 0 {
+            let hopeless = self.resting.extract_if(.., |_, parcel| parcel.hopeless).collect::<Vec<_>>();
+            for (_, mut parcel) in hopeless {
+                parcel.hopeless = false;
+                self.rest(parcel, now);
+            }
+        }
+        self.settle(&parcel.items);
+        self.free(&parcel.items);
+    }
+
+    /// The parcel was not delivered, its first `delivered` events excepted: those are given back, settled. The others are
+    /// tried again, apart from each other, or buried, by the kind of the failure.
+    pub(super) fn failed(
+        &mut self,
+        mut parcel: Parcel<T>,
+        delivered: usize,
+        kind: FailureKind,
+        reason: &str,
+        now: Instant,
+    ) -> Vec<Item> {
+        self.back(&parcel);
+        let fresh = parcel.attempts == 0;
+        let rest = parcel.items.split_off(delivered.min(parcel.items.len()));
+        let delivered = std::mem::replace(&mut parcel.items, rest);
+        drop(parcel.loads.drain(..delivered.len()));
+        if !delivered.is_empty() {
+            self.successes += 1;
+            self.settle(&delivered);
+            // Of the first one left nothing is known yet but this.
+            (parcel.attempts, parcel.began) = (0, now);
+        }
+        parcel.attempts += 1;
+        for item in &mut parcel.items {
+            (item.attempts, item.began) = (parcel.attempts, Some(parcel.began));
+        }
+        let kept: Vec<Chain> = parcel.items.iter().map(|item| item.chain).collect();
+        for item in delivered.iter().filter(|item| !kept.contains(&item.chain)) {
+            self.free(std::slice::from_ref(item));
+        }
+        if parcel.items.is_empty() {
+            return delivered;
+        }
+        if kind == FailureKind::Reject {
+            self.fresh_after = None;
+        }
+        match kind {
+            FailureKind::Reject if parcel.items.len() > 1 => {
+                // In smaller company it may do: this was none of the attempts that are counted.
+                parcel.items.iter_mut().for_each(|item| item.attempts -= 1);
+                self.divide(parcel);
+            }
+            FailureKind::Reject => self.bury(parcel, reason, now),
+            FailureKind::Retry { after, blame } => {
+                self.count_against_target(fresh, now);
+                let divisible = parcel.items.len() > 1 && blame == Blame::Batch;
+                let is_over = self.is_over(&parcel, now);
+                let suspicious = parcel.attempts >= SUSPICIOUS && self.successes > parcel.successes;
+                if divisible && (is_over || suspicious) {
+                    self.divide(parcel);
+                } else if is_over {
+                    self.bury(parcel, reason, now);
+                } else {
+                    let longest = LONGEST_PAUSE.max(self.plan.retry.max_backoff);
+                    let after = after.map(|after| now + after.min(longest));
+                    if blame == Blame::Target {
+                        self.pause_until = self.pause_until.max(after);
+                    }
+                    let mut backoff = self.backoff(parcel.attempts);
+                    if self.fresh_failures > 0 {
+                        // It is away: however many are tried again, they share the pace of a few.
+                        let many = u32::try_from(self.failing() / self.limit()).unwrap_or(u32::MAX);
+                        backoff = backoff.saturating_mul(many.max(1));
+                        parcel.hopeless = true;
+                    }
+                    let due = now + backoff;
+                    self.rest(parcel, after.map_or(due, |after| due.max(after)));
+                }
+            }
+        }
+        delivered
+    }
+
+    /// The first `buried` events of the parcel are in the dead letters; there was no room for the others.
+    pub(super) fn buried(&mut self, mut parcel: Parcel<T>, buried: usize, now: Instant) {
+        self.back(&parcel);
+        let rest = parcel.items.split_off(buried.min(parcel.items.len()));
+        let gone = std::mem::replace(&mut parcel.items, rest);
+        drop(parcel.loads.drain(..gone.len()));
+        self.settle(&gone);
+        if parcel.items.is_empty() {
+            self.free(&gone);
+        } else {
+            self.rest(parcel, now + BURY_AGAIN);
+        }
+    }
+
+    /// Lets go of the replayed copies that are not under way.
+    #[cfg_attr(not(test), expect(dead_code, reason = "replays come with the next change"))]
+    pub(super) fn drop_replay(&mut self) {
+        if let Some(line) = self.lines.get_mut(&Chain::Replay) {
+            let gone: Vec<Item> = line.waiting.drain(..).map(|(item, _)| item).collect();
+            self.ready.retain(|&(_, _, chain)| chain != Chain::Replay);
+            self.settle(&gone);
+        }
+        let of_replay = |parcel: &Parcel<T>| parcel.items.iter().any(|item| item.chain == Chain::Replay);
+        let resting: Vec<_> = self.resting.extract_if(.., |_, parcel| of_replay(parcel)).collect();
+        for (_, parcel) in resting {
+            self.settle(&parcel.items);
+            self.free(&parcel.items);
+        }
+    }
+
+    /// Whether a first attempt may begin, or when to ask again.
+    fn fresh_from(&mut self, now: Instant, last: bool) -> Result<(), Option<Instant>> {
+        let Some(&(_, sequence, chain)) = self.ready.first() else { return Err(None) };
+        if chain != Chain::Replay && sequence > self.furthest() {
+            return Err(None);
+        }
+        // A target that takes nothing is not asked about event after event.
+        if self.failing() >= self.limit() && (last || self.fresh_after.is_some_and(|after| after > now)) {
+            return Err(self.fresh_after.filter(|_| !last));
+        }
+        if last || self.plan.max_wait.is_zero() {
+            return Ok(());
+        }
+        let first = self.lines.get(&chain).and_then(|line| line.waiting.front());
+        let patience = first.map_or(now, |(item, _)| item.arrived + self.plan.max_wait);
+        if patience <= now || self.is_batch_full() { Ok(()) } else { Err(Some(patience)) }
+    }
+
+    /// The last sequence that may go. Letters are older than all, and replays are bound by nothing.
+    fn furthest(&self) -> u64 {
+        self.oldest().map_or(u64::MAX, |oldest| oldest.saturating_add(self.plan.max_ahead))
+    }
+
+    /// Whether what may go fills a batch.
+    fn is_batch_full(&self) -> bool {
+        let (mut events, mut bytes) = (0, 0);
+        for (item, _) in
+            self.ready.iter().filter_map(|(_, _, chain)| self.lines.get(chain)).flat_map(|line| &line.waiting)
+        {
+            (events, bytes) = (events + 1, bytes + item.bytes);
+            // A divided one goes in small company.
+            if events >= self.plan.max_events.min(item.most) || bytes >= self.plan.max_bytes {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A parcel of what may go, the oldest first; there is something.
+    fn put_together(&mut self, now: Instant) -> Parcel<T> {
+        let mut parcel = Parcel {
+            items: Vec::new(),
+            loads: Vec::new(),
+            bury: None,
+            attempts: 0,
+            began: now,
+            successes: self.successes,
+            hopeless: false,
+        };
+        let (mut bytes, mut most) = (0, self.plan.max_events);
+        let furthest = self.furthest();
+        let ready: Vec<_> = self.ready.iter().take(most).copied().collect();
+        'chains: for entry in ready {
+            let (replay, _, chain) = entry;
+            let Some(line) = self.lines.get_mut(&chain) else { continue };
+            while let Some((item, _)) = line.waiting.front() {
+                if !replay && item.sequence > furthest {
+                    break 'chains;
+                }
+                if let Some(first) = parcel.items.first() {
+                    let full = parcel.items.len() >= most.min(item.most) || bytes + item.bytes > self.plan.max_bytes;
+                    if full || replay != (first.chain == Chain::Replay) {
+                        break 'chains;
+                    }
+                    if item.attempts != first.attempts {
+                        break;
+                    }
+                }
+                let Some((item, load)) = line.waiting.pop_front() else { break };
+                (bytes, most) = (bytes + item.bytes, most.min(item.most));
+                if !line.busy {
+                    line.busy = true;
+                    self.ready.remove(&entry);
+                }
+                parcel.attempts = item.attempts;
+                parcel.began = item.began.map_or(parcel.began, |began| began.min(parcel.began));
+                parcel.items.push(item);
+                parcel.loads.push(load);
+            }
+        }
+        self.under_way += 1;
+        self.failing_under_way += usize::from(parcel.attempts > 0);
+        parcel
+    }
+
+    /// The parcel is not under way any more.
+    fn back(&mut self, parcel: &Parcel<T>) {
+        self.under_way -= 1;
+        self.failing_under_way -= usize::from(parcel.attempts > 0);
+    }
+
+    fn rest(&mut self, parcel: Parcel<T>, due: Instant) {
+        self.rested += 1;
+        self.resting.insert((due, self.rested), parcel);
+    }
+
+    fn bury(&mut self, mut parcel: Parcel<T>, reason: &str, now: Instant) {
+        parcel.bury = Some(reason.to_owned());
+        self.rest(parcel, now);
+    }
+
+    /// Lets the events of a parcel go on in batches of half its size.
+    fn divide(&mut self, parcel: Parcel<T>) {
+        let most = parcel.items.len().div_ceil(2);
+        let chains: Vec<Chain> = parcel.items.iter().map(|item| item.chain).collect();
+        for (mut item, load) in parcel.items.into_iter().zip(parcel.loads).rev() {
+            item.most = most;
+            if let Some(line) = self.lines.get_mut(&item.chain) {
+                line.waiting.push_front((item, load));
+            }
+        }
+        for chain in chains {
+            self.let_go(chain);
+        }
+    }
+
+    /// The chains of these events may go again.
+    fn free(&mut self, items: &[Item]) {
+        for item in items {
+            self.let_go(item.chain);
+        }
+    }
+
+    fn let_go(&mut self, chain: Chain) {
+        let Some(line) = self.lines.get_mut(&chain).filter(|line| line.busy) else { return };
+        line.busy = false;
+        match line.waiting.front() {
+            Some((first, _)) => _ = self.ready.insert((chain == Chain::Replay, first.sequence, chain)),
+            None => _ = self.lines.remove(&chain),
+        }
+    }
+
+    fn settle(&mut self, items: &[Item]) {
+        for item in items {
+            self.held_bytes -= item.bytes;
+            match item.chain {
+                Chain::Letter(_) => self.letters -= 1,
+                Chain::Replay => self.replayed -= 1,
+                Chain::Lane | Chain::Entity(_) | Chain::Alone(_) => {
+                    if let Ok(at) = self.unsettled.binary_search_by_key(&item.sequence, |&(sequence, _)| sequence) {
+                        self.unsettled[at].1 = true;
+                    }
+                }
+            }
+        }
+        while self.unsettled.front().is_some_and(|&(_, settled)| settled) {
+            self.unsettled.pop_front();
+        }
+    }
+
+    /// Parcels that may fail at a time before first attempts become rare.
+    fn limit(&self) -> usize {
+        (2 * self.plan.concurrency).max(8)
+    }
+
+    fn count_against_target(&mut self, fresh: bool, now: Instant) {
+        if fresh && self.failing() + 1 >= self.limit() {
+            self.fresh_failures = self.fresh_failures.saturating_add(1);
+            self.fresh_after = Some(now + self.backoff(self.fresh_failures));
+        }
+    }
+
+    /// Whether the settings end the attempts here.
+    fn is_over(&self, parcel: &Parcel<T>, now: Instant) -> bool {
+        let Retry { max_attempts, max_age, .. } = &self.plan.retry;
+        max_attempts.is_some_and(|most| parcel.attempts >= most)
+            || max_age.is_some_and(|age| now.saturating_duration_since(parcel.began) >= age)
+    }
+
+    /// Exponential, full jitter: anything from nothing up to the bound, so that retries do not come in step.
+    fn backoff(&self, attempts: u32) -> Duration {
+        let Retry { initial_backoff, max_backoff, .. } = self.plan.retry;
+        let doubled = initial_backoff.saturating_mul(1 << attempts.saturating_sub(1).min(20));
+        doubled.min(max_backoff).mul_f64(fastrand::f64())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,259 @@
+//! Events to an HTTP server, one request a batch.
+
+mod answer;
+mod secret;
+mod sign;
+mod trust;
+
+use std::fmt;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use hyper::HeaderMap;
+use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, Entry, HeaderName, HeaderValue, USER_AGENT};
+use reqwest::{Client, Response, Url};
+
+use self::secret::SecretFile;
+use self::sign::Signer;
+use super::{Failure, Sink};
+use crate::config::{Compress, Format, HttpSink};
+use crate::journal::Event;
+use crate::shape::Shape;
+
+/// How long a connection without requests is kept. Shorter than most servers do, so that seldom a request meets a
+/// connection that is just being closed.
+const IDLE: Duration = Duration::from_secs(30);
+/// So much of an answer's body is read, and so long, for the connection to be used again.
+const ANSWER_BYTES: usize = 64 << 10;
+const ANSWER_TIME: Duration = Duration::from_secs(1);
+/// A larger body is compressed on a thread that may block.
+const LARGE: usize = 64 << 10;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const REPLAYED: HeaderName = HeaderName::from_static("asapp-receiver-replayed");
+const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+
+/// Sends each batch it is given as one request. Clones share their connections and secrets.
+#[derive(Clone)]
+pub struct Http(Arc<Shared>);
+
+struct Shared {
+    client: Client,
+    settings: HttpSink,
+    shape: Shape,
+    url: Url,
+    /// Host and port, as reasons may tell them.
+    host: String,
+    /// What every request has.
+    headers: HeaderMap,
+    token: Option<SecretFile<HeaderValue>>,
+    signer: Option<SecretFile<Signer>>,
+}
+
+/// Why an HTTP sink cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}{}: {what}; {remedy}", file.as_ref().map(|file| format!(" {}", file.display())).unwrap_or_default())]
+pub struct Unusable {
+    /// Below the sink's own key.
+    key: &'static str,
+    file: Option<PathBuf>,
+    what: String,
+    remedy: &'static str,
+}
+
+impl Http {
+    /// Reads the files that the settings name. Connects to nobody.
+    ///
+    /// # Errors
+    /// When one of them, or the URL, cannot be used.
+    pub fn new(settings: &HttpSink, shape: Shape) -> Result<Self, Unusable> {
+        let bad_url = || Unusable::new("url", None, "is none", "write http or https, a host, and a path");
+        let url: Url = settings.url.to_string().parse().map_err(|_| bad_url())?;
+        let host = url.host_str().ok_or_else(bad_url)?;
+        let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        let client = Client::builder()
+            .tls_backend_preconfigured(trust::client_config(settings)?)
+            .http1_only()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            // Divided among the addresses of a host; the whole exchange has the same deadline.
+            .connect_timeout(settings.timeout)
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(settings.concurrency)
+            .build()
+            .map_err(|error| Unusable::new("url", None, answer::root_cause(&error), "mend the sink's settings"))?;
+        let token = settings.bearer_token_file.as_deref();
+        let token = token.map(|file| SecretFile::open("bearer_token_file", file, bearer)).transpose()?;
+        let signer = settings.signing_secret_file.as_deref();
+        let signer = signer.map(|file| SecretFile::open("signing_secret_file", file, Signer::parse)).transpose()?;
+        for (key, file) in Self::exposed_files(settings) {
+            tracing::warn!(key, file = %file.display(), "any user of this machine can read a secret: chmod o-rwx it");
+        }
+        let headers = headers(settings, &shape);
+        Ok(Self(Arc::new(Shared { client, settings: settings.clone(), shape, url, host, headers, token, signer })))
+    }
+
+    /// Files with secrets that any user of this machine can read, and their keys.
+    pub fn exposed_files(settings: &HttpSink) -> impl Iterator<Item = (&'static str, &Path)> {
+        let files = [
+            ("bearer_token_file", &settings.bearer_token_file),
+            ("signing_secret_file", &settings.signing_secret_file),
+            ("tls.private_key", &settings.tls.private_key),
+        ];
+        let files = files.into_iter().filter_map(|(key, file)| Some((key, file.as_deref()?)));
+        files.filter(|(_, file)| secret::is_exposed(file))
+    }
+}
+
+impl Sink for Http {
+    async fn deliver(&mut self, batch: &[Event]) -> Result<(), Failure> {
+        let Some(first) = batch.first() else { return Ok(()) };
+        let sink = &*self.0;
+        let exchange = tokio::time::timeout(sink.settings.timeout, sink.exchange(first, batch));
+        let Ok(answered) = exchange.await else {
+            let within = humantime::format_duration(sink.settings.timeout);
+            return Err(Failure::of_target(0, format!("no answer from {} within {within}", sink.host)));
+        };
+        let answer = answered.map_err(|reason| Failure::of_target(0, reason))?;
+        let outcome = answer::outcome(answer.status(), answer.headers(), SystemTime::now());
+        // The status has decided; the rest is only in the way.
+        let _ = tokio::time::timeout(ANSWER_TIME, read_away(answer)).await;
+        outcome
+    }
+}
+
+impl Shared {
+    /// The answer's head, or why there is none.
+    async fn exchange(&self, first: &Event, batch: &[Event]) -> Result<Response, String> {
+        let mut headers = self.headers.clone();
+        let (body, id) = if self.settings.batch.max_events == 1 {
+            (self.single(first, &mut headers)?, sign::key_of(first.event_id()))
+        } else {
+            (self.array(batch), sign::key_of_all(batch.iter().map(Event::event_id)))
+        };
+        if first.is_replayed() {
+            headers.insert(REPLAYED, HeaderValue::from_static("true"));
+        }
+        if let Some(token) = &self.token {
+            headers.insert(AUTHORIZATION, token.get().await?.as_ref().clone());
+        }
+        if let Some(signer) = &self.signer {
+            let message = sign::Message::new(&id, SystemTime::now(), &body);
+            headers.insert(WEBHOOK_SIGNATURE, value(signer.get().await?.sign(&message))?);
+            headers.insert(WEBHOOK_TIMESTAMP, message.timestamp.into());
+            headers.insert(WEBHOOK_ID, value(message.id)?);
+        }
+        headers.insert(IDEMPOTENCY_KEY, value(id)?);
+        let body = match self.settings.compress {
+            Compress::Gzip => compressed(body).await?,
+            Compress::None | Compress::Zstd => body,
+        };
+        let request = self.client.request(self.settings.method.clone(), self.url.clone()).headers(headers).body(body);
+        request.send().await.map_err(|error| answer::reason(&error, &self.host))
+    }
+
+    /// The event itself.
+    fn single(&self, event: &Event, headers: &mut HeaderMap) -> Result<Bytes, String> {
+        if let Some(traceparent) = event.traceparent().and_then(|text| HeaderValue::from_str(text).ok()) {
+            headers.insert(TRACEPARENT, traceparent);
+        }
+        if self.shape.format() != Format::CloudEvents {
+            return Ok(self.shape.text(event));
+        }
+        for (name, text) in self.shape.attributes(event) {
+            headers.insert(HeaderName::from_static(name), value(text)?);
+        }
+        Ok(self.shape.data(event))
+    }
+
+    /// The events in a JSON array, even if there is one only.
+    fn array(&self, batch: &[Event]) -> Bytes {
+        let mut body = Vec::with_capacity(batch.iter().map(|event| event.body().len() + 1).sum::<usize>() + 1);
+        for event in batch {
+            body.push(if body.is_empty() { b'[' } else { b',' });
+            body.extend_from_slice(&self.shape.text(event));
+        }
+        body.push(b']');
+        body.into()
+    }
+}
+
+/// What every request of the sink has. The settings' own `Content-Type`, `User-Agent` and `Authorization` take the place
+/// of these; other headers that a request gets take the place of the settings'.
+fn headers(settings: &HttpSink, shape: &Shape) -> HeaderMap {
+    let mut headers = settings.headers.clone();
+    let content = match (shape.format(), settings.batch.max_events) {
+        (Format::CloudEvents, 2..) => "application/cloudevents-batch+json",
+        _ => "application/json",
+    };
+    let agent = concat!("asapp-receiver/", env!("CARGO_PKG_VERSION"));
+    for (name, value) in [(CONTENT_TYPE, content), (USER_AGENT, agent)] {
+        if let Entry::Vacant(vacant) = headers.entry(name) {
+            vacant.insert(HeaderValue::from_static(value));
+        }
+    }
+    if settings.compress == Compress::Gzip {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    headers
+}
+
+/// The header of a token file's text.
+fn bearer(text: &str) -> Result<HeaderValue, &'static str> {
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("holds more than a token: it must be one word of visible ASCII");
+    }
+    let mut value = HeaderValue::try_from(format!("Bearer {text}")).map_err(|_| "holds no token")?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// `text` has nothing but visible ASCII and spaces.
+fn value(text: String) -> Result<HeaderValue, String> {
+    HeaderValue::try_from(text).map_err(|_| "a header's value cannot be written".to_owned())
+}
+
+/// gzip, fast rather than small.
+async fn compressed(body: Bytes) -> Result<Bytes, String> {
+    let large = body.len() > LARGE;
+    let compress = move || -> std::io::Result<Bytes> {
+        let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4 + 64), Compression::fast());
+        encoder.write_all(&body)?;
+        Ok(encoder.finish()?.into())
+    };
+    let done = if large { tokio::task::spawn_blocking(compress).await.ok() } else { Some(compress()) };
+    done.and_then(Result::ok).ok_or_else(|| "the body could not be compressed".to_owned())
+}
+
+/// Reads an answer's body, up to a bound, so that its connection is free again.
+async fn read_away(mut answer: Response) {
+    let mut read = 0;
+    while let Ok(Some(chunk)) = answer.chunk().await {
+        read += chunk.len();
+        if read > ANSWER_BYTES {
+            return;
+        }
+    }
+}
+
+/// Says nothing of tokens, keys and passwords.
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http").field("host", &self.0.host).finish_non_exhaustive()
+    }
+}
+
+impl Unusable {
+    fn new(key: &'static str, file: Option<&Path>, what: impl Into<String>, remedy: &'static str) -> Self {
+        Self { key, file: file.map(Path::to_owned), what: what.into(), remedy }
+    }
+}

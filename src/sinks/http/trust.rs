@@ -1,0 +1,79 @@
+//! TLS towards a target: whom the sink trusts, and how it shows itself.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+
+use super::Unusable;
+use crate::config::{HttpSink, HttpTls};
+
+const PEM: &str = "it must hold PEM certificates";
+
+/// TLS 1.2 and 1.3.
+pub(super) fn client_config(settings: &HttpSink) -> Result<ClientConfig, Unusable> {
+    let HttpTls { ca, certificate, private_key } = &settings.tls;
+    let is_https = settings.url.scheme_str() == Some("https");
+    let roots = match &**ca {
+        [] if is_https => system_roots()?,
+        files => own_roots(files)?,
+    };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let bad = |error: rustls::Error| Unusable::new("tls", None, error.to_string(), "mend the sink's tls settings");
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(bad)?
+        .with_root_certificates(roots);
+    let mut config = match (certificate, private_key) {
+        (Some(certificate), Some(key)) => {
+            let chain = certificates("tls.certificate", certificate)?;
+            let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| {
+                let what = format!("cannot be used ({error})");
+                Unusable::new("tls.private_key", Some(key), what, "it must hold a PEM key without a passphrase")
+            })?;
+            config.with_client_auth_cert(chain, key_der).map_err(|error| {
+                let what = format!("does not go with tls.certificate ({error})");
+                Unusable::new("tls.private_key", Some(key), what, "name the key of that certificate")
+            })?
+        }
+        _ => config.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// The system's CAs. What of them cannot be read or used is left out, as every program does.
+fn system_roots() -> Result<RootCertStore, Unusable> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        let remedy = "name the target's CA there, or install the system's (package ca-certificates)";
+        return Err(Unusable::new("tls.ca", None, "is not set, and this system has no CAs", remedy));
+    }
+    Ok(roots)
+}
+
+fn own_roots(files: &[std::path::PathBuf]) -> Result<RootCertStore, Unusable> {
+    let mut roots = RootCertStore::empty();
+    for file in files {
+        for certificate in certificates("tls.ca", file)? {
+            roots.add(certificate).map_err(|error| {
+                let what = format!("holds a certificate that cannot be used ({error})");
+                Unusable::new("tls.ca", Some(file), what, "it must hold CA certificates")
+            })?;
+        }
+    }
+    Ok(roots)
+}
+
+fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let certificates =
+        read.map_err(|error| Unusable::new(key, Some(file), format!("cannot be read ({error})"), PEM))?;
+    if certificates.is_empty() {
+        return Err(Unusable::new(key, Some(file), "holds no certificate", PEM));
+    }
+    Ok(certificates)
+}
