@@ -14,13 +14,12 @@ use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use prometheus_client::registry::Registry;
 use tokio::sync::{Semaphore, watch};
 
 pub use call::Bound;
 pub use gate::{Gate, GateError};
 pub use replay::{Change, Progress, ReplayError, Replays, Request as ReplayRequest, State as ReplayState};
-pub use status::{Journal, Process, Sink, Status};
+pub use status::{Certificate, Journal, Process, Sink, Status};
 
 use crate::journal::{self, Refused};
 use crate::problem::{Kind, Problem};
@@ -120,9 +119,9 @@ async fn ready(State(view): State<View>) -> Response {
 }
 
 async fn metrics_text(State(view): State<View>) -> Response {
-    let sinks =
-        view.insight().map_or_else(|_| Registry::default(), |insight| status::registry(&(insight.status)().sinks));
-    ([(header::CONTENT_TYPE, OPENMETRICS)], view.metrics.encode_with(&sinks)).into_response()
+    let seen = view.insight().map(|insight| status::registry(&(insight.status)()));
+    let seen = seen.unwrap_or_default();
+    ([(header::CONTENT_TYPE, OPENMETRICS)], view.metrics.encode_with(&seen)).into_response()
 }
 
 async fn status_json(State(view): State<View>) -> Result<Response, Problem> {
@@ -174,32 +173,7 @@ mod tests {
     }
 
     fn insight(state: &watch::Sender<journal::State>) -> Insight {
-        Insight {
-            state: state.subscribe(),
-            journal: journal(),
-            status: Arc::new(|| Status {
-                process: status::Process {
-                    received: 1,
-                    stored: 1,
-                    duplicate: 0,
-                    rejected: 0,
-                    refused: 0,
-                    in_flight: 0,
-                },
-                journal: status::Journal {
-                    state: "open",
-                    engine: "memory",
-                    first_sequence: Some(1),
-                    last_sequence: Some(1),
-                    bytes: 2,
-                    max_bytes: 3,
-                    lost_events: 0,
-                    dedup_ids: 1,
-                },
-                sinks: Vec::new(),
-            }),
-            replays: None,
-        }
+        Insight { state: state.subscribe(), journal: journal(), status: Arc::new(Status::empty), replays: None }
     }
 
     /// One that touches no disk.
@@ -233,7 +207,7 @@ mod tests {
         assert_eq!(answer(&router, "/readyz", &[]).await, (StatusCode::OK, r#"{"ready":true}"#.to_owned()));
         let (status, text) = answer(&router, "/api/v1/status", &local).await;
         assert_eq!(status, StatusCode::OK);
-        assert!(text.contains(r#""journal":{"state":"open","engine":"memory","first_sequence":1"#), "{text}");
+        assert!(text.contains(r#""journal":{"state":"open","engine":"memory","first_sequence":null"#), "{text}");
         for (state, reason) in [
             (journal::State::Full, "journal full"),
             (journal::State::Failed, "journal failed"),
