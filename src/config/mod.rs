@@ -14,6 +14,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub(crate) use units::feed as feed_name;
+
 /// Environment variables of this name are settings.
 pub const PREFIX: &str = "ASAPP_RECEIVER__";
 

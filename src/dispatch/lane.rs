@@ -184,10 +184,12 @@ impl<S: Sink> Lane<S> {
             if let Err(why) = self.settler.dead_letter(event, &reason, parcel.attempts).await {
                 self.health.set(|condition| {
                     condition.last_error = Some(format!("the dead letters take no more: {why}"));
+                    condition.waiting = true;
                 });
                 break;
             }
             buried += 1;
+            self.health.set(|condition| condition.waiting = false);
             let (sink, sequence, attempts) = (self.settler.sink(), event.sequence(), parcel.attempts);
             tracing::warn!(sink, sequence, reason, attempts, "event dead-lettered");
         }

@@ -53,6 +53,8 @@ pub struct Condition {
     pub last_error: Option<String>,
     /// While a delivery is under way: when one last began or ended.
     pub moved: Option<Instant>,
+    /// The dead letters are full, and there is an event that has to go there.
+    pub waiting: bool,
     /// When the event that is being delivered came in; `None`: the lane has caught up.
     pub oldest: Option<SystemTime>,
 }

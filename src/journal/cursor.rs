@@ -164,6 +164,12 @@ impl Scan {
         self.next
     }
 
+    /// Sees the same events from here on, but rather skips than falls behind.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        Watch { inner: Arc::clone(&self.inner), next: self.next, tail: self.tail.clone() }
+    }
+
     /// The next events in order, one commit group's worth at most; none where those that were there are gone, or were
     /// settled before. Waits for them. Dropped before it is done, it has read nothing.
     ///
