@@ -13,6 +13,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Environment variables of this name are settings.
 pub const PREFIX: &str = "ASAPP_RECEIVER__";
 
@@ -358,7 +360,7 @@ pub enum Start {
 }
 
 /// Which events a sink wants; every given list must let the event pass, an empty one lets all pass.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filter {
     /// Full feed names.
     pub feeds: Vec<String>,

@@ -163,7 +163,6 @@ impl<T> Queue<T> {
         self.letters
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "replays come with the next change"))]
     pub(super) fn replayed(&self) -> usize {
         self.replayed
     }
@@ -309,7 +308,6 @@ impl<T> Queue<T> {
     }
 
     /// Lets go of the replayed copies that are not under way.
-    #[cfg_attr(not(test), expect(dead_code, reason = "replays come with the next change"))]
     pub(super) fn drop_replay(&mut self) {
         if let Some(line) = self.lines.get_mut(&Chain::Replay) {
             let gone: Vec<Item> = line.waiting.drain(..).map(|(item, _)| item).collect();

@@ -277,6 +277,10 @@ impl Journal {
         Scan::new(Arc::clone(&self.inner), Arc::from("scan"), from)
     }
 
+    pub async fn note(&self, _: &'static str, _: Option<String>) -> Result<(), Refused> { Ok(()) }
+    pub async fn read_note(&self, _: &'static str) -> Result<Option<String>, Refused> { Ok(None) }
+    pub async fn sequence_at(&self, _: SystemTime) -> Result<u64, Refused> { Ok(1) }
+
     /// Writes and syncs what waits, and closes. What comes later is refused.
     pub async fn close(&self) {
         let mut state = self.state();
