@@ -263,7 +263,8 @@ fn insight(
         metrics: Arc::clone(metrics),
     };
     let status = Arc::new(move || view.status());
-    Insight { state: journal.state(), journal: journal.clone(), status, replays: None }
+    let replays = lanes.replays(journal.clone());
+    Insight { state: journal.state(), journal: journal.clone(), status, replays }
 }
 
 /// The client certificates that sinks show: they are read once, at their start.

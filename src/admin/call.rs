@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::config;
+use crate::dispatch::Bound;
 use crate::problem::{Kind, Problem};
 
 const LARGEST_BODY: usize = 64 << 10;
@@ -114,14 +115,7 @@ impl Query {
     }
 }
 
-/// A place in the journal: in JSON a sequence, or a text that is a time or how long ago.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bound {
-    Sequence(u64),
-    /// The first event received at or after this time.
-    Time(SystemTime),
-}
-
+/// In JSON a sequence, or a text that is a time or how long ago.
 impl Bound {
     pub(super) const FORM: &'static str =
         "a sequence, a time such as 2026-11-22T10:00:00Z, or how long ago, such as 90m";
@@ -207,4 +201,9 @@ impl FilterWords {
             company_subdivisions: self.company_subdivisions,
         })
     }
+}
+
+/// UTC, to the millisecond.
+pub(super) fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
 }

@@ -16,11 +16,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use tokio::sync::{Semaphore, watch};
 
-pub use call::Bound;
 pub use gate::{Gate, GateError};
-pub use replay::{Change, Progress, ReplayError, Replays, Request as ReplayRequest, State as ReplayState};
 pub use status::{Certificate, Journal, Process, Sink, Status};
 
+use crate::dispatch::Replays;
 use crate::journal::{self, Refused};
 use crate::problem::{Kind, Problem};
 use crate::telemetry::Metrics;
@@ -43,8 +42,7 @@ pub struct Insight {
     pub journal: journal::Journal,
     /// Called once per request for the status or the metrics.
     pub status: Arc<dyn Fn() -> Status + Send + Sync>,
-    /// `None`: this build cannot replay.
-    pub replays: Option<Arc<dyn Replays>>,
+    pub replays: Replays,
 }
 
 /// The routes of the operators' port, behind `gate`.
@@ -160,6 +158,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
+    use crate::dispatch::Lanes;
 
     async fn answer(router: &Router, path: &str, headers: &[(&str, &str)]) -> (StatusCode, String) {
         let mut request = Request::get(path);
@@ -173,7 +172,10 @@ mod tests {
     }
 
     fn insight(state: &watch::Sender<journal::State>) -> Insight {
-        Insight { state: state.subscribe(), journal: journal(), status: Arc::new(Status::empty), replays: None }
+        let journal = journal();
+        let metrics = Arc::new(Metrics::new());
+        let replays = Lanes::start(Vec::new(), &[], &metrics).unwrap().replays(journal.clone());
+        Insight { state: state.subscribe(), journal, status: Arc::new(Status::empty), replays }
     }
 
     /// One that touches no disk.

@@ -12,8 +12,9 @@ use futures_util::stream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
-use super::call::{Bound, FilterWords, Query};
+use super::call::{FilterWords, Query};
 use super::{Phase, View};
+use crate::dispatch::Bound;
 use crate::dispatch::Filter;
 use crate::journal::{Event, Gone, Journal, Scan, Watch};
 use crate::problem::{Kind, Problem};

@@ -86,8 +86,8 @@ impl<S: Sink> Lane<S> {
     /// Runs until the journal closes, or the lane is told to finish and has delivered what can be delivered.
     pub(super) async fn run(mut self) {
         loop {
-            self.end_copies();
             let wake = self.send_out().await;
+            self.end_copies();
             self.tell();
             let finishing = self.finish.is_cancelled();
             let reads = self.queue.has_room(self.cursor.next()) && !(finishing && self.cursor.caught_up());
