@@ -23,7 +23,7 @@ pub use filter::Filter;
 use crate::config::{HttpSink, Ordering, Sink as SinkSettings, SinkKind};
 use crate::journal::{Cursor, Watch};
 use crate::shape::Shape;
-use crate::sinks::{Http, Sink, Stdout};
+use crate::sinks::{FileSink, Http, Sink, Stdout};
 use crate::telemetry::Metrics;
 use lane::Lane;
 use queue::Plan;
@@ -66,12 +66,14 @@ impl Lanes {
         let mut lanes = Self { tracker: TaskTracker::new(), finish: CancellationToken::new(), health: Vec::new() };
         for cursor in cursors {
             let Some(settings) = sinks.iter().find(|sink| sink.name == cursor.sink()) else { continue };
+            let shape = Shape::new(settings.format, &settings.redact);
             match &settings.kind {
-                SinkKind::Stdout => lanes.add(cursor, settings, vec![Stdout::new()?], lines(settings), metrics),
-                // The settings refuse them until they are here.
-                SinkKind::File(_) => {}
+                SinkKind::Stdout => lanes.add(cursor, settings, vec![Stdout::new(shape)?], lines(settings), metrics),
+                SinkKind::File(file) => {
+                    let sink = FileSink::new(file.clone(), shape);
+                    lanes.add(cursor, settings, vec![sink], lines(settings), metrics);
+                }
                 SinkKind::Http(http) => {
-                    let shape = Shape::new(settings.format, &settings.redact);
                     let sink = Http::new(http, shape)
                         .map_err(|error| io::Error::other(format!("sinks.{}.{error}", settings.name)))?;
                     lanes.add(cursor, settings, vec![sink; http.concurrency], requests(settings, http), metrics);

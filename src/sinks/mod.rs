@@ -4,11 +4,14 @@
 //! [`config::SinkKind`](crate::config::SinkKind) with its settings; and the arm in [`dispatch`](crate::dispatch) that
 //! starts a lane with it.
 
+mod file;
 mod http;
+mod lines;
 mod stdout;
 
 use std::time::Duration;
 
+pub use file::FileSink;
 pub use http::{Http, Unusable};
 pub use stdout::Stdout;
 

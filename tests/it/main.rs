@@ -8,6 +8,7 @@ mod config;
 mod connection;
 mod crash;
 mod dedup;
+mod file;
 mod framing;
 mod full;
 mod harness;

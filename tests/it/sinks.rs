@@ -10,7 +10,7 @@ use crate::harness::receiver::{Receiver, Setup};
 use crate::harness::wait_for;
 
 #[track_caller]
-fn store(receiver: &Receiver, count: usize) -> Vec<String> {
+pub(crate) fn store(receiver: &Receiver, count: usize) -> Vec<String> {
     let mut wire = receiver.connect();
     let ids: Vec<String> = (0..count).map(|_| new_id()).collect();
     for id in &ids {
@@ -19,7 +19,7 @@ fn store(receiver: &Receiver, count: usize) -> Vec<String> {
     ids
 }
 
-fn events(ids: &[String]) -> Vec<String> {
+pub(crate) fn events(ids: &[String]) -> Vec<String> {
     ids.iter().map(|id| event(id)).collect()
 }
 
