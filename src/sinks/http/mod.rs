@@ -60,9 +60,8 @@ struct Shared {
 
 /// Why an HTTP sink cannot be made.
 #[derive(Debug, thiserror::Error)]
-#[error("{key}{}: {what}; {remedy}", file.as_ref().map(|file| format!(" {}", file.display())).unwrap_or_default())]
+#[error("{}{what}; {remedy}", file.as_ref().map(|file| format!("{}: ", file.display())).unwrap_or_default())]
 pub struct Unusable {
-    /// Below the sink's own key.
     key: &'static str,
     file: Option<PathBuf>,
     what: String,
@@ -75,7 +74,7 @@ impl Http {
     /// # Errors
     /// When one of them, or the URL, cannot be used.
     pub fn new(settings: &HttpSink, shape: Shape) -> Result<Self, Unusable> {
-        let bad_url = || Unusable::new("url", None, "is none", "write http or https, a host, and a path");
+        let bad_url = || Unusable::new("url", None, "is no address of HTTP", "write http or https, a host, and a path");
         let url: Url = settings.url.to_string().parse().map_err(|_| bad_url())?;
         let host = url.host_str().ok_or_else(bad_url)?;
         let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
@@ -253,6 +252,12 @@ impl fmt::Debug for Http {
 }
 
 impl Unusable {
+    /// What it is about: a key below the sink's own.
+    #[must_use]
+    pub fn key(&self) -> &'static str {
+        self.key
+    }
+
     fn new(key: &'static str, file: Option<&Path>, what: impl Into<String>, remedy: &'static str) -> Self {
         Self { key, file: file.map(Path::to_owned), what: what.into(), remedy }
     }
