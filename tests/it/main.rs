@@ -18,6 +18,7 @@ mod http_sink;
 mod http_trust;
 mod independent;
 mod night;
+mod order;
 mod process;
 mod recovery;
 mod sinks;
