@@ -94,22 +94,9 @@ impl Http {
         let token = token.map(|file| SecretFile::open("bearer_token_file", file, bearer)).transpose()?;
         let signer = settings.signing_secret_file.as_deref();
         let signer = signer.map(|file| SecretFile::open("signing_secret_file", file, Signer::parse)).transpose()?;
-        for (key, file) in Self::exposed_files(settings) {
-            tracing::warn!(key, file = %file.display(), "any user of this machine can read a secret: chmod o-rwx it");
-        }
+        warn_of_exposed(settings);
         let headers = headers(settings, &shape);
         Ok(Self(Arc::new(Shared { client, settings: settings.clone(), shape, url, host, headers, token, signer })))
-    }
-
-    /// Files with secrets that any user of this machine can read, and their keys.
-    pub fn exposed_files(settings: &HttpSink) -> impl Iterator<Item = (&'static str, &Path)> {
-        let files = [
-            ("bearer_token_file", &settings.bearer_token_file),
-            ("signing_secret_file", &settings.signing_secret_file),
-            ("tls.private_key", &settings.tls.private_key),
-        ];
-        let files = files.into_iter().filter_map(|(key, file)| Some((key, file.as_deref()?)));
-        files.filter(|(_, file)| secret::is_exposed(file))
     }
 }
 
@@ -186,8 +173,7 @@ impl Shared {
     }
 }
 
-/// What every request of the sink has. The settings' own `Content-Type`, `User-Agent` and `Authorization` take the place
-/// of these; other headers that a request gets take the place of the settings'.
+/// What every request of the sink has. The settings' own `Content-Type` and `User-Agent` take the place of these.
 fn headers(settings: &HttpSink, shape: &Shape) -> HeaderMap {
     let mut headers = settings.headers.clone();
     let content = match (shape.format(), settings.batch.max_events) {
@@ -204,6 +190,19 @@ fn headers(settings: &HttpSink, shape: &Shape) -> HeaderMap {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     headers
+}
+
+fn warn_of_exposed(settings: &HttpSink) {
+    let files = [
+        ("bearer_token_file", &settings.bearer_token_file),
+        ("signing_secret_file", &settings.signing_secret_file),
+        ("tls.private_key", &settings.tls.private_key),
+    ];
+    for (key, file) in files {
+        if let Some(file) = file.as_deref().filter(|file| secret::is_exposed(file)) {
+            tracing::warn!(key, file = %file.display(), "any user of this machine can read a secret: chmod o-rwx it");
+        }
+    }
 }
 
 /// The header of a token file's text.
