@@ -9,6 +9,8 @@ use rustix::fs::Access;
 use super::{Failure, print};
 use crate::config::{self, Config};
 use crate::journal::volatile_file_system;
+use crate::shape::Shape;
+use crate::sinks;
 use crate::tls::{self, ServerTls};
 
 /// Check settings, certificates, data folder and sinks, without opening a listener
@@ -170,6 +172,8 @@ fn sink(sink: &config::Sink) -> Vec<Finding> {
         ];
         let named = secrets.into_iter().filter_map(|(file, path)| Some((file, path.as_deref()?)));
         findings.extend(named.map(|(file, path)| secret(&format!("{key}.{file}"), path)));
+        let unusable = sinks::Http::new(http, Shape::new(sink.format, &sink.redact)).err();
+        findings.extend(unusable.map(|bad| Finding::error(&format!("{key}.{}", bad.key()), bad.to_string())));
     }
     findings
 }

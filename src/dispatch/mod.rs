@@ -86,8 +86,9 @@ impl Lanes {
                     lanes.add(cursor, settings, vec![sink], lines(settings), metrics);
                 }
                 SinkKind::Http(http) => {
-                    let sink = Http::new(http, shape)
-                        .map_err(|error| io::Error::other(format!("sinks.{}.{error}", settings.name)))?;
+                    let sink = Http::new(http, shape).map_err(|error| {
+                        io::Error::other(format!("sinks.{}.{}: {error}", settings.name, error.key()))
+                    })?;
                     lanes.add(cursor, settings, vec![sink; http.concurrency], requests(settings, http), metrics);
                 }
             }

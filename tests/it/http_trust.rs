@@ -60,14 +60,16 @@ fn failing(receiver: &Receiver, words: &[&str]) {
     });
 }
 
-/// The receiver does not start, and says so with these words.
+/// The receiver does not start, and `check` sees it coming; both say so with these words.
 #[track_caller]
 fn assert_no_start(setup: &Setup, words: &[&str]) {
     let ended = setup.start_in_vain();
-    assert!(!ended.status.success());
-    let log = ended.log.join("\n");
-    assert!(words.iter().all(|word| log.contains(word)), "{words:?} in\n{log}");
-    assert!(!log.contains(SECRET), "{log}");
+    let checked = setup.command().arg("check").output().unwrap();
+    assert!(!ended.status.success() && !checked.status.success());
+    for text in [ended.log.join("\n"), String::from_utf8(checked.stdout).unwrap()] {
+        assert!(words.iter().all(|word| text.contains(word)), "{words:?} in\n{text}");
+        assert!(!text.contains(SECRET), "{text}");
+    }
 }
 
 #[test]

@@ -60,9 +60,8 @@ struct Shared {
 
 /// Why an HTTP sink cannot be made.
 #[derive(Debug, thiserror::Error)]
-#[error("{key}{}: {what}; {remedy}", file.as_ref().map(|file| format!(" {}", file.display())).unwrap_or_default())]
+#[error("{}{what}; {remedy}", file.as_ref().map(|file| format!("{}: ", file.display())).unwrap_or_default())]
 pub struct Unusable {
-    /// Below the sink's own key.
     key: &'static str,
     file: Option<PathBuf>,
     what: String,
@@ -75,7 +74,7 @@ impl Http {
     /// # Errors
     /// When one of them, or the URL, cannot be used.
     pub fn new(settings: &HttpSink, shape: Shape) -> Result<Self, Unusable> {
-        let bad_url = || Unusable::new("url", None, "is none", "write http or https, a host, and a path");
+        let bad_url = || Unusable::new("url", None, "is no address of HTTP", "write http or https, a host, and a path");
         let url: Url = settings.url.to_string().parse().map_err(|_| bad_url())?;
         let host = url.host_str().ok_or_else(bad_url)?;
         let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
@@ -95,22 +94,9 @@ impl Http {
         let token = token.map(|file| SecretFile::open("bearer_token_file", file, bearer)).transpose()?;
         let signer = settings.signing_secret_file.as_deref();
         let signer = signer.map(|file| SecretFile::open("signing_secret_file", file, Signer::parse)).transpose()?;
-        for (key, file) in Self::exposed_files(settings) {
-            tracing::warn!(key, file = %file.display(), "any user of this machine can read a secret: chmod o-rwx it");
-        }
+        warn_of_exposed(settings);
         let headers = headers(settings, &shape);
         Ok(Self(Arc::new(Shared { client, settings: settings.clone(), shape, url, host, headers, token, signer })))
-    }
-
-    /// Files with secrets that any user of this machine can read, and their keys.
-    pub fn exposed_files(settings: &HttpSink) -> impl Iterator<Item = (&'static str, &Path)> {
-        let files = [
-            ("bearer_token_file", &settings.bearer_token_file),
-            ("signing_secret_file", &settings.signing_secret_file),
-            ("tls.private_key", &settings.tls.private_key),
-        ];
-        let files = files.into_iter().filter_map(|(key, file)| Some((key, file.as_deref()?)));
-        files.filter(|(_, file)| secret::is_exposed(file))
     }
 }
 
@@ -187,8 +173,7 @@ impl Shared {
     }
 }
 
-/// What every request of the sink has. The settings' own `Content-Type`, `User-Agent` and `Authorization` take the place
-/// of these; other headers that a request gets take the place of the settings'.
+/// What every request of the sink has. The settings' own `Content-Type` and `User-Agent` take the place of these.
 fn headers(settings: &HttpSink, shape: &Shape) -> HeaderMap {
     let mut headers = settings.headers.clone();
     let content = match (shape.format(), settings.batch.max_events) {
@@ -205,6 +190,19 @@ fn headers(settings: &HttpSink, shape: &Shape) -> HeaderMap {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     headers
+}
+
+fn warn_of_exposed(settings: &HttpSink) {
+    let files = [
+        ("bearer_token_file", &settings.bearer_token_file),
+        ("signing_secret_file", &settings.signing_secret_file),
+        ("tls.private_key", &settings.tls.private_key),
+    ];
+    for (key, file) in files {
+        if let Some(file) = file.as_deref().filter(|file| secret::is_exposed(file)) {
+            tracing::warn!(key, file = %file.display(), "any user of this machine can read a secret: chmod o-rwx it");
+        }
+    }
 }
 
 /// The header of a token file's text.
@@ -253,6 +251,12 @@ impl fmt::Debug for Http {
 }
 
 impl Unusable {
+    /// What it is about: a key below the sink's own.
+    #[must_use]
+    pub fn key(&self) -> &'static str {
+        self.key
+    }
+
     fn new(key: &'static str, file: Option<&Path>, what: impl Into<String>, remedy: &'static str) -> Self {
         Self { key, file: file.map(Path::to_owned), what: what.into(), remedy }
     }

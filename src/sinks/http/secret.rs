@@ -49,7 +49,8 @@ impl<T: Send + Sync + 'static> SecretFile<T> {
         let now = Instant::now();
         let file = Arc::clone(&self.file);
         let read = tokio::task::spawn_blocking(move || file.read()).await;
-        let secret = Arc::new(read.map_err(|_| "the read was given up")?.map_err(|unusable| unusable.to_string())?);
+        let secret =
+            Arc::new(read.map_err(|_| "the read was given up")?.map_err(|bad| format!("{}: {bad}", bad.key()))?);
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = (now, Arc::clone(&secret));
         Ok(secret)
     }
