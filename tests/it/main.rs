@@ -13,6 +13,7 @@ mod full;
 mod harness;
 mod http;
 mod http2;
+mod letters;
 mod night;
 mod process;
 mod recovery;
