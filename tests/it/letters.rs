@@ -9,12 +9,13 @@ use asapp_receiver::admission::Outcome;
 use asapp_receiver::config::Endpoint;
 use asapp_receiver::journal::{
     Appended, Bodies, Cursor, Event, Handled, Journal, Letter, LetterState, Letters, LettersOf, Quarantined, Refused,
-    Settled, Settler, Which,
+    Settled, Settler, State, Which,
 };
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
+use crate::harness::disk::Disk;
 use crate::harness::event::{big_event, event, new_event, new_id};
 use crate::harness::journal::{Open, PEER, RUNTIME, config, copy, scratch};
 use crate::harness::{PATIENCE, wait_for};
@@ -649,6 +650,42 @@ fn damage_brings_no_discarded_letter_back() {
         assert!(again.report.damage.is_none(), "{:?}", again.report);
         assert_eq!(counts(&again.journal).1, left.len() as u64);
         account(&again);
+        again.journal.close().await;
+    });
+}
+
+#[test]
+fn on_a_full_disk_retries_end_and_none_begin() {
+    let Some(disk) = Disk::tmpfs(32 << 20) else { return };
+    std::sync::LazyLock::force(&PEER);
+    RUNTIME.block_on(async {
+        let mut open = open(&disk.path().join("journal"), "sqlite", &[]);
+        die(&mut open, 40).await;
+        open.journal.retry_dead_letters(Which::Ids((1..=20).collect())).await.unwrap();
+        let mut letters = open.cursors["early"].letters();
+        let given = next(&mut letters).await;
+        let filler = disk.fill();
+        while open.try_append(big_event(&new_id(), 50_000).as_bytes()).await.is_ok() {}
+        assert_eq!(open.journal.retry_dead_letters(Which::All).await, Err(Refused::Full));
+        assert_eq!(open.journal.note("one", Some("1".to_owned())).await, Err(Refused::Full));
+        for (at, letter) in given.iter().enumerate() {
+            match at % 2 {
+                0 => settler(&open).letter_delivered(letter.id).await,
+                _ => settler(&open).letter_failed(letter.id, "no", 1).await,
+            }
+        }
+        // There is room kept back for that.
+        wait_for("the ends", || (counts(&open.journal) == (30, 0)).then_some(()));
+        let (delivered, dead, _) = account(&open);
+        assert_eq!((delivered, dead), (10, 30));
+        assert_eq!(open.journal.discard_dead_letters(Which::Ids(vec![40])).await, Ok(done(1)));
+        std::fs::remove_file(filler).unwrap();
+        open.journal.state().wait_for(|state| *state == State::Open).await.unwrap();
+        assert_eq!(open.journal.retry_dead_letters(Which::All).await, Ok(done(29)));
+        open.journal.close().await;
+        let again = self::open(&disk.path().join("journal"), "sqlite", &[]);
+        assert!(again.report.damage.is_none(), "{:?}", again.report);
+        assert_eq!(counts(&again.journal), (29, 29));
         again.journal.close().await;
     });
 }

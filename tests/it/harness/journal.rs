@@ -11,7 +11,9 @@ use std::time::{Duration, SystemTime};
 use asapp_receiver::admission::{Admission, Admitted, Outcome};
 use asapp_receiver::config::Config;
 use asapp_receiver::envelope::Envelope;
-use asapp_receiver::journal::{Account, Appended, Cursor, Event, Journal, NewEvent, OpenError, Quarantined, Report};
+use asapp_receiver::journal::{
+    Account, Appended, Cursor, Event, Journal, NewEvent, OpenError, Quarantined, Refused, Report,
+};
 use asapp_receiver::telemetry::Metrics;
 use asapp_receiver::tls::{PeerIdentity, ServerTls};
 use tempfile::TempDir;
@@ -88,6 +90,10 @@ impl Open {
     }
 
     pub(crate) async fn append(&self, body: &[u8]) -> Appended {
+        self.try_append(body).await.unwrap()
+    }
+
+    pub(crate) async fn try_append(&self, body: &[u8]) -> Result<Appended, Refused> {
         let event = NewEvent {
             envelope: Envelope::parse(body.to_vec().into()).unwrap(),
             received_at: SystemTime::now(),
@@ -95,7 +101,7 @@ impl Open {
             endpoint: Arc::new(self.config.endpoints[0].clone()),
             traceparent: None,
         };
-        self.journal.append(event, self.admit()).await.unwrap()
+        self.journal.append(event, self.admit()).await
     }
 
     pub(crate) async fn quarantine(&self, body: &[u8]) {
