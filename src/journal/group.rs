@@ -4,6 +4,7 @@
 //! the time of receipt, endpoint, peer, traceparent, event_id, name, event_type and the exact body, each preceded by its
 //! length as a LEB128 number. A lane reads events out of it without copying.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +14,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use crate::envelope::Envelope;
 
 /// A durable event, as a lane reads it. Cheap to clone; it shares its group's block.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Event {
     sequence: u64,
     received_at: SystemTime,
@@ -122,14 +123,32 @@ impl Event {
     }
 }
 
+/// Shows routing metadata only: a body holds personal data.
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Event")
+            .field("sequence", &self.sequence)
+            .field("event_id", &self.event_id())
+            .field("name", &self.name())
+            .field("event_type", &self.event_type())
+            .field("bytes", &self.body().len())
+            .finish_non_exhaustive()
+    }
+}
+
 /// Events `first..=last` in one block.
-#[derive(Debug)]
 pub(super) struct Group {
     pub(super) first: u64,
     pub(super) last: u64,
     /// When it was written.
     pub(super) at: SystemTime,
     pub(super) block: Bytes,
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group").field("first", &self.first).field("last", &self.last).finish_non_exhaustive()
+    }
 }
 
 /// A block that does not hold the events it should.

@@ -1,9 +1,10 @@
 //! The durable order of events: dedup, cursors, dead letters, quarantine. One interface, engines behind it; the only
 //! code that touches the data folder.
 //!
-//! A [`Journal`] takes events in ([`append`](Journal::append)) and gives each lane a [`Cursor`] to read them by. What is
-//! behind it is the embedded engine: one [`writer`] thread that owns the tail, over a [`store`] (SQLite, or RAM for trying
-//! things out). [`recover`] brings a store back to order before the first event.
+//! A [`Journal`] takes events in ([`append`](Journal::append)) and gives each lane a [`Cursor`] to read them by. Operators
+//! see through it what was not delivered ([`letters`]) or not accepted ([`quarantine`]), and try it again. What is behind
+//! it is the embedded engine: one [`writer`] thread that owns the tail, over a [`store`] (SQLite, or RAM for trying things
+//! out). [`recover`] brings a store back to order before the first event.
 
 mod ballast;
 mod carry;
@@ -380,6 +381,7 @@ impl Journal {
         self.inner.mailbox.send(Command::Close);
         // The sender of the state lives as long as the journal.
         let _ = state.wait_for(|state| matches!(state, State::Closed | State::Failed)).await;
+        self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 

@@ -8,27 +8,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{LazyLock, Mutex};
+use std::time::Instant;
 
-use asapp_receiver::admission::{Admission, Admitted, Outcome};
-use asapp_receiver::config::Config;
-use asapp_receiver::envelope::Envelope;
-use asapp_receiver::journal::{
-    Appended, Cursor, Event, Journal, NewEvent, OpenError, Quarantined, Report, Settled, State,
-};
-use asapp_receiver::telemetry::Metrics;
-use asapp_receiver::tls::{PeerIdentity, ServerTls};
+use asapp_receiver::journal::{Appended, Event, OpenError, Settled, State, Which};
 use rusqlite::Connection;
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
 
 use crate::harness::event::{event, new_event, new_id};
-use crate::harness::pki::PKI;
+use crate::harness::journal::{Open, PEER, RUNTIME, config, copy, scratch};
 use crate::harness::receiver::{Setup, log_line};
-use crate::harness::wire::Wire;
 use crate::harness::{PATIENCE, wait_for};
 
 /// Where a page of the database, and a frame of its log, begin and end.
@@ -38,118 +28,6 @@ const FRAME: usize = 24 + PAGE;
 /// Cases of a seeded sample, for each kind of journal and each file; `RECOVERY_CASES` sets another number.
 static SAMPLE: LazyLock<usize> =
     LazyLock::new(|| std::env::var("RECOVERY_CASES").map_or(80, |cases| cases.parse().unwrap()));
-
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
-
-/// Only a handshake makes one.
-static PEER: LazyLock<PeerIdentity> = LazyLock::new(|| {
-    let tls = ServerTls::load(&config(Path::new("/nowhere"), &[]).tls).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let client = std::thread::spawn(move || Wire::connect(address, &PKI.client).unwrap());
-    let (stream, _) = listener.accept().unwrap();
-    stream.set_nonblocking(true).unwrap();
-    let session = RUNTIME.block_on(async {
-        let stream = tokio::net::TcpStream::from_std(stream).unwrap();
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-        tls.accept(stream, false, deadline).await.unwrap()
-    });
-    drop(client.join().unwrap());
-    session.peer
-});
-
-/// Settings for the journal at `path`, with the sinks `early`, which had some of it, and `late`, which had nothing of
-/// what is left.
-fn config(path: &Path, more: &[(&str, &str)]) -> Config {
-    let (certificate, key) = (PKI.server.chain.display().to_string(), PKI.server.key.display().to_string());
-    let (ca, path) = (PKI.ca.certificate.display().to_string(), path.display().to_string());
-    let settings = [
-        ("TLS__CERTIFICATE", &*certificate),
-        ("TLS__PRIVATE_KEY", &key),
-        ("TLS__CLIENT_CA", &ca),
-        ("TLS__ALLOW_ANY_CLIENT", "true"),
-        ("JOURNAL__PATH", &path),
-        ("DEDUP__CAPACITY", "10000"),
-        ("SINKS__EARLY__TYPE", "stdout"),
-        ("SINKS__LATE__TYPE", "stdout"),
-    ];
-    let settings = settings.iter().chain(more);
-    let env = settings.map(|(key, value)| (format!("ASAPP_RECEIVER__{key}"), (*value).to_owned()));
-    Config::from_sources(&[], env).unwrap().0
-}
-
-/// An open journal and what a test needs around it.
-struct Open {
-    config: Config,
-    metrics: Arc<Metrics>,
-    admission: Admission,
-    journal: Journal,
-    cursors: BTreeMap<String, Cursor>,
-    report: Report,
-}
-
-impl Open {
-    fn new(path: &Path) -> Result<Self, OpenError> {
-        Self::with(config(path, &[]))
-    }
-
-    fn with(config: Config) -> Result<Self, OpenError> {
-        let metrics = Arc::new(Metrics::new());
-        let (journal, cursors, report) = Journal::open(&config, Arc::clone(&metrics))?;
-        let admission = Admission::new(&config.listen, Arc::clone(&metrics));
-        let cursors = cursors.into_iter().map(|cursor| (cursor.sink().to_owned(), cursor)).collect();
-        Ok(Self { config, metrics, admission, journal, cursors, report })
-    }
-
-    fn admit(&self) -> Admitted {
-        self.admission.admit(self.admission.receive(), 1).unwrap()
-    }
-
-    async fn append(&self, body: &[u8]) -> Appended {
-        let event = NewEvent {
-            envelope: Envelope::parse(body.to_vec().into()).unwrap(),
-            received_at: SystemTime::now(),
-            peer: PEER.clone(),
-            endpoint: Arc::new(self.config.endpoints[0].clone()),
-            traceparent: None,
-        };
-        self.journal.append(event, self.admit()).await.unwrap()
-    }
-
-    async fn quarantine(&self, body: &[u8]) {
-        let kept = Quarantined {
-            reason: "malformed",
-            detail: "a test".to_owned(),
-            received_at: SystemTime::now(),
-            peer: PEER.clone(),
-            endpoint: Arc::new(self.config.endpoints[0].clone()),
-            body: body.to_vec().into(),
-        };
-        self.journal.quarantine(kept, self.admit(), Outcome::Rejected("malformed")).await.unwrap();
-    }
-
-    /// Everything this sink is still to have.
-    async fn read(&mut self, sink: &str) -> Vec<Event> {
-        let pending = usize::try_from(self.account(sink).pending).unwrap();
-        let cursor = self.cursors.get_mut(sink).unwrap();
-        let mut events = Vec::new();
-        while events.len() < pending {
-            events.extend(tokio::time::timeout(PATIENCE, cursor.read()).await.expect("more events").unwrap());
-        }
-        // A journal that ends in a hole has nothing to read there, now.
-        while !cursor.caught_up()
-            && let Ok(more) = tokio::time::timeout(Duration::from_millis(3), cursor.read()).await
-        {
-            events.extend(more.unwrap());
-        }
-        events
-    }
-
-    fn account(&self, sink: &str) -> asapp_receiver::journal::Account {
-        let status = self.journal.status();
-        status.sinks.iter().find(|found| &*found.name == sink).unwrap().account.clone()
-    }
-}
 
 /// A journal on disk, and what is in it.
 struct Sample {
@@ -162,12 +40,8 @@ struct Sample {
     /// The bodies in quarantine.
     quarantined: Vec<Vec<u8>>,
     dead_letters: BTreeSet<u64>,
+    note: String,
     name: &'static str,
-}
-
-fn scratch() -> TempDir {
-    let in_ram = Path::new("/dev/shm");
-    if in_ram.is_dir() { TempDir::new_in(in_ram).unwrap() } else { TempDir::new().unwrap() }
 }
 
 /// An event with text of this length that does not compress to nothing.
@@ -221,6 +95,7 @@ impl Sample {
             settled: BTreeSet::new(),
             quarantined: Vec::new(),
             dead_letters: BTreeSet::new(),
+            note: String::new(),
             name: match kind {
                 Kind::Log => "log",
                 Kind::File => "file",
@@ -261,8 +136,8 @@ impl Sample {
         sample
     }
 
-    /// Events of many sizes, one by one and in groups, a duplicate, quarantined bodies, a dead letter; `early` has most
-    /// of them.
+    /// Events of many sizes, one by one and in groups, a duplicate, quarantined bodies, dead letters, one of them retried,
+    /// a note; `early` has most of them.
     async fn fill(&mut self, open: &mut Open, random: &mut fastrand::Rng, size: Size) {
         let mut sequence = open.journal.status().last_sequence;
         let (lengths, in_group, in_quarantine, last): (&[usize], _, _, &[usize]) = match size {
@@ -295,7 +170,7 @@ impl Sample {
             let sequence = event.sequence();
             assert_eq!(event.body(), self.events[&sequence].1);
             match at {
-                7 => {
+                7 | 9 => {
                     cursor.dead_letter(event, "a test", 3).await.unwrap();
                     self.dead_letters.insert(sequence);
                 }
@@ -307,6 +182,10 @@ impl Sample {
             }
             self.settled.insert(sequence);
         }
+        let retried = open.journal.retry_dead_letters(Which::Ids(vec![open.journal.status().dead_letters.newest]));
+        assert_eq!(retried.await.unwrap().done, 1);
+        open.journal.note("a test", Some(sequence.to_string())).await.unwrap();
+        self.note = sequence.to_string();
         // The first of them takes the places along; the log ends with events.
         for &length in last {
             let last = sized(random, length);
@@ -330,17 +209,6 @@ impl Sample {
         copy(self.folder.path(), folder.path());
         Case { sample: self, folder, told: Told::default(), blind: false, resumed: false }
     }
-}
-
-/// What a journal consists of. The ballast is only as long, not as heavy.
-fn copy(from: &Path, to: &Path) {
-    for name in ["journal.db", "journal.db-wal", "journal.db-shm", "mark"] {
-        match fs::read(from.join(name)) {
-            Ok(bytes) => fs::write(to.join(name), bytes).unwrap(),
-            Err(_) => drop(fs::remove_file(to.join(name))),
-        }
-    }
-    fs::File::create(to.join("ballast")).unwrap().set_len(8 << 20).unwrap();
 }
 
 /// A copy of a journal that something is done to.
@@ -468,7 +336,9 @@ impl Case<'_> {
         assert!(missing.is_empty(), "`early` never gets {missing:?}");
         for (sink, events) in [("late", &late), ("early", &early)] {
             let account = open.account(sink);
-            assert_eq!(account.pending, events.len() as u64, "{sink}: {account:?}");
+            let retrying = if sink == "early" { open.journal.status().dead_letters.retrying } else { 0 };
+            assert!(retrying == 0 || self.told.damage.is_none());
+            assert_eq!(account.pending, events.len() as u64 + retrying, "{sink}: {account:?}");
             let settled = account.delivered + account.filtered + account.dead_lettered + account.evicted;
             assert_eq!(account.stored, settled + account.pending, "{sink}: {account:?}");
         }
@@ -494,6 +364,8 @@ impl Case<'_> {
         }
         let gone = open.metrics.quarantined.get_or_create(&[("reason", "malformed")]).get() - quarantined;
         assert!(gone == 0 || self.told.is_told() || self.blind, "{gone} quarantined bodies went in silence");
+        let note = open.journal.read_note("a test");
+        assert!(note.as_ref() == Some(&sample.note) || self.told.is_told() || self.blind, "the note is {note:?}");
         open.journal.close().await;
         let letters: u64 = Connection::open(self.path("journal.db"))
             .unwrap()
@@ -515,7 +387,8 @@ impl Case<'_> {
             let before = if sink == "late" { &late } else { &early };
             assert_eq!(had(before), old.iter().map(|event| event.sequence()).collect(), "{sink}, again");
             assert_eq!(young.iter().map(|event| event.body().to_vec()).collect::<Vec<_>>(), new, "{sink}, again");
-            assert_eq!(again.account(sink).pending, events.len() as u64);
+            let retrying = if sink == "early" { again.journal.status().dead_letters.retrying } else { 0 };
+            assert_eq!(again.account(sink).pending, events.len() as u64 + retrying);
         }
         again.journal.close().await;
         self.told
@@ -767,7 +640,11 @@ fn rows_deleted() {
             ("UPDATE sinks SET place = replace(place, '\"cursor\":', '\"cursor\":9')".to_owned(), Some(0)),
             ("DELETE FROM state WHERE id = 1".to_owned(), Some(0)),
             ("DELETE FROM state".to_owned(), Some(0)),
+            ("DELETE FROM state WHERE id = 3".to_owned(), Some(0)),
+            ("UPDATE state SET state = replace(state, 'a test', 'a tesT') WHERE id = 3".to_owned(), Some(0)),
             ("DELETE FROM dead_letters".to_owned(), Some(0)),
+            ("DELETE FROM dead_letters WHERE about LIKE '%retrying%'".to_owned(), Some(0)),
+            ("UPDATE dead_letters SET about = replace(about, 'a test', 'a tesT')".to_owned(), Some(0)),
             ("DELETE FROM quarantine WHERE id = 1".to_owned(), Some(0)),
             ("DELETE FROM quarantine WHERE id = (SELECT max(id) FROM quarantine)".to_owned(), Some(0)),
             ("DROP TABLE ids".to_owned(), Some(0)),

@@ -1,4 +1,4 @@
-//! Dead letters that are tried again or discarded.
+//! Dead letters: new ones, and those that are tried again or discarded.
 //!
 //! A retried dead letter keeps its row, which is the only durable copy of its event: the row says that it is retried, and
 //! its sink's account counts it as pending. Both change in one commit, at the retry and at its end.
@@ -7,8 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::batch::{Batch, Done};
 use super::mailbox::{Forgotten, Step};
 use super::{CURSOR_DELAY, TICK, Writer};
+use crate::journal::Refused;
 use crate::journal::place::{Place, Settled};
 use crate::journal::store::{Commit, DeadLetter, Pick, Retrying, StoreError};
 
@@ -61,6 +63,23 @@ impl Endings {
 }
 
 impl Writer {
+    /// Puts an event that a sink did not take into the batch, if there is room for it.
+    pub(super) fn take_letter(&self, letter: DeadLetter, reply: Done, batch: &mut Batch) {
+        // Evicted while it was tried: it is in the account already.
+        if self.recovered.places.get(&*letter.sink).is_some_and(|place| place.is_settled(letter.sequence)) {
+            let _ = reply.send(Ok(()));
+            return;
+        }
+        let waiting: usize = batch.letters.iter().map(|letter| letter.event.len()).sum();
+        let needed = self.recovered.dead_letter_bytes + (waiting + letter.event.len()) as u64;
+        if needed > self.limits.dead_letter_bytes {
+            let _ = reply.send(Err(Refused::Full));
+        } else {
+            batch.letters.push(letter);
+            batch.lettering.push(reply);
+        }
+    }
+
     /// What became of a retried letter; it is written soon.
     pub(super) fn note_ending(&mut self, sink: Arc<str>, letter: u64, ending: Ending) {
         self.endings.by_letter.insert(letter, (sink, ending));

@@ -7,6 +7,7 @@
 
 mod append;
 mod batch;
+mod end;
 mod letters;
 mod mailbox;
 mod operate;
@@ -24,7 +25,6 @@ use super::ballast::Ballast;
 use super::folder::{Folder, Mark, MarkFile};
 use super::group::{Group, from_millis};
 use super::letters::Retries;
-use super::memory::MemoryStore;
 use super::place::{Place, Settled};
 use super::quarantine::Quarantine;
 use super::ring::Ring;
@@ -35,8 +35,8 @@ use crate::telemetry::Metrics;
 use batch::Batch;
 pub(super) use letters::Ending;
 use letters::Endings;
+use mailbox::Posted;
 pub(super) use mailbox::{Append, Arriving, Command, Forgotten, Mailbox, Operation, Released, Step, Waiter};
-use mailbox::{Posted, turn_away};
 use room::{Full, Room};
 
 /// How long a moved cursor may wait for a group to travel with, before it is written by itself.
@@ -293,21 +293,7 @@ impl Writer {
                     self.dirty_since.get_or_insert_with(Instant::now);
                 }
             }
-            Command::DeadLetter { letter, reply } => {
-                // Evicted while it was tried: it is in the account already.
-                if self.recovered.places.get(&*letter.sink).is_some_and(|place| place.is_settled(letter.sequence)) {
-                    let _ = reply.send(Ok(()));
-                    return Ok(());
-                }
-                let waiting: usize = batch.letters.iter().map(|letter| letter.event.len()).sum();
-                let needed = self.recovered.dead_letter_bytes + (waiting + letter.event.len()) as u64;
-                if needed > self.limits.dead_letter_bytes {
-                    let _ = reply.send(Err(Refused::Full));
-                } else {
-                    batch.letters.push(*letter);
-                    batch.lettering.push(reply);
-                }
-            }
+            Command::DeadLetter { letter, reply } => self.take_letter(*letter, reply, batch),
             Command::EndRetry { sink, letter, ending } => self.note_ending(sink, letter, ending),
             Command::Operate(operation) => batch.operation = Some(operation),
             Command::Damaged(reason) => return Err(reason),
@@ -499,52 +485,6 @@ impl Writer {
         };
         status.sinks.clear();
         status.sinks.extend(sinks);
-    }
-
-    fn close(&mut self) -> Result<(), String> {
-        self.commit_all_endings()?;
-        self.commit_places()?;
-        let store = std::mem::replace(&mut self.recovered.store, Box::new(MemoryStore::default()));
-        match store.close() {
-            Ok(()) => {}
-            // Everything acknowledged is in the synced log; the next start carries it over.
-            Err(StoreError::Full(reason)) => tracing::warn!(reason, "the journal was closed on a full disk"),
-            Err(StoreError::Fatal(reason)) => return Err(reason),
-        }
-        if let Some(mark) = &self.recovered.mark {
-            // As above: only the next start's knowledge hangs on it.
-            let _ = mark.sync();
-        }
-        self.recovered.lock = None;
-        self.shared.state.send_replace(State::Closed);
-        self.turn_away(Refused::Closed);
-        Ok(())
-    }
-
-    /// After a failed sync nothing on this disk may be trusted again by this process: every event is refused from now on.
-    fn fail(mut self, reason: &str) {
-        self.metrics.journal_errors.get_or_create(&[("reason", "io")]).inc();
-        tracing::error!(reason, "the journal has failed: the process must end, recovery starts from the files");
-        self.shared.state.send_replace(State::Failed);
-        let store = std::mem::replace(&mut self.recovered.store, Box::new(MemoryStore::default()));
-        store.abandon();
-        self.turn_away(Refused::Failed);
-        while let Ok(posted) = self.inbox.recv() {
-            match posted.take() {
-                Some(Command::Close) => break,
-                Some(command) => turn_away(command, Refused::Failed),
-                None => {}
-            }
-        }
-        self.turn_away(Refused::Failed);
-    }
-
-    fn turn_away(&self, why: Refused) {
-        while let Ok(posted) = self.inbox.try_recv() {
-            if let Some(command) = posted.take() {
-                turn_away(command, why);
-            }
-        }
     }
 }
 
