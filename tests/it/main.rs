@@ -21,6 +21,7 @@ mod night;
 mod order;
 mod process;
 mod recovery;
+mod shapes;
 mod sinks;
 mod storage;
 mod tls;
