@@ -1,11 +1,9 @@
 //! Which events a sink wants (SPEC section 5).
 
-use std::borrow::Cow;
-
 use globset::{Glob, GlobSet, GlobSetBuilder};
-use serde::Deserialize;
 
 use crate::config;
+use crate::envelope::{Company, Id};
 use crate::journal::Event;
 
 /// A sink's filter, ready to use. An empty list lets everything pass.
@@ -16,23 +14,6 @@ pub struct Filter {
     exclude_event_types: GlobSet,
     /// Whether the body has to be read at all.
     reads_company: bool,
-}
-
-/// What of an event's `meta_data` a filter can ask for.
-#[derive(Debug, Default, Deserialize)]
-struct Company<'a> {
-    #[serde(borrow, default)]
-    company_id: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    company_subdivision: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    company_segments: Option<Vec<Cow<'a, str>>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct WithCompany<'a> {
-    #[serde(borrow, default)]
-    meta_data: Option<Company<'a>>,
 }
 
 impl Filter {
@@ -69,19 +50,13 @@ impl Filter {
 
     /// A value that is missing, or of another type than documented, matches nothing that is asked for.
     fn company_passes(&self, body: &[u8]) -> bool {
-        let company =
-            serde_json::from_slice::<WithCompany>(body).ok().and_then(|body| body.meta_data).unwrap_or_default();
-        let Company { company_id, company_subdivision, company_segments } = company;
-        let asks = |wanted: &[String], value: Option<&str>| {
-            wanted.is_empty() || value.is_some_and(|value| wanted.iter().any(|wanted| wanted == value))
+        let Company { company_id, company_subdivision, company_segments } = Company::read(body);
+        let asks = |wanted: &[String], values: &[Id<'_>]| {
+            wanted.is_empty() || values.iter().any(|value| wanted.iter().any(|wanted| *wanted == value.0))
         };
-        asks(&self.settings.company_ids, company_id.as_deref())
-            && asks(&self.settings.company_subdivisions, company_subdivision.as_deref())
-            && (self.settings.company_segments.is_empty()
-                || company_segments
-                    .iter()
-                    .flatten()
-                    .any(|segment| asks(&self.settings.company_segments, Some(segment))))
+        asks(&self.settings.company_ids, company_id.as_slice())
+            && asks(&self.settings.company_subdivisions, company_subdivision.as_slice())
+            && asks(&self.settings.company_segments, company_segments.as_deref().unwrap_or_default())
     }
 }
 
@@ -92,4 +67,46 @@ fn globs(patterns: &[String]) -> GlobSet {
         set.add(glob);
     }
     set.build().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passes(settings: config::Filter, meta_data: &str) -> bool {
+        Filter::new(&settings).company_passes(format!(r#"{{"meta_data":{meta_data}}}"#).as_bytes())
+    }
+
+    #[test]
+    fn a_company_is_found_whatever_else_is_odd() {
+        let id = || config::Filter { company_ids: vec!["acme".into(), "17".into()], ..config::Filter::default() };
+        for (meta_data, found) in [
+            (r#"{"company_id":"acme"}"#, true),
+            (r#"{"company_id":"\u0061cme","company_segments":[1,null,{}],"company_subdivision":false}"#, true),
+            (r#"{"company_id":"x","company_id":"acme"}"#, true),
+            (r#"{"company_id":17}"#, true),
+            (r#"{"company_id":"acme","half":"\ud800","company_subdivision":"\ud800"}"#, true),
+            (r#"{"company_id":"acme","company_id":"x"}"#, false),
+            (r#"{"company_id":"Acme"}"#, false),
+            (r#"{"company_id":["acme"]}"#, false),
+            ("{}", false),
+            ("null", false),
+        ] {
+            assert_eq!(passes(id(), meta_data), found, "{meta_data}");
+        }
+    }
+
+    #[test]
+    fn every_list_must_let_an_event_pass_and_one_segment_suffices() {
+        let both = || config::Filter {
+            company_segments: vec!["b".into(), "c".into()],
+            company_subdivisions: vec!["d".into()],
+            ..config::Filter::default()
+        };
+        assert!(passes(both(), r#"{"company_segments":["a","b"],"company_subdivision":"d"}"#));
+        assert!(!passes(both(), r#"{"company_segments":["a"],"company_subdivision":"d"}"#));
+        assert!(!passes(both(), r#"{"company_segments":["b"]}"#));
+        assert!(!passes(both(), r#"{"company_segments":"b","company_subdivision":"d"}"#));
+        assert!(passes(config::Filter::default(), "null"));
+    }
 }

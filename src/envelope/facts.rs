@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::Feed;
-use super::read::{Id, Reader, record};
+use super::read::{Id, Reader, Record, record};
 
 record! {
     /// Read without judging anything: what is missing, null or of another type is `None`, of what comes twice the last
@@ -24,9 +24,24 @@ record! {
 }
 
 record! {
+    /// Whose an event is, read in the same way.
+    pub struct Company<'a> {
+        company_id: Id<'a>,
+        company_subdivision: Id<'a>,
+        company_segments: Vec<Id<'a>>,
+    }
+}
+
+record! {
     pub struct DataFacts<'a> {
         rep_id: Id<'a>,
         queue_id: Id<'a>,
+    }
+}
+
+record! {
+    struct OfCompany<'a> {
+        meta_data: Company<'a>,
     }
 }
 
@@ -34,8 +49,7 @@ impl<'a> Facts<'a> {
     /// Of an event's body; nothing, if it is none.
     #[must_use]
     pub fn read(body: &'a [u8]) -> Self {
-        let text = std::str::from_utf8(body).unwrap_or_default();
-        Reader::new(text, &mut |_| {}).object().unwrap_or_default()
+        read(body)
     }
 
     /// The agent, issue or queue that an event of this feed is about.
@@ -49,6 +63,19 @@ impl<'a> Facts<'a> {
         };
         id.as_ref().map(|Id(id)| id.clone())
     }
+}
+
+impl<'a> Company<'a> {
+    /// Of an event's body; nothing, if it is none.
+    #[must_use]
+    pub fn read(body: &'a [u8]) -> Self {
+        read::<OfCompany<'a>>(body).meta_data.unwrap_or_default()
+    }
+}
+
+fn read<'a, R: Record<'a>>(body: &'a [u8]) -> R {
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    Reader::new(text, &mut |_| {}).object().unwrap_or_default()
 }
 
 #[cfg(test)]

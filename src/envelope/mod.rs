@@ -25,7 +25,7 @@ use bytes::Bytes;
 pub use cut::Cuts;
 pub use drift::{Drift, Kind, inspect};
 pub use event::{ClientType, Event, MetaData, Opaque, Typed};
-pub use facts::{DataFacts, Facts, MetaFacts};
+pub use facts::{Company, DataFacts, Facts, MetaFacts};
 pub use read::{Id, Named, Number, Path};
 use scan::{Fault, Member, Value};
 

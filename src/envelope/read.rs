@@ -53,10 +53,10 @@ pub(super) trait Record<'a>: Default {
 
 /// A record whose fields are all optional, with its reader.
 macro_rules! record {
-    ($(#[$doc:meta])* pub struct $name:ident<$a:lifetime> { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
+    ($(#[$doc:meta])* $vis:vis struct $name:ident<$a:lifetime> { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Default, PartialEq)]
-        pub struct $name<$a> { $($(#[$field_doc])* pub $field: Option<$type>,)* }
+        $vis struct $name<$a> { $($(#[$field_doc])* pub $field: Option<$type>,)* }
 
         impl<$a> $crate::envelope::read::Record<$a> for $name<$a> {
             const FIELDS: &'static [&'static str] = &[$(stringify!($field)),*];

@@ -88,6 +88,65 @@ fn signatures_verify_with_the_specifications_own_library() {
 }
 
 #[test]
+fn cloudevents_are_read_by_their_own_library_in_every_mode() {
+    let target = Target::start(|_| Reply::status(204));
+    let receiver = Setup::new()
+        .set("sinks.stdout.format", "cloudevents")
+        .set("sinks.binary.type", "http")
+        .set("sinks.binary.url", &*target.url("/binary"))
+        .set("sinks.binary.format", "cloudevents")
+        .set("sinks.binary.ordering", "strict")
+        .set("sinks.batch.type", "http")
+        .set("sinks.batch.url", &*target.url("/batch"))
+        .set("sinks.batch.format", "cloudevents")
+        .set("sinks.batch.batch.max_events", 10)
+        .set("sinks.batch.ordering", "strict")
+        .start();
+    // Of a missing time their library would make the present.
+    let bare = r#"{"name":"com.asapp.event.survey","event_type":"ANSWERED","event_id":"\u00e9 1%\u0007",
+        "meta_data":{"event_time":"2026-05-01T10:00:00+02:00"}}"#;
+    let bodies = [event("1").replace("acme", "Ac/me é").replace("issue-1", "issue \\\"é\\\" 100%"), bare.to_owned()];
+    for body in &bodies {
+        assert_eq!(receiver.post(body).status, 200);
+    }
+    for sink in ["stdout", "binary", "batch"] {
+        receiver.sink_settled(sink);
+    }
+    let requests = target.requests();
+    let to = |path: &str| requests.iter().filter(|request| request.path == path).cloned().collect::<Vec<_>>();
+    let lines = receiver.finish().stdout;
+
+    let attributes = [
+        json!({
+            "specversion": "1.0",
+            "id": "1",
+            "source": "/asapp/Ac%2Fme%20%C3%A9",
+            "type": "com.asapp.event.journey.customer_request",
+            "subject": "issue \"é\" 100%",
+            "time": "2026-05-01T10:00:00.120000+00:00",
+            "datacontenttype": "application/json",
+        }),
+        json!({
+            "specversion": "1.0",
+            "id": "é 1%%07",
+            "source": "/asapp",
+            "type": "com.asapp.event.survey.ANSWERED",
+            "time": "2026-05-01T10:00:00+02:00",
+            "datacontenttype": "application/json",
+        }),
+    ];
+    let data = bodies.map(|body| serde_json::from_str::<Value>(&body).unwrap());
+    let expected: Vec<Value> = attributes
+        .into_iter()
+        .zip(data)
+        .map(|(attributes, data)| json!({ "attributes": attributes, "data": data }))
+        .collect();
+    for found in [verify(&[], &lines, None), verify(&to("/binary"), &[], None), verify(&to("/batch"), &[], None)] {
+        assert_eq!(found.unwrap(), json!(expected));
+    }
+}
+
+#[test]
 fn secrets_are_exchanged_while_it_runs() {
     let target = Target::start(|_| Reply::status(204));
     let setup = to(&target.url("/"));

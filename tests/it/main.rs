@@ -24,6 +24,7 @@ mod order;
 mod process;
 mod recovery;
 mod replay;
+mod shapes;
 mod sinks;
 mod storage;
 mod tail;
