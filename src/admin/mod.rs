@@ -2,6 +2,7 @@
 
 mod call;
 mod gate;
+mod letters;
 mod replay;
 mod status;
 mod tail;
@@ -19,7 +20,7 @@ use tokio::sync::{Semaphore, watch};
 pub use call::Bound;
 pub use gate::{Gate, GateError};
 pub use replay::{Change, Progress, ReplayError, Replays, Request as ReplayRequest, State as ReplayState};
-pub use status::{Certificate, Journal, Process, Sink, Status};
+pub use status::{Certificate, DeadLetters, Journal, Process, Quarantine, Sink, Status};
 
 use crate::journal::{self, Refused};
 use crate::problem::{Kind, Problem};
@@ -55,6 +56,15 @@ pub fn router(gate: Gate, metrics: Arc<Metrics>, phase: watch::Receiver<Phase>) 
         .route("/api/v1/status", get(status_json))
         .route("/api/v1/sinks/{name}", delete(forget_sink))
         .route("/api/v1/tail", get(tail::tail))
+        .route("/api/v1/dead-letters", get(letters::list))
+        .route("/api/v1/dead-letters/retry", post(letters::retry))
+        .route("/api/v1/dead-letters/discard", post(letters::discard))
+        .route("/api/v1/dead-letters/{id}", get(letters::show))
+        .route("/api/v1/quarantine", get(letters::list_bodies))
+        .route("/api/v1/quarantine/retry", post(letters::retry_bodies))
+        .route("/api/v1/quarantine/discard", post(letters::discard_bodies))
+        .route("/api/v1/quarantine/{id}", get(letters::show_body))
+        .route("/api/v1/quarantine/{id}/body", get(letters::raw_body))
         .route("/api/v1/replay", get(replay::list).post(replay::start))
         .route("/api/v1/replay/{id}", get(replay::show).delete(replay::cancel))
         .route("/api/v1/replay/{id}/pause", post(replay::pause))

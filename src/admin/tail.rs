@@ -121,7 +121,7 @@ impl Source {
         let sequence = match from {
             None => return Ok(Self::Present(journal.watch())),
             Some(Bound::Sequence(sequence)) => sequence,
-            Some(Bound::Time(_)) => return Err(Problem::new(Kind::Invalid, "TODO")),
+            Some(Bound::Time(time)) => journal.sequence_at(time).await?,
         };
         Ok(Self::Past(Box::new(journal.scan(sequence))))
     }
