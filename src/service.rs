@@ -263,7 +263,7 @@ fn insight(
         metrics: Arc::clone(metrics),
     };
     let status = Arc::new(move || view.status());
-    Insight { state: journal.state(), journal: journal.clone(), status, replays: None }
+    Insight { state: journal.state(), journal: journal.clone(), status, replays: lanes.replays(journal.clone()) }
 }
 
 /// The client certificates that sinks show: they are read once, at their start.

@@ -1,7 +1,5 @@
 //! `/api/v1/dead-letters` and `/api/v1/quarantine`: list, show, retry, discard.
 
-use std::time::SystemTime;
-
 use axum::extract::{Path, Request, State};
 use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -10,7 +8,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::View;
-use super::call::{self, Query};
+use super::call::{self, Query, rfc3339};
 use crate::journal::{Bodies, Handled, Letter, LetterState, LettersOf, MAX_LIST, QuarantinedBody, Which};
 use crate::problem::{Kind, Problem};
 
@@ -82,10 +80,6 @@ impl<'a> Quarantined<'a> {
         let QuarantinedBody { id, reason, detail, at, peer, endpoint, body } = kept;
         Self { id: *id, reason, detail, at: rfc3339(*at), peer, endpoint, bytes: body.len(), body: None }
     }
-}
-
-fn rfc3339(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
 }
 
 pub(super) async fn list(State(view): State<View>, uri: Uri) -> Result<Response, Problem> {

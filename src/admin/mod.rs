@@ -17,11 +17,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use tokio::sync::{Semaphore, watch};
 
-pub use call::Bound;
 pub use gate::{Gate, GateError};
-pub use replay::{Change, Progress, ReplayError, Replays, Request as ReplayRequest, State as ReplayState};
 pub use status::{Certificate, DeadLetters, Journal, Process, Quarantine, Sink, Status};
 
+use crate::dispatch::Replays;
 use crate::journal::{self, Refused};
 use crate::problem::{Kind, Problem};
 use crate::telemetry::Metrics;
@@ -44,8 +43,7 @@ pub struct Insight {
     pub journal: journal::Journal,
     /// Called once per request for the status or the metrics.
     pub status: Arc<dyn Fn() -> Status + Send + Sync>,
-    /// `None`: this build cannot replay.
-    pub replays: Option<Arc<dyn Replays>>,
+    pub replays: Replays,
 }
 
 /// The routes of the operators' port, behind `gate`.
@@ -170,6 +168,8 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
+    use crate::config::{Config, PREFIX};
+    use crate::dispatch::Lanes;
 
     async fn answer(router: &Router, path: &str, headers: &[(&str, &str)]) -> (StatusCode, String) {
         let mut request = Request::get(path);
@@ -183,11 +183,15 @@ mod tests {
     }
 
     fn insight(state: &watch::Sender<journal::State>) -> Insight {
-        Insight { state: state.subscribe(), journal: journal(), status: Arc::new(Status::empty), replays: None }
+        let (journal, config) = journal();
+        let metrics = Arc::new(Metrics::new());
+        let lanes = Lanes::start(Vec::new(), &config.sinks, &metrics).unwrap();
+        let replays = lanes.replays(journal.clone());
+        Insight { state: state.subscribe(), journal, status: Arc::new(Status::empty), replays }
     }
 
     /// One that touches no disk.
-    fn journal() -> journal::Journal {
+    fn journal() -> (journal::Journal, Config) {
         let settings = [
             ("TLS__CERTIFICATE", "none"),
             ("TLS__PRIVATE_KEY", "none"),
@@ -196,9 +200,9 @@ mod tests {
             ("JOURNAL__ENGINE", "memory"),
             ("JOURNAL__ALLOW_LOSS", "true"),
         ];
-        let env = settings.map(|(key, value)| (format!("{}{key}", crate::config::PREFIX), value.to_owned()));
-        let (config, _) = crate::config::Config::from_sources(&[], env.into_iter()).unwrap();
-        journal::Journal::open(&config, Arc::new(Metrics::new())).unwrap().0
+        let env = settings.map(|(key, value)| (format!("{}{key}", PREFIX), value.to_owned()));
+        let (config, _) = Config::from_sources(&[], env.into_iter()).unwrap();
+        (journal::Journal::open(&config, Arc::new(Metrics::new())).unwrap().0, config)
     }
 
     #[tokio::test]

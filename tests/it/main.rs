@@ -18,6 +18,7 @@ mod http2;
 mod http_sink;
 mod http_trust;
 mod independent;
+mod letters;
 mod night;
 mod order;
 mod process;

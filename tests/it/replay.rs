@@ -1,221 +1,164 @@
-//! `/api/v1/replay` and `replay`, before a stand-in for what does the replaying.
+//! Events delivered once more because an operator wants it: `/api/v1/replay` and `replay`.
 
-use std::net::SocketAddr;
 use std::process::{Command, Output};
-use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
 
-use asapp_receiver::admin::{
-    self, Bound, Change, Gate, Insight, Phase, Progress, ReplayError, ReplayRequest, ReplayState, Replays,
-};
-use asapp_receiver::config::{Config, PREFIX};
-use asapp_receiver::journal::Journal;
-use asapp_receiver::server::{self, Limits, Transport};
-use asapp_receiver::telemetry::Metrics;
-use futures_util::future::{BoxFuture, FutureExt};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+
+use crate::harness::event::{event, new_id};
+use crate::harness::receiver::{Receiver, Setup};
+use crate::harness::target::{Reply, Request, Target};
+use crate::harness::wait_for;
 
 #[test]
-fn a_replay_is_begun_watched_and_changed() {
-    let port = Port::open();
-    let output = port.run(&[
-        "replay",
-        "--sink",
-        "out",
-        "--from",
-        "3",
-        "--to",
-        "1h",
-        "--feeds",
-        "queue",
-        "--event-types",
-        "a*,b",
-        "--rate",
-        "5.5",
-    ]);
+fn a_range_goes_to_its_sink_once_more_marked_and_counted_apart() {
+    let target = Target::start(|_| Reply::status(204));
+    let receiver = to(&target).start();
+    let ids = store(&receiver, 20);
+    let before = receiver.sink_settled("web");
+    let output =
+        run(&receiver, &["--sink", "web", "--from", "5", "--to", "14", "--event-types", "customer_*,x", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.contains("done") && text.contains("2026-11-22T10:00:00Z"), "{text}");
-    assert!(
-        !String::from_utf8_lossy(&output.stderr).contains('\u{1b}'),
-        "no bar where there is no terminal: {output:?}"
+    assert!(!String::from_utf8_lossy(&output.stderr).contains('\u{1b}'), "no bar without a terminal: {output:?}");
+    let progress = json_of(&output);
+    assert_eq!(
+        (&progress["state"], &progress["delivered"], &progress["filtered"]),
+        (&json!("done"), &json!(10), &json!(0))
     );
-    let asked = port.asked.lock().unwrap().take().unwrap();
-    assert_eq!((&*asked.sink, asked.from, asked.rate), ("out", Bound::Sequence(3), Some(5.5)));
-    assert_eq!(asked.filter.feeds, ["com.asapp.event.queue"]);
-    assert_eq!(asked.filter.event_types, ["a*", "b"]);
-    let Some(Bound::Time(to)) = asked.to else { panic!("{asked:?}") };
-    assert_eq!(SystemTime::now().duration_since(to).unwrap().as_secs() / 60, 60);
+    assert!(progress["started_at"].as_str().unwrap().ends_with('Z') && progress["ended_at"].is_string(), "{progress}");
+    assert_eq!(copies(&target), ids[4..14]);
 
-    let output = port.run(&["replay", "list", "--json"]);
-    let list: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(list["replays"][0]["id"], 7);
-    assert!(String::from_utf8_lossy(&port.run(&["replay", "list"]).stdout).contains("replayed"));
-
-    let output = port.run(&["replay", "--sink", "nobody", "--from", "2026-11-22T10:00:00Z", "--detach"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("no such sink"), "{output:?}");
-    for (verb, code, state) in
-        [("pause", 0, "paused"), ("watch", 1, "paused"), ("resume", 0, "done"), ("cancel", 0, "cancelled")]
-    {
-        let output = port.run(&["replay", verb, "7", "--json"]);
-        assert_eq!(output.status.code(), Some(code), "{verb}: {output:?}");
-        let progress: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(progress["state"], state, "{verb}");
-    }
-    let output = port.run(&["replay", "resume", "7"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("it is cancelled"), "{output:?}");
-    assert_eq!(port.run(&["replay"]).status.code(), Some(2));
-    assert_eq!(port.run(&["replay", "--sink", "out"]).status.code(), Some(2));
+    let output = run(&receiver, &["--sink", "web", "--from", "2h", "--exclude-event-types", "*", "--rate", "50000"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let list = json_of(&run(&receiver, &["list", "--json"]));
+    assert_eq!(list["replays"][1]["filtered"], 20, "{list}");
+    let table = run(&receiver, &["list"]).stdout;
+    assert!(String::from_utf8_lossy(&table).contains("  done  "), "{}", String::from_utf8_lossy(&table));
+    let after = receiver.sink("web");
+    assert_eq!((&before["delivered"], &before["stored"]), (&after["delivered"], &after["stored"]));
+    receiver.finish();
 }
 
 #[test]
-fn calls_that_mean_nothing_are_refused() {
-    let port = Port::open();
+fn it_rests_and_goes_on_also_after_a_restart() {
+    let target = Target::start(|_| Reply::status(204));
+    let setup = to(&target);
+    let receiver = setup.start();
+    let ids = store(&receiver, 30);
+    receiver.sink_settled("web");
+    let begun = json_of(&run(&receiver, &["--sink", "web", "--from", "1", "--rate", "20", "--detach", "--json"]));
+    assert_eq!((&begun["state"], &begun["rate"]), (&json!("running"), &json!(20.0)));
+    wait_for("some copies", || (copies(&target).len() >= 5).then_some(()));
+    let output = run(&receiver, &["pause", "1"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let output = run(&receiver, &["watch", "1"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("replay 1 is paused"), "{output:?}");
+    receiver.finish();
+
+    let receiver = setup.start();
+    let found = json_of(&run(&receiver, &["list", "--json"]));
+    assert_eq!(found["replays"][0]["state"], "paused", "{found}");
+    let output = run(&receiver, &["resume", "1", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(json_of(&output)["next"], 31);
+    let mut seen = copies(&target);
+    seen.dedup();
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen, ids, "every event comes, however often");
+    receiver.finish();
+}
+
+#[test]
+fn what_cannot_be_done_is_refused() {
+    let target = Target::start(|_| Reply::status(204));
+    let receiver = to(&target).start();
+    store(&receiver, 30);
+    receiver.sink_settled("web");
     let json = "application/json";
     for (kind, body, status, told) in [
-        ("text/plain", r#"{"sink":"out","from":1}"#.to_owned(), 415, "application/json"),
+        ("text/plain", r#"{"sink":"web","from":1}"#.to_owned(), 415, "application/json"),
         (json, "{".to_owned(), 400, "the body"),
-        (json, r#"{"sink":"out"}"#.to_owned(), 400, "`from`"),
-        (json, r#"{"sink":"out","from":"yesterday"}"#.to_owned(), 400, "a sequence, a time"),
-        (json, r#"{"sink":"out","from":1,"rate":0}"#.to_owned(), 400, "`rate`"),
-        (json, r#"{"sink":"out","from":1,"until":2}"#.to_owned(), 400, "`until`"),
-        (json, r#"{"sink":"out","from":1,"filter":{"feeds":["x"]}}"#.to_owned(), 400, "`feeds`"),
+        (json, r#"{"sink":"web"}"#.to_owned(), 400, "`from`"),
+        (json, r#"{"sink":"web","from":"yesterday"}"#.to_owned(), 400, "a sequence, a time"),
+        (json, r#"{"sink":"web","from":1,"rate":0}"#.to_owned(), 400, "`rate`"),
+        (json, r#"{"sink":"web","from":1,"until":2}"#.to_owned(), 400, "`until`"),
+        (json, r#"{"sink":"web","from":1,"filter":{"feeds":["x"]}}"#.to_owned(), 400, "`feeds`"),
+        (json, r#"{"sink":"web","from":31}"#.to_owned(), 400, "no event"),
+        (json, r#"{"sink":"nobody","from":1}"#.to_owned(), 404, "no sink"),
         (json, format!(r#"{{"sink":"{}"}}"#, "x".repeat(70_000)), 413, "64 KiB"),
     ] {
-        let (found, problem) = port.curl(&["--json", &body, "--header", &format!("content-type: {kind}")], "");
+        let (found, problem) =
+            curl(&receiver, &["--json", "@-", "--header", &format!("content-type: {kind}")], "", &body);
         assert_eq!(found, status, "{body}: {problem}");
         assert!(problem["detail"].as_str().unwrap().contains(told), "{body}: {problem}");
     }
-    let (status, begun) = port.curl(&["--json", r#"{"sink":"out","from":"90m","to":12}"#], "");
-    assert_eq!((status, &begun["id"]), (200, &json!(7)));
-    assert_eq!(port.curl(&[], "/7").1["state"], "running");
+    let slow = r#"{"sink":"web","from":"90m","to":30,"rate":1}"#;
+    let (status, begun) = curl(&receiver, &["--json", "@-"], "", slow);
+    assert_eq!((status, &begun["id"], &begun["state"]), (200, &json!(1), &json!("running")), "{begun}");
+    assert_eq!(curl(&receiver, &["--json", "@-"], "", slow).0, 409);
     for (arguments, path, status) in [
-        (&[][..], "/8", 404),
+        (&[][..], "/1", 200),
+        (&[], "/8", 404),
         (&[], "/x", 404),
         (&["--request", "POST"], "/8/pause", 404),
-        (&["--request", "PATCH"], "/7", 405),
-        (&["--request", "POST", "--header", "Origin: https://evil.example"], "/7/pause", 403),
+        (&["--request", "PATCH"], "/1", 405),
+        (&["--request", "POST", "--header", "Origin: https://evil.example"], "/1/pause", 403),
+        (&["--request", "DELETE"], "/1", 200),
+        (&["--request", "POST"], "/1/resume", 409),
     ] {
-        let (found, problem) = port.curl(arguments, path);
-        assert_eq!((found, &problem["status"]), (status, &json!(status)), "{path}");
+        let (found, answer) = curl(&receiver, arguments, path, "");
+        assert_eq!(found, status, "{path}: {answer}");
     }
+    let output = run(&receiver, &["resume", "1"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("it is at its end"), "{output:?}");
+    assert_eq!(run(&receiver, &[]).status.code(), Some(2));
+    assert_eq!(run(&receiver, &["--sink", "web"]).status.code(), Some(2));
+    receiver.finish();
 }
 
-/// An admin port of its own, whose only replay has the id 7 and is done when it is looked at for the third time.
-struct Port {
-    address: SocketAddr,
-    asked: Arc<Mutex<Option<ReplayRequest>>>,
-    _runtime: tokio::runtime::Runtime,
-    _server: watch::Sender<server::Phase>,
-    _phase: watch::Sender<Phase>,
+/// One sink, in order.
+fn to(target: &Target) -> Setup {
+    let url = target.url("/");
+    Setup::new().set("sinks.web.type", "http").set("sinks.web.url", &*url).set("sinks.web.ordering", "strict")
 }
 
-impl Port {
-    fn open() -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let asked = Arc::new(Mutex::new(None));
-        let replays = Arc::new(StandIn { asked: asked.clone(), state: Mutex::new((ReplayState::Done, 0)) });
-        let settings = [
-            ("TLS__CERTIFICATE", "none"),
-            ("TLS__PRIVATE_KEY", "none"),
-            ("TLS__CLIENT_CA", "none"),
-            ("TLS__ALLOW_ANY_CLIENT", "true"),
-            ("JOURNAL__ENGINE", "memory"),
-            ("JOURNAL__ALLOW_LOSS", "true"),
-        ];
-        let env = settings.map(|(key, value)| (format!("{PREFIX}{key}"), value.to_owned()));
-        let (config, _) = Config::from_sources(&[], env.into_iter()).unwrap();
-        let metrics = Arc::new(Metrics::new());
-        let (journal, ..) = Journal::open(&config, metrics.clone()).unwrap();
-        let insight =
-            Insight { state: journal.state(), journal, status: Arc::new(|| unreachable!()), replays: Some(replays) };
-        let (phase, phases) = watch::channel(Phase::Serving(insight));
-        let (server, serving) = watch::channel(server::Phase::Serving);
-        let router = admin::router(Gate::Loopback { token: None }, metrics, phases);
-        let guard = runtime.enter();
-        let listener = server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(guard);
-        #[allow(clippy::disallowed_methods, reason = "it ends with the test")]
-        runtime.spawn(server::serve(listener, Transport::Plain, router, Limits::admin(), None, serving));
-        Self { address, asked, _runtime: runtime, _server: server, _phase: phase }
+#[track_caller]
+fn store(receiver: &Receiver, count: usize) -> Vec<String> {
+    let mut wire = receiver.connect();
+    let ids: Vec<String> = (0..count).map(|_| new_id()).collect();
+    for id in &ids {
+        wire.post(event(id).as_bytes()).assert_durable("stored", id);
     }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_asapp-receiver"));
-        command.args(arguments).arg("--admin").arg(format!("http://{}", self.address)).env_clear().output().unwrap()
-    }
-
-    /// What curl got: the status and the JSON.
-    fn curl(&self, arguments: &[&str], path: &str) -> (u16, Value) {
-        let url = format!("http://{}/api/v1/replay{path}", self.address);
-        let mut command = Command::new("curl");
-        command.args(["--silent", "--noproxy", "*", "--write-out", "\n%{http_code}"]).args(arguments).arg(url);
-        let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
-        let (body, status) = output.rsplit_once('\n').unwrap();
-        (status.parse().unwrap(), serde_json::from_str(body).unwrap())
-    }
+    ids
 }
 
-struct StandIn {
-    asked: Arc<Mutex<Option<ReplayRequest>>>,
-    state: Mutex<(ReplayState, u64)>,
+/// The ids of the copies that came so far.
+fn copies(target: &Target) -> Vec<String> {
+    let is_copy = |request: &Request| request.header("asapp-receiver-replayed") == Some("true");
+    let copies = target.requests().into_iter().filter(is_copy);
+    copies.map(|request| request.json()["event_id"].as_str().unwrap().to_owned()).collect()
 }
 
-impl Replays for StandIn {
-    fn start(&self, request: ReplayRequest) -> BoxFuture<'_, Result<u64, ReplayError>> {
-        async move {
-            if request.sink == "nobody" {
-                return Err(ReplayError::Unknown("no such sink".to_owned()));
-            }
-            *self.asked.lock().unwrap() = Some(request);
-            *self.state.lock().unwrap() = (ReplayState::Running, 0);
-            Ok(7)
-        }
-        .boxed()
-    }
+fn run(receiver: &Receiver, arguments: &[&str]) -> Output {
+    receiver.operate(&[&["replay"], arguments].concat()).output().unwrap()
+}
 
-    fn list(&self) -> Vec<Progress> {
-        let mut state = self.state.lock().unwrap();
-        state.1 += 1;
-        if state.0 == ReplayState::Running && state.1 > 2 {
-            state.0 = ReplayState::Done;
-        }
-        vec![Progress {
-            id: 7,
-            sink: "out".to_owned(),
-            state: state.0,
-            first: 3,
-            last: 12,
-            next: 3 + state.1,
-            replayed: state.1,
-            filtered: 0,
-            rate: None,
-            started_at: "2026-11-22T10:00:00Z".to_owned(),
-            reason: None,
-        }]
-    }
+#[track_caller]
+fn json_of(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no JSON: {output:?}"))
+}
 
-    fn change(&self, id: u64, change: Change) -> BoxFuture<'_, Result<(), ReplayError>> {
-        async move {
-            if id != 7 {
-                return Err(ReplayError::Unknown("no replay has this id".to_owned()));
-            }
-            let mut state = self.state.lock().unwrap();
-            if state.0 == ReplayState::Cancelled {
-                return Err(ReplayError::Conflict("it is cancelled".to_owned()));
-            }
-            let changed = match change {
-                Change::Pause => ReplayState::Paused,
-                Change::Resume => ReplayState::Running,
-                Change::Cancel => ReplayState::Cancelled,
-            };
-            *state = (changed, 0);
-            Ok(())
-        }
-        .boxed()
-    }
+/// What curl got: the status and the JSON.
+fn curl(receiver: &Receiver, arguments: &[&str], path: &str, body: &str) -> (u16, Value) {
+    let url = format!("http://{}/api/v1/replay{path}", receiver.admin);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, body).unwrap();
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--noproxy", "*", "--write-out", "\n%{http_code}"]).args(arguments).arg(url);
+    command.stdin(file.reopen().unwrap());
+    let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    let (body, status) = output.rsplit_once('\n').unwrap();
+    (status.parse().unwrap(), serde_json::from_str(body).unwrap_or_else(|_| panic!("no JSON: {body}")))
 }
