@@ -263,8 +263,7 @@ fn insight(
         metrics: Arc::clone(metrics),
     };
     let status = Arc::new(move || view.status());
-    let replays = lanes.replays(journal.clone());
-    Insight { state: journal.state(), journal: journal.clone(), status, replays }
+    Insight { state: journal.state(), journal: journal.clone(), status, replays: lanes.replays(journal.clone()) }
 }
 
 /// The client certificates that sinks show: they are read once, at their start.
@@ -295,16 +294,24 @@ impl View {
         self.metrics.journal_bytes.set(found.bytes.try_into().unwrap_or(i64::MAX));
         self.metrics.dedup_ids.set(found.dedup_ids.try_into().unwrap_or(i64::MAX));
         let now = SystemTime::now();
+        let (letters, kept) = (found.dead_letters, found.quarantine);
         let expiries = self.tls.expiries().into_iter().chain(self.of_sinks.iter().cloned());
         admin::Status {
             process: admin::Process::read(&self.metrics),
-            journal: self.of_journal(&found),
+            journal: self.of_journal(&found, now),
             sinks: found.sinks.iter().map(|sink| self.of_sink(sink, now)).collect(),
+            dead_letters: admin::DeadLetters {
+                count: letters.count,
+                retrying: letters.retrying,
+                bytes: letters.bytes,
+                max_bytes: letters.max_bytes,
+            },
+            quarantine: admin::Quarantine { count: kept.count, bytes: kept.bytes, max_bytes: kept.max_bytes },
             certificates: expiries.map(|expiry| certificate(&expiry, now)).collect(),
         }
     }
 
-    fn of_journal(&self, found: &journal::Status) -> admin::Journal {
+    fn of_journal(&self, found: &journal::Status, now: SystemTime) -> admin::Journal {
         let state = match *self.journal.state().borrow() {
             journal::State::Open => "open",
             journal::State::Full => "full",
@@ -320,6 +327,7 @@ impl View {
             engine,
             first_sequence: (found.first_sequence <= found.last_sequence).then_some(found.first_sequence),
             last_sequence: (found.last_sequence > 0).then_some(found.last_sequence),
+            oldest_seconds: found.oldest.map(|oldest| seconds(oldest, now)),
             bytes: found.bytes,
             max_bytes: self.config.journal.max_bytes,
             lost_events: self.metrics.journal_lost.get(),
@@ -340,7 +348,6 @@ impl View {
             _ => "ok",
         };
         let account = &sink.account;
-        let age = condition.oldest.and_then(|oldest| now.duration_since(oldest).ok());
         admin::Sink {
             name: sink.name.to_string(),
             state,
@@ -353,10 +360,15 @@ impl View {
             evicted: account.evicted,
             pending: account.pending,
             cursor: account.cursor,
-            lag_seconds: age.unwrap_or_default().as_secs_f64(),
+            lag_seconds: condition.oldest.map_or(0.0, |oldest| seconds(oldest, now)),
             last_error: condition.last_error,
         }
     }
+}
+
+/// From `then` to `now`; none at all if the clock was set back meanwhile.
+fn seconds(then: SystemTime, now: SystemTime) -> f64 {
+    now.duration_since(then).unwrap_or_default().as_secs_f64()
 }
 
 fn certificate(expiry: &Expiry, now: SystemTime) -> admin::Certificate {

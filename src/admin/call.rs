@@ -115,43 +115,51 @@ impl Query {
     }
 }
 
-/// In JSON a sequence, or a text that is a time or how long ago.
-impl Bound {
+/// A place in the journal: in JSON a sequence, or a text that is a time or how long ago.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place(pub(super) Bound);
+
+impl Place {
     pub(super) const FORM: &'static str =
         "a sequence, a time such as 2026-11-22T10:00:00Z, or how long ago, such as 90m";
 
     pub(super) fn parse(text: &str) -> Option<Self> {
         if let Ok(sequence) = text.parse() {
-            return Some(Self::Sequence(sequence));
+            return Some(Self(Bound::Sequence(sequence)));
         }
         if let Ok(time) = OffsetDateTime::parse(text, &Rfc3339) {
-            return Some(Self::Time(time.into()));
+            return Some(Self(Bound::Time(time.into())));
         }
         let ago = humantime::parse_duration(text).ok()?;
-        SystemTime::now().checked_sub(ago).map(Self::Time)
+        SystemTime::now().checked_sub(ago).map(|time| Self(Bound::Time(time)))
     }
 }
 
-impl<'de> Deserialize<'de> for Bound {
+impl<'de> Deserialize<'de> for Place {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Place;
-        impl Visitor<'_> for Place {
-            type Value = Bound;
+        struct OneOf;
+        impl Visitor<'_> for OneOf {
+            type Value = Place;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(Bound::FORM)
+                f.write_str(Place::FORM)
             }
 
-            fn visit_u64<E: serde::de::Error>(self, sequence: u64) -> Result<Bound, E> {
-                Ok(Bound::Sequence(sequence))
+            fn visit_u64<E: serde::de::Error>(self, sequence: u64) -> Result<Place, E> {
+                Ok(Place(Bound::Sequence(sequence)))
             }
 
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Bound, E> {
-                Bound::parse(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Place, E> {
+                Place::parse(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
             }
         }
-        deserializer.deserialize_any(Place)
+        deserializer.deserialize_any(OneOf)
     }
+}
+
+/// A time in an answer.
+pub(super) fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
 }
 
 /// The filter words of SPEC section 5.
@@ -201,9 +209,4 @@ impl FilterWords {
             company_subdivisions: self.company_subdivisions,
         })
     }
-}
-
-/// UTC, to the millisecond.
-pub(super) fn rfc3339(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
 }

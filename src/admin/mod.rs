@@ -2,6 +2,7 @@
 
 mod call;
 mod gate;
+mod letters;
 mod replay;
 mod status;
 mod tail;
@@ -17,7 +18,7 @@ use axum::routing::{delete, get, post};
 use tokio::sync::{Semaphore, watch};
 
 pub use gate::{Gate, GateError};
-pub use status::{Certificate, Journal, Process, Sink, Status};
+pub use status::{Certificate, DeadLetters, Journal, Process, Quarantine, Sink, Status};
 
 use crate::dispatch::Replays;
 use crate::journal::{self, Refused};
@@ -53,6 +54,15 @@ pub fn router(gate: Gate, metrics: Arc<Metrics>, phase: watch::Receiver<Phase>) 
         .route("/api/v1/status", get(status_json))
         .route("/api/v1/sinks/{name}", delete(forget_sink))
         .route("/api/v1/tail", get(tail::tail))
+        .route("/api/v1/dead-letters", get(letters::list))
+        .route("/api/v1/dead-letters/retry", post(letters::retry))
+        .route("/api/v1/dead-letters/discard", post(letters::discard))
+        .route("/api/v1/dead-letters/{id}", get(letters::show))
+        .route("/api/v1/quarantine", get(letters::list_bodies))
+        .route("/api/v1/quarantine/retry", post(letters::retry_bodies))
+        .route("/api/v1/quarantine/discard", post(letters::discard_bodies))
+        .route("/api/v1/quarantine/{id}", get(letters::show_body))
+        .route("/api/v1/quarantine/{id}/body", get(letters::raw_body))
         .route("/api/v1/replay", get(replay::list).post(replay::start))
         .route("/api/v1/replay/{id}", get(replay::show).delete(replay::cancel))
         .route("/api/v1/replay/{id}/pause", post(replay::pause))
@@ -158,6 +168,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
+    use crate::config::{Config, PREFIX};
     use crate::dispatch::Lanes;
 
     async fn answer(router: &Router, path: &str, headers: &[(&str, &str)]) -> (StatusCode, String) {
@@ -172,14 +183,15 @@ mod tests {
     }
 
     fn insight(state: &watch::Sender<journal::State>) -> Insight {
-        let journal = journal();
+        let (journal, config) = journal();
         let metrics = Arc::new(Metrics::new());
-        let replays = Lanes::start(Vec::new(), &[], &metrics).unwrap().replays(journal.clone());
+        let lanes = Lanes::start(Vec::new(), &config.sinks, &metrics).unwrap();
+        let replays = lanes.replays(journal.clone());
         Insight { state: state.subscribe(), journal, status: Arc::new(Status::empty), replays }
     }
 
     /// One that touches no disk.
-    fn journal() -> journal::Journal {
+    fn journal() -> (journal::Journal, Config) {
         let settings = [
             ("TLS__CERTIFICATE", "none"),
             ("TLS__PRIVATE_KEY", "none"),
@@ -188,9 +200,9 @@ mod tests {
             ("JOURNAL__ENGINE", "memory"),
             ("JOURNAL__ALLOW_LOSS", "true"),
         ];
-        let env = settings.map(|(key, value)| (format!("{}{key}", crate::config::PREFIX), value.to_owned()));
-        let (config, _) = crate::config::Config::from_sources(&[], env.into_iter()).unwrap();
-        journal::Journal::open(&config, Arc::new(Metrics::new())).unwrap().0
+        let env = settings.map(|(key, value)| (format!("{}{key}", PREFIX), value.to_owned()));
+        let (config, _) = Config::from_sources(&[], env.into_iter()).unwrap();
+        (journal::Journal::open(&config, Arc::new(Metrics::new())).unwrap().0, config)
     }
 
     #[tokio::test]

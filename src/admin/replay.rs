@@ -1,64 +1,119 @@
 //! `/api/v1/replay`: events that are still in the journal, delivered to one sink once more.
 
-use std::time::{Duration, SystemTime};
+use std::ops::RangeInclusive;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::extract::{Path, State as Extracted};
+use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::View;
-use super::call::{self, FilterWords, rfc3339};
-
-use crate::dispatch::{Bound, Progress, ReplayError, ReplayRequest, ReplayState, Replays};
+use super::call::{self, FilterWords, Place, rfc3339};
+use crate::dispatch::{self, Bound, DEFAULT_RATE, Progress, ReplayError, ReplayState};
 use crate::problem::{Kind, Problem};
 
-/// Events a second, at most.
-const FASTEST: f64 = 1_000_000.0;
+/// Events a second.
+const RATES: RangeInclusive<f64> = 0.001..=1_000_000.0;
 
-/// How far a replay has come.
-#[derive(Debug, Serialize)]
+/// The body of a call that begins one.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    sink: String,
+    from: Place,
+    #[serde(default)]
+    to: Option<Place>,
+    #[serde(default)]
+    filter: FilterWords,
+    #[serde(default)]
+    rate: Option<f64>,
+}
+
+/// How one is doing.
+#[derive(Serialize)]
 struct Shown {
     id: u64,
     sink: String,
+    /// `running`, `paused`, `done` or `cancelled`.
     state: ReplayState,
-    /// The first and the last sequence, and the one that comes next.
+    /// The range, both ends included, and the sequence that comes next.
     first: u64,
     last: u64,
     next: u64,
-    /// Copies delivered.
-    replayed: u64,
-    /// Left out by the filter.
+    delivered: u64,
+    /// Left out by the replay's filter, its times or the sink's own filter.
     filtered: u64,
-    /// Copies that the sink did not take.
+    /// Not taken by the target.
     rejected: u64,
     /// Not kept any more when their turn came.
     gone: u64,
-    rate: Option<f64>,
-    /// RFC 3339, UTC.
+    /// Events a second, at most.
+    rate: f64,
     started_at: String,
     ended_at: Option<String>,
 }
 
 impl From<Progress> for Shown {
     fn from(progress: Progress) -> Self {
-        let Progress { id, sink, state, first, last, next, delivered, filtered, rejected, gone, rate, .. } = progress;
-        let time = |millis| rfc3339(SystemTime::UNIX_EPOCH + Duration::from_millis(millis));
         Self {
-            id,
-            sink,
-            state,
-            first,
-            last,
-            next,
-            replayed: delivered,
-            filtered,
-            rejected,
-            gone,
-            rate,
-            started_at: time(progress.started_at),
-            ended_at: progress.ended_at.map(time),
+            id: progress.id,
+            sink: progress.sink,
+            state: progress.state,
+            first: progress.first,
+            last: progress.last,
+            next: progress.next,
+            delivered: progress.delivered,
+            filtered: progress.filtered,
+            rejected: progress.rejected,
+            gone: progress.gone,
+            rate: progress.rate,
+            started_at: rfc3339(time(progress.started_at)),
+            ended_at: progress.ended_at.map(|millis| rfc3339(time(millis))),
         }
     }
+}
+
+fn time(millis: u64) -> SystemTime {
+    UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH)
+}
+
+pub(super) async fn start(State(view): State<View>, request: Request) -> Result<Response, Problem> {
+    let replays = view.insight()?.replays;
+    let Wanted { sink, from, to, filter, rate } = call::body(request).await?;
+    let rate = rate.unwrap_or(DEFAULT_RATE);
+    if !RATES.contains(&rate) {
+        return Err(Problem::new(Kind::Invalid, "`rate` has to be events a second, from 0.001 to 1000000"));
+    }
+    let to = to.map_or(Bound::End, |Place(to)| to);
+    let request = dispatch::Request { sink, from: from.0, to, filter: filter.filter()?, rate };
+    shown(replays.start(request).await)
+}
+
+pub(super) async fn list(State(view): State<View>) -> Result<Response, Problem> {
+    let replays: Vec<Shown> = view.insight()?.replays.list().into_iter().map(Shown::from).collect();
+    Ok(call::answer(&json!({ "replays": replays })))
+}
+
+pub(super) async fn show(State(view): State<View>, Path(id): Path<String>) -> Result<Response, Problem> {
+    let (replays, id) = (view.insight()?.replays, call::id(&id)?);
+    shown(replays.list().into_iter().find(|progress| progress.id == id).ok_or(ReplayError::Unknown))
+}
+
+pub(super) async fn pause(State(view): State<View>, Path(id): Path<String>) -> Result<Response, Problem> {
+    shown(view.insight()?.replays.pause(call::id(&id)?).await)
+}
+
+pub(super) async fn resume(State(view): State<View>, Path(id): Path<String>) -> Result<Response, Problem> {
+    shown(view.insight()?.replays.resume(call::id(&id)?).await)
+}
+
+pub(super) async fn cancel(State(view): State<View>, Path(id): Path<String>) -> Result<Response, Problem> {
+    shown(view.insight()?.replays.cancel(call::id(&id)?).await)
+}
+
+fn shown(progress: Result<Progress, ReplayError>) -> Result<Response, Problem> {
+    Ok(call::answer(&Shown::from(progress?)))
 }
 
 impl From<ReplayError> for Problem {
@@ -70,63 +125,5 @@ impl From<ReplayError> for Problem {
             ReplayError::Journal(_) => Kind::Unavailable,
         };
         Self::new(kind, error.to_string())
-    }
-}
-
-/// The body of a call that begins one.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wanted {
-    sink: String,
-    from: Bound,
-    #[serde(default)]
-    to: Option<Bound>,
-    #[serde(default)]
-    filter: FilterWords,
-    #[serde(default)]
-    rate: Option<f64>,
-}
-
-pub(super) async fn start(
-    Extracted(view): Extracted<View>,
-    request: axum::extract::Request,
-) -> Result<Response, Problem> {
-    let replays = view.replays()?;
-    let Wanted { sink, from, to, filter, rate } = call::body(request).await?;
-    if rate.is_some_and(|rate| !(rate > 0.0 && rate <= FASTEST)) {
-        return Err(Problem::new(Kind::Invalid, "`rate` has to be events a second, above 0 and up to 1000000"));
-    }
-    let request = ReplayRequest { sink, from, to, filter: filter.filter()?, rate };
-    Ok(call::answer(&Shown::from(replays.start(request).await?)))
-}
-
-pub(super) async fn list(Extracted(view): Extracted<View>) -> Result<Response, Problem> {
-    let shown: Vec<Shown> = view.replays()?.list().into_iter().map(Shown::from).collect();
-    Ok(call::answer(&serde_json::json!({ "replays": shown })))
-}
-
-pub(super) async fn show(Extracted(view): Extracted<View>, Path(id): Path<String>) -> Result<Response, Problem> {
-    answer(view.replays()?.progress(call::id(&id)?))
-}
-
-pub(super) async fn pause(Extracted(view): Extracted<View>, Path(id): Path<String>) -> Result<Response, Problem> {
-    answer(view.replays()?.pause(call::id(&id)?).await)
-}
-
-pub(super) async fn resume(Extracted(view): Extracted<View>, Path(id): Path<String>) -> Result<Response, Problem> {
-    answer(view.replays()?.resume(call::id(&id)?).await)
-}
-
-pub(super) async fn cancel(Extracted(view): Extracted<View>, Path(id): Path<String>) -> Result<Response, Problem> {
-    answer(view.replays()?.cancel(call::id(&id)?).await)
-}
-
-fn answer(progress: Result<Progress, ReplayError>) -> Result<Response, Problem> {
-    Ok(call::answer(&Shown::from(progress?)))
-}
-
-impl View {
-    fn replays(&self) -> Result<Replays, Problem> {
-        Ok(self.insight()?.replays)
     }
 }

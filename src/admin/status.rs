@@ -18,6 +18,8 @@ pub struct Status {
     pub process: Process,
     pub journal: Journal,
     pub sinks: Vec<Sink>,
+    pub dead_letters: DeadLetters,
+    pub quarantine: Quarantine,
     pub certificates: Vec<Certificate>,
 }
 
@@ -30,6 +32,26 @@ pub struct Process {
     pub rejected: u64,
     pub refused: u64,
     pub in_flight: u64,
+}
+
+/// Events that a sink did not take, of all sinks.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct DeadLetters {
+    pub count: u64,
+    /// Of these, those that are pending again.
+    pub retrying: u64,
+    pub bytes: u64,
+    /// When they are reached, lanes wait.
+    pub max_bytes: u64,
+}
+
+/// Bodies that were not accepted.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Quarantine {
+    pub count: u64,
+    pub bytes: u64,
+    /// Beyond these the oldest go.
+    pub max_bytes: u64,
 }
 
 /// Until when a certificate or a revocation list in use is good.
@@ -58,6 +80,9 @@ pub struct Journal {
     pub first_sequence: Option<u64>,
     /// Of the newest event ever; `None` before the first.
     pub last_sequence: Option<u64>,
+    /// Of the oldest events kept, since they were written.
+    pub oldest_seconds: Option<f64>,
+    /// Of live events, uncompressed.
     pub bytes: u64,
     pub max_bytes: u64,
     pub lost_events: u64,
@@ -155,12 +180,15 @@ impl Status {
                 engine: "memory",
                 first_sequence: None,
                 last_sequence: None,
+                oldest_seconds: None,
                 bytes: 0,
                 max_bytes: 1,
                 lost_events: 0,
                 dedup_ids: 0,
             },
             sinks: Vec::new(),
+            dead_letters: DeadLetters { count: 0, retrying: 0, bytes: 0, max_bytes: 1 },
+            quarantine: Quarantine { count: 0, bytes: 0, max_bytes: 1 },
             certificates: Vec::new(),
         }
     }

@@ -12,10 +12,9 @@ use futures_util::stream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
-use super::call::{FilterWords, Query};
+use super::call::{FilterWords, Place, Query};
 use super::{Phase, View};
-use crate::dispatch::Bound;
-use crate::dispatch::Filter;
+use crate::dispatch::{Bound, Filter};
 use crate::journal::{Event, Gone, Journal, Scan, Watch};
 use crate::problem::{Kind, Problem};
 
@@ -29,11 +28,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 pub(super) async fn tail(State(view): State<View>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
     let mut query = Query::of(&uri);
     let filter = FilterWords::of(&mut query).filter()?;
-    let from = query.one("from", Bound::parse, Bound::FORM)?;
+    let from = query.one("from", Place::parse, Place::FORM)?;
     query.finish(&format!("from, {}", FilterWords::KNOWN))?;
     let from = match headers.get("last-event-id") {
         Some(last) => Some(Bound::Sequence(after(last.as_bytes())?)),
-        None => from,
+        None => from.map(|Place(from)| from),
     };
     let insight = view.insight()?;
     if matches!(*view.phase.borrow(), Phase::Draining(_)) {
@@ -120,9 +119,9 @@ enum Source {
 impl Source {
     async fn new(journal: &Journal, from: Option<Bound>) -> Result<Self, Problem> {
         let sequence = match from {
-            None => return Ok(Self::Present(journal.watch())),
+            None | Some(Bound::End) => return Ok(Self::Present(journal.watch())),
             Some(Bound::Sequence(sequence)) => sequence,
-            Some(Bound::Time(_)) => return Err(Problem::new(Kind::Invalid, "TODO")),
+            Some(Bound::Time(time)) => journal.sequence_at(time).await?,
         };
         Ok(Self::Past(Box::new(journal.scan(sequence))))
     }

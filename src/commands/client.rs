@@ -19,8 +19,8 @@ use tokio::time::timeout;
 use super::Failure;
 use super::table::word;
 
-/// For the whole of a call.
-const DEADLINE: Duration = Duration::from_secs(60);
+/// For the whole of a call; one that changes thousands of things takes a while.
+const DEADLINE: Duration = Duration::from_secs(600);
 /// For a connection, and for the first part of an answer that goes on.
 const FIRST_DEADLINE: Duration = Duration::from_secs(5);
 const LARGEST_ANSWER: usize = 512 << 20;
@@ -94,6 +94,15 @@ impl Client {
     /// As [`get`](Self::get).
     pub(super) async fn delete(&self, path: &str) -> Result<Value, Failure> {
         self.json(Method::DELETE, path, None).await
+    }
+
+    /// `GET`, and the answer as it is.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub(super) async fn get_bytes(&self, path: &str) -> Result<Bytes, Failure> {
+        let (status, body) = self.ask(Method::GET, path, None).await?;
+        if status.is_success() { Ok(body) } else { Err(self.refusal(status, &body)) }
     }
 
     async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {

@@ -5,6 +5,7 @@ pub mod check;
 mod client;
 pub mod demo;
 pub mod feed_config;
+pub mod letters;
 pub mod replay;
 pub mod serve;
 pub mod simulate;
@@ -51,6 +52,8 @@ enum Command {
     FeedConfig(feed_config::Args),
     Status(status::Args),
     Tail(tail::Args),
+    DeadLetters(letters::DeadLetters),
+    Quarantine(letters::Quarantine),
     Replay(replay::Args),
 }
 
@@ -69,6 +72,8 @@ impl Cli {
             Command::FeedConfig(args) => feed_config::run(args, &self.config),
             Command::Status(args) => status::run(args).await,
             Command::Tail(args) => tail::run(args).await,
+            Command::DeadLetters(args) => letters::dead_letters(args).await,
+            Command::Quarantine(args) => letters::quarantine(args).await,
             Command::Replay(args) => replay::run(args).await,
         }
     }
@@ -91,6 +96,11 @@ impl Failure {
     pub fn from_error(error: &dyn std::error::Error) -> Self {
         let causes = std::iter::successors(Some(error), |error| error.source());
         Self::failed(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+    }
+
+    /// What was written on the command line is not enough.
+    pub fn usage(text: impl Into<String>) -> Self {
+        Self { code: 2, text: text.into() }
     }
 
     /// The settings, or what they name, must be corrected first.

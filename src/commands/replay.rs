@@ -9,6 +9,7 @@ use super::client::{Admin, Client};
 use super::table::{table, word};
 use super::tail::Filter;
 use super::{Failure, print, tell};
+use crate::dispatch::DEFAULT_RATE;
 
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
@@ -42,9 +43,9 @@ pub struct Start {
     /// The last one; without it, what is there now
     #[arg(long, value_name = "PLACE")]
     pub to: Option<String>,
-    /// Events a second, at most; without it, as fast as the sink takes them
-    #[arg(long, value_parser = super::rate)]
-    pub rate: Option<f64>,
+    /// Events a second, at most
+    #[arg(long, value_parser = super::rate, default_value_t = DEFAULT_RATE)]
+    pub rate: f64,
     /// Only begin it
     #[arg(long)]
     pub detach: bool,
@@ -60,7 +61,7 @@ pub enum Verb {
     Watch { id: u64 },
     /// Let one rest
     Pause { id: u64 },
-    /// Go on with one that rests or has failed, and watch it
+    /// Go on with one that rests, and watch it
     Resume { id: u64 },
     /// End one for good
     Cancel { id: u64 },
@@ -118,16 +119,16 @@ async fn watch(client: &Client, mut progress: Value, json: bool) -> Result<(), F
     }
     while progress["state"] == "running" {
         bar.set_position(number(&progress, "next").saturating_sub(first));
-        bar.set_message(format!("{} replayed, {} filtered", progress["replayed"], progress["filtered"]));
+        bar.set_message(format!("{} delivered, {} filtered", progress["delivered"], progress["filtered"]));
         tokio::time::sleep(LOOK_EVERY).await;
         progress = client.get(&format!("/api/v1/replay/{id}")).await?;
     }
     bar.finish_and_clear();
     show(&progress, json)?;
-    match progress["state"].as_str() {
-        Some("done") => Ok(()),
-        Some("failed") => Err(client.failure(&format!("replay {id} failed: {}", word(&progress, "reason")))),
-        _ => Err(client.failure(&format!("replay {id} is {}", word(&progress, "state")))),
+    if progress["state"] == "done" {
+        Ok(())
+    } else {
+        Err(client.failure(&format!("replay {id} is {}", word(&progress, "state"))))
     }
 }
 
@@ -136,6 +137,19 @@ fn show(progress: &Value, json: bool) -> Result<(), Failure> {
 }
 
 fn rows<'a>(replays: impl IntoIterator<Item = &'a Value>) -> String {
-    let keys = ["id", "sink", "state", "first", "last", "next", "replayed", "filtered", "rate", "started_at", "reason"];
+    let keys = [
+        "id",
+        "sink",
+        "state",
+        "first",
+        "last",
+        "next",
+        "delivered",
+        "filtered",
+        "rejected",
+        "gone",
+        "rate",
+        "started_at",
+    ];
     table(&keys, &replays.into_iter().collect::<Vec<_>>())
 }

@@ -4,7 +4,7 @@ use hyper::{Method, StatusCode};
 use serde_json::Value;
 
 use super::client::{Admin, Client};
-use super::table::{table, word};
+use super::table::{size, span, table, word};
 use super::{Failure, print};
 
 /// Ask a running receiver how it is
@@ -64,8 +64,7 @@ fn is_sink_name(name: &str) -> bool {
 /// The status for people.
 fn tables(status: &Value) -> String {
     let process = ["received", "stored", "duplicate", "rejected", "refused", "in_flight"];
-    let journal =
-        ["state", "engine", "first_sequence", "last_sequence", "bytes", "max_bytes", "lost_events", "dedup_ids"];
+    let journal = ["state", "engine", "first_sequence", "last_sequence", "oldest", "size", "lost_events", "dedup_ids"];
     let sink = [
         "name",
         "state",
@@ -77,17 +76,47 @@ fn tables(status: &Value) -> String {
         "evicted",
         "pending",
         "cursor",
-        "lag_seconds",
+        "lag",
     ];
-    let sinks: Vec<&Value> = status["sinks"].as_array().into_iter().flatten().collect();
+    let stock = ["of", "count", "retrying", "size"];
+    let certificate = ["key", "subject", "not_after", "days_left", "file"];
+    let sinks = list(&status["sinks"]).into_iter().map(|sink| with(sink, "lag", span(seconds(&sink["lag_seconds"]))));
+    let sinks: Vec<Value> = sinks.collect();
+    let oldest = status["journal"]["oldest_seconds"].as_f64().map(|seconds| format!("{} ago", span(seconds)));
+    let stocks = ["dead_letters", "quarantine"].map(|key| with(&sized(&status[key]), "of", key.replace('_', " ")));
     let mut text = format!(
-        "process\n{}\njournal\n{}\nsinks\n{}",
+        "process\n{}\njournal\n{}\nsinks\n{}\nkept aside\n{}\ncertificates\n{}",
         table(&process, &[&status["process"]]),
-        table(&journal, &[&status["journal"]]),
-        table(&sink, &sinks)
+        table(&journal, &[&with(&sized(&status["journal"]), "oldest", oldest)]),
+        table(&sink, &sinks.iter().collect::<Vec<_>>()),
+        table(&stock, &stocks.each_ref()),
+        table(&certificate, &list(&status["certificates"])),
     );
-    for sink in sinks.into_iter().filter(|sink| sink["last_error"].is_string()) {
+    for sink in sinks.iter().filter(|sink| sink["last_error"].is_string()) {
         text += &format!("\nsink {}: {}\n", word(sink, "name"), word(sink, "last_error"));
     }
     text
+}
+
+fn list(value: &Value) -> Vec<&Value> {
+    value.as_array().into_iter().flatten().collect()
+}
+
+/// The same with one member more.
+fn with(object: &Value, key: &str, value: impl Into<Value>) -> Value {
+    let mut object = object.clone();
+    if let Some(members) = object.as_object_mut() {
+        members.insert(key.to_owned(), value.into());
+    }
+    object
+}
+
+/// The same with `size`: how much of how much.
+fn sized(object: &Value) -> Value {
+    let of = |key: &str| size(object[key].as_u64().unwrap_or_default());
+    with(object, "size", format!("{} of {}", of("bytes"), of("max_bytes")))
+}
+
+fn seconds(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_default()
 }

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use filter::Filter;
-pub use replay::{Bound, Progress, ReplayError, Replays, Request as ReplayRequest, State as ReplayState};
+pub use replay::{Bound, DEFAULT_RATE, Progress, ReplayError, Replays, Request, State as ReplayState};
 
 use crate::config::{HttpSink, Ordering, Sink as SinkSettings, SinkKind};
 use crate::journal::{Cursor, Journal, Watch};

@@ -26,6 +26,8 @@ const REMEMBERED: usize = 20;
 const AT_A_TIME: usize = 100;
 /// How often progress is written down.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
+/// Events a second, unless told otherwise.
+pub const DEFAULT_RATE: f64 = 1000.0;
 
 /// Events for a lane to deliver once more.
 #[derive(Debug)]
@@ -48,19 +50,21 @@ pub(super) struct Done {
 pub struct Request {
     pub sink: String,
     pub from: Bound,
-    /// The last event, or the time before which it was received; `None`: what is there now.
-    pub to: Option<Bound>,
+    /// The last one, included.
+    pub to: Bound,
     /// On top of the sink's own filter.
     pub filter: config::Filter,
-    /// Events a second, at most; `None`: as fast as the sink takes them.
-    pub rate: Option<f64>,
+    /// Events a second, at most.
+    pub rate: f64,
 }
 
-/// A place in the journal.
+/// One end of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
+    /// The oldest event that is kept, or the newest one now.
+    End,
     Sequence(u64),
-    /// The first event received at or after this time.
+    /// Of receipt.
     Time(SystemTime),
 }
 
@@ -83,13 +87,13 @@ pub struct Progress {
     /// Not kept any more when their turn came.
     pub gone: u64,
     /// Events a second, at most.
-    pub rate: Option<f64>,
+    pub rate: f64,
     /// Milliseconds since 1970.
     pub started_at: u64,
     pub ended_at: Option<u64>,
-    /// Received from this time on and before that, milliseconds since 1970.
+    /// Received in this time, milliseconds since 1970, both ends included.
     received_from: Option<u64>,
-    received_before: Option<u64>,
+    received_to: Option<u64>,
     filter: config::Filter,
 }
 
@@ -186,15 +190,16 @@ impl Replays {
         let status = self.inner.journal.status();
         let (oldest, newest) = (status.first_sequence, status.last_sequence);
         let first = match from {
+            Bound::End => oldest,
             Bound::Sequence(sequence) => sequence.max(oldest),
             Bound::Time(time) => self.inner.journal.sequence_at(time).await?.max(oldest),
         };
         let last = match to {
             // What came in until then may have been written a little later; each event's own time is looked at.
-            None | Some(Bound::Time(_)) => newest,
-            Some(Bound::Sequence(sequence)) => sequence.min(newest),
+            Bound::End | Bound::Time(_) => newest,
+            Bound::Sequence(sequence) => sequence.min(newest),
         };
-        let time = |bound| if let Some(Bound::Time(time)) = bound { Some(millis(time)) } else { None };
+        let time = |bound| if let Bound::Time(time) = bound { Some(millis(time)) } else { None };
         if first > last {
             return Err(ReplayError::Empty);
         }
@@ -219,8 +224,8 @@ impl Replays {
                 rate,
                 started_at: millis(SystemTime::now()),
                 ended_at: None,
-                received_from: time(Some(from)),
-                received_before: time(to),
+                received_from: time(from),
+                received_to: time(to),
                 filter,
             };
             known.insert(id, Known { progress: progress.clone(), stop: None });
@@ -266,11 +271,7 @@ impl Replays {
         self.progress(id)
     }
 
-    /// How far one is.
-    ///
-    /// # Errors
-    /// [`ReplayError::Unknown`].
-    pub fn progress(&self, id: u64) -> Result<Progress, ReplayError> {
+    fn progress(&self, id: u64) -> Result<Progress, ReplayError> {
         self.inner.known().get(&id).map(|known| known.progress.clone()).ok_or(ReplayError::Unknown)
     }
 
@@ -421,10 +422,8 @@ struct Pace {
 }
 
 impl Pace {
-    fn new(rate: Option<f64>) -> Self {
-        let per_event = rate.map_or(Duration::ZERO, |rate| {
-            Duration::try_from_secs_f64(1.0 / rate).unwrap_or(Duration::from_secs(3600))
-        });
+    fn new(rate: f64) -> Self {
+        let per_event = Duration::try_from_secs_f64(1.0 / rate).unwrap_or(Duration::MAX);
         // Ten steps a second at least look even enough.
         let tenth = Duration::from_millis(100).as_nanos() / per_event.as_nanos().max(1);
         let at_a_time = usize::try_from(tenth).unwrap_or(AT_A_TIME).clamp(1, AT_A_TIME);
@@ -445,7 +444,7 @@ impl Progress {
 
     fn wants(&self, event: &Event) -> bool {
         let received = millis(event.received_at());
-        self.received_from.is_none_or(|from| from <= received) && self.received_before.is_none_or(|end| received < end)
+        self.received_from.is_none_or(|from| from <= received) && self.received_to.is_none_or(|to| received <= to)
     }
 }
 

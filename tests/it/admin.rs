@@ -4,8 +4,12 @@ use std::fs;
 use std::net::TcpStream;
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::harness::event::new_event;
+use crate::harness::pki::PKI;
 use crate::harness::receiver::Setup;
+use crate::harness::target::{Reply, Target};
 use crate::harness::wait_for;
 
 #[test]
@@ -114,4 +118,70 @@ fn silent_connections_do_not_keep_a_probe_out() {
     wait_for("an answer", || receiver.ask_admin("/readyz").is_ok_and(|answer| answer.status == 200).then_some(()));
     drop(silent);
     receiver.finish();
+}
+
+#[test]
+fn status_tells_how_each_sink_is_and_until_when_certificates_are_good() {
+    let rejecting = Target::start(|_| Reply::status(422));
+    let failing = Target::start(|_| Reply::status(503));
+    let hanging = Target::start(|_| Reply::hang());
+    let url = |target: &Target| target.url("/");
+    let receiver = Setup::new()
+        .set("sinks.good.type", "stdout")
+        .set("sinks.off.type", "stdout")
+        .set("sinks.off.enabled", false)
+        .set("sinks.failing.type", "http")
+        .set("sinks.failing.url", &*url(&failing))
+        .set("sinks.stalled.type", "http")
+        .set("sinks.stalled.url", &*url(&hanging))
+        .set("sinks.stalled.timeout", "60s")
+        .set("sinks.waiting.type", "http")
+        .set("sinks.waiting.url", &*url(&rejecting))
+        .set("sinks.waiting.tls.certificate", &PKI.client.chain)
+        .set("sinks.waiting.tls.private_key", &PKI.client.key)
+        .set("sinks.waiting.tls.ca", [&PKI.ca.certificate])
+        .set("dead_letters.max_bytes", "4KiB")
+        .set("listen.drain_timeout", "2s")
+        .start();
+    for _ in 0..20 {
+        let (id, event) = new_event();
+        receiver.post(&event).assert_durable("stored", &id);
+    }
+    for (sink, state) in
+        [("good", "ok"), ("off", "disabled"), ("failing", "failing"), ("waiting", "waiting"), ("stalled", "stalled")]
+    {
+        wait_for(&format!("{sink} to be {state}"), || (receiver.sink(sink)["state"] == state).then_some(()));
+    }
+    assert_eq!(receiver.sink("stalled")["last_error"], Value::Null);
+    assert!(receiver.sink("stalled")["lag_seconds"].as_f64().unwrap() > 10.0);
+
+    let status = receiver.ask_admin("/api/v1/status").unwrap().json();
+    let journal = &status["journal"];
+    assert_eq!((&journal["first_sequence"], &journal["last_sequence"]), (&1.into(), &20.into()));
+    assert!(
+        journal["oldest_seconds"].as_f64().unwrap() > 5.0 && journal["bytes"].as_u64().unwrap() > 1000,
+        "{journal}"
+    );
+    assert!(status["dead_letters"]["bytes"].as_u64().unwrap() <= 4096, "{status}");
+    let certificates = status["certificates"].as_array().unwrap();
+    for (key, subject) in [
+        ("tls.certificate", "CN=localhost"),
+        ("tls.client_ca", "CN=Test CA"),
+        ("sinks.waiting.tls.certificate", "CN=asapp-events.example,O=ASAPP test"),
+    ] {
+        let found = certificates.iter().find(|certificate| certificate["key"] == key).unwrap();
+        assert_eq!(found["subject"], subject, "{key}");
+        let days = found["days_left"].as_i64().unwrap();
+        assert!((1..4000).contains(&days) && found["not_after"].as_str().unwrap().ends_with('Z'), "{found}");
+    }
+    let expiry = receiver.metric("certificate_expiry_timestamp_seconds");
+    assert!(expiry > 1_700_000_000, "{expiry}");
+
+    let output = receiver.operate(&["status"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    for words in ["kept aside\n", "dead letters ", "sinks.waiting.tls.certificate", "sink failing: ", "  stalled "] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    let ended = receiver.stop();
+    assert!(ended.status.success(), "{ended:?}");
 }

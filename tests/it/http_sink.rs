@@ -413,3 +413,27 @@ fn a_dead_target_holds_no_other_sink() {
     assert_eq!(receiver.sink_settled("web")["delivered"], 3_000);
     receiver.finish();
 }
+
+#[test]
+fn replayed_copies_are_marked() {
+    for max_events in [1, 3] {
+        let target = Target::start(ok);
+        let receiver = strictly_to(&target.url("/")).set("sinks.web.batch.max_events", max_events).start();
+        let ids = store(&receiver, 4);
+        receiver.sink_settled("web");
+        let first = target.requests();
+        assert!(first.iter().all(|request| !request.headers.contains_key("asapp-receiver-replayed")));
+        let replay = receiver.operate(&["replay", "--sink", "web", "--from", "1"]).output().unwrap();
+        assert!(replay.status.success(), "{replay:?}");
+        let again = wait_for("all copies", || {
+            let again = target.requests().split_off(first.len());
+            let copies = again.iter().map(|request| request.text().matches("event_id").count()).sum::<usize>();
+            (copies == ids.len()).then_some(again)
+        });
+        assert!(again.iter().all(|request| request.header("asapp-receiver-replayed") == Some("true")));
+        if max_events == 1 {
+            assert_eq!(keys(&again), ids);
+        }
+        receiver.finish();
+    }
+}

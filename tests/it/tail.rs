@@ -34,7 +34,13 @@ fn it_goes_on_from_a_sequence_a_time_or_the_last_event_seen() {
         let (id, event) = new_event();
         receiver.post(&event).assert_durable("stored", &id);
     }
-    for (query, headers, first) in [("?from=1", "", 1), ("?from=3", "", 3), ("?from=1", "Last-Event-ID: 2\r\n", 3)] {
+    for (query, headers, first) in [
+        ("?from=1", "", 1),
+        ("?from=3", "", 3),
+        ("?from=1h", "", 1),
+        ("?from=2026-01-01T00:00:00%2B01:00", "", 1),
+        ("?from=1", "Last-Event-ID: 2\r\n", 3),
+    ] {
         let mut stream = Stream::open(&receiver, &format!("/api/v1/tail{query}"), headers);
         assert_eq!(stream.message()[0], format!("id: {first}"), "{query} {headers}");
     }

@@ -1,0 +1,280 @@
+//! `dead-letters` and `quarantine`: what sinks did not take, and what was not accepted.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, stdin};
+
+use clap::Subcommand;
+use form_urlencoded::Serializer;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use super::client::{Admin, Client};
+use super::table::{pairs, printable, table};
+use super::{Failure, print, print_on, tell};
+
+const LETTER: [&str; 11] =
+    ["id", "sink", "sequence", "event_id", "name", "event_type", "at", "attempts", "state", "bytes", "reason"];
+const BODY: [&str; 7] = ["id", "reason", "at", "endpoint", "peer", "bytes", "detail"];
+
+/// In one page of a list.
+const PAGE: u64 = 1000;
+
+/// List, show, retry or discard the events that a sink did not take
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: asapp-receiver dead-letters retry --sink warehouse")]
+pub struct DeadLetters {
+    #[command(flatten)]
+    pub admin: Admin,
+    #[command(subcommand)]
+    pub verb: LetterVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LetterVerb {
+    /// The oldest first, without the events themselves
+    List {
+        /// Of this sink only
+        #[arg(long, value_name = "NAME")]
+        sink: Option<String>,
+        #[command(flatten)]
+        part: Part,
+    },
+    /// One with its event
+    Show { id: u64 },
+    /// Have their sinks try them again
+    Retry {
+        #[command(flatten)]
+        which: WhichLetters,
+    },
+    /// Delete them for good
+    Discard {
+        #[command(flatten)]
+        which: WhichLetters,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// List, show, retry or discard the bodies that could not be accepted
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: asapp-receiver quarantine show 17")]
+pub struct Quarantine {
+    #[command(flatten)]
+    pub admin: Admin,
+    #[command(subcommand)]
+    pub verb: BodyVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BodyVerb {
+    /// The oldest first, without the bodies themselves
+    List {
+        #[command(flatten)]
+        part: Part,
+    },
+    /// One with its body
+    Show {
+        id: u64,
+        /// Only its exact bytes
+        #[arg(long, conflicts_with = "json")]
+        body: bool,
+    },
+    /// Take them in as events, if they are events by now: after an update of this program, say
+    Retry {
+        #[command(flatten)]
+        which: WhichBodies,
+    },
+    /// Delete them for good
+    Discard {
+        #[command(flatten)]
+        which: WhichBodies,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Which part of a list.
+#[derive(Debug, clap::Args)]
+pub struct Part {
+    /// Those after this id
+    #[arg(long, value_name = "ID", default_value_t = 0)]
+    pub after: u64,
+    /// So many at most
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: u64,
+}
+
+/// Which dead letters.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct WhichLetters {
+    /// Those with these ids
+    #[arg(value_name = "ID")]
+    pub ids: Vec<u64>,
+    /// All of this sink
+    #[arg(long, value_name = "NAME")]
+    pub sink: Option<String>,
+    /// All
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// Which bodies.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct WhichBodies {
+    /// Those with these ids
+    #[arg(value_name = "ID")]
+    pub ids: Vec<u64>,
+    /// All
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// Does it.
+///
+/// # Errors
+/// When there is no receiver, or it refuses; when some of the named ids were left as they were.
+pub async fn dead_letters(args: DeadLetters) -> Result<(), Failure> {
+    let (client, json) = (args.admin.client()?, args.admin.json);
+    let path = "/api/v1/dead-letters";
+    match args.verb {
+        LetterVerb::List { sink, part } => list(&client, (path, "dead_letters"), sink, &part, &LETTER, json).await,
+        LetterVerb::Show { id } => show(&client, &format!("{path}/{id}"), &LETTER, "event", json).await,
+        LetterVerb::Retry { which } => {
+            change(&client, &format!("{path}/retry"), "retried", &letters(&which), json).await
+        }
+        LetterVerb::Discard { which, yes } => {
+            let meant = which.sink.as_ref().map(|sink| format!("all dead letters of the sink {sink}"));
+            let meant = meant.or_else(|| which.all.then(|| "all dead letters of all sinks".to_owned()));
+            agree(meant.as_deref(), yes)?;
+            change(&client, &format!("{path}/discard"), "discarded", &letters(&which), json).await
+        }
+    }
+}
+
+/// Does it.
+///
+/// # Errors
+/// As [`dead_letters`].
+pub async fn quarantine(args: Quarantine) -> Result<(), Failure> {
+    let (client, json) = (args.admin.client()?, args.admin.json);
+    let path = "/api/v1/quarantine";
+    match args.verb {
+        BodyVerb::List { part } => list(&client, (path, "quarantine"), None, &part, &BODY, json).await,
+        BodyVerb::Show { id, body: true } => {
+            print_on(&client.get_bytes(&format!("{path}/{id}/body")).await?).map(|_| ())
+        }
+        BodyVerb::Show { id, body: false } => show(&client, &format!("{path}/{id}"), &BODY, "body", json).await,
+        BodyVerb::Retry { which } => change(&client, &format!("{path}/retry"), "retried", &bodies(&which), json).await,
+        BodyVerb::Discard { which, yes } => {
+            agree(which.all.then_some("all bodies in the quarantine"), yes)?;
+            change(&client, &format!("{path}/discard"), "discarded", &bodies(&which), json).await
+        }
+    }
+}
+
+fn letters(which: &WhichLetters) -> Value {
+    match &which.sink {
+        Some(sink) => json!({ "sink": sink }),
+        None if which.all => json!({ "all": true }),
+        None => json!({ "ids": which.ids }),
+    }
+}
+
+fn bodies(which: &WhichBodies) -> Value {
+    if which.all { json!({ "all": true }) } else { json!({ "ids": which.ids }) }
+}
+
+/// Prints a list, which comes in pages.
+async fn list(
+    client: &Client,
+    (path, member): (&str, &str),
+    sink: Option<String>,
+    part: &Part,
+    columns: &[&str],
+    json: bool,
+) -> Result<(), Failure> {
+    let mut rows = Vec::new();
+    let (mut after, mut left) = (part.after, part.limit);
+    let mut more = true;
+    while more && left > 0 {
+        let mut query = Serializer::new(String::new());
+        query.append_pair("after", &after.to_string()).append_pair("limit", &left.min(PAGE).to_string());
+        query.extend_pairs(sink.iter().map(|sink| ("sink", sink)));
+        let page = client.get(&format!("{path}?{}", query.finish())).await?;
+        let found = page[member].as_array().cloned().unwrap_or_default();
+        match page["next"].as_u64() {
+            Some(next) => after = next,
+            None => more = false,
+        }
+        left = left.saturating_sub(found.len() as u64);
+        rows.extend(found);
+    }
+    if json {
+        let next = if more { Value::from(after) } else { Value::Null };
+        let list = Map::from_iter([(member.to_owned(), Value::from(rows)), ("next".to_owned(), next)]);
+        return print(&format!("{}\n", Value::from(list)));
+    }
+    print(&table(columns, &rows.iter().collect::<Vec<_>>()))?;
+    if more {
+        tell(&format!("there may be more: --after {after}\n"));
+    }
+    Ok(())
+}
+
+/// Prints one. What it is about, `member`, holds bytes that must not be changed.
+async fn show(client: &Client, path: &str, heads: &[&str], member: &str, json: bool) -> Result<(), Failure> {
+    let answer = client.get_bytes(path).await?;
+    if json {
+        return print_on(&answer).and_then(|_| print("\n"));
+    }
+    let broken = |_| client.failure("answered with something else than JSON");
+    let mut members: BTreeMap<String, &RawValue> = serde_json::from_slice(&answer).map_err(broken)?;
+    let raw = members.remove(member).map(RawValue::get).unwrap_or_default();
+    let head: Map<String, Value> = members
+        .into_iter()
+        .map(|(key, raw)| Ok((key, serde_json::from_str(raw.get())?)))
+        .collect::<Result<_, _>>()
+        .map_err(broken)?;
+    let text = match serde_json::from_str::<Option<String>>(raw) {
+        // A body.
+        Ok(Some(text)) => text,
+        Ok(None) => "(not UTF-8: --body gives its bytes)".to_owned(),
+        // An event.
+        Err(_) => raw.to_owned(),
+    };
+    print(&format!("{}\n{}\n", pairs(heads, &Value::from(head)), printable(&text)))
+}
+
+/// Has the receiver do it, and tells what was left as it was.
+async fn change(client: &Client, path: &str, done: &str, which: &Value, json: bool) -> Result<(), Failure> {
+    let answer = client.post(path, which).await?;
+    let number = |key: &str| answer[key].as_u64().unwrap_or_default();
+    if json {
+        print(&format!("{answer}\n"))?;
+    } else {
+        print(&format!("{} {done}, {} skipped\n", number(done), number("skipped")))?;
+        for reason in answer["reasons"].as_array().into_iter().flatten() {
+            tell(&format!("{}: {}\n", reason["id"], printable(reason["why"].as_str().unwrap_or_default())));
+        }
+    }
+    let named = which["ids"].is_array();
+    if named && number("skipped") > 0 { Err(Failure::failed("not all of them")) } else { Ok(()) }
+}
+
+/// What goes in bulk is asked about, where there is someone to ask.
+fn agree(meant: Option<&str>, yes: bool) -> Result<(), Failure> {
+    let Some(meant) = meant.filter(|_| !yes) else { return Ok(()) };
+    if !stdin().is_terminal() {
+        return Err(Failure::usage(format!("{meant} would be deleted for good: give --yes to mean it")));
+    }
+    tell(&format!("Delete {meant} for good? [y/N] "));
+    let mut answer = String::new();
+    match stdin().read_line(&mut answer) {
+        Ok(_) if ["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()) => Ok(()),
+        _ => Err(Failure::failed("nothing was deleted")),
+    }
+}
