@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "it prints its results")]
 #![allow(clippy::cast_precision_loss, reason = "counts of a minute are exact in a float")]
 
+mod door;
 mod pki;
 
 use std::fs;
@@ -12,21 +13,18 @@ use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use asapp_receiver::admission::Admission;
 use asapp_receiver::config::Config;
 use asapp_receiver::envelope::{Envelope, inspect};
-use asapp_receiver::journal::{Appended, Cursor, Journal, NewEvent, Settled};
+use asapp_receiver::journal::{Cursor, Settled};
 use asapp_receiver::simulator::model::Model;
-use asapp_receiver::telemetry::Metrics;
-use asapp_receiver::tls::{PeerIdentity, ServerTls};
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use door::{Door, median};
 use pki::Pki;
 
 const SAMPLES: [(&str, &[u8]); 3] = [
@@ -82,15 +80,6 @@ fn nanoseconds<const N: usize>(works: [&dyn Fn(); N]) -> [f64; N] {
     times.map(median)
 }
 
-/// A journal for measuring, and what an event needs on its way into it.
-struct Door {
-    journal: Journal,
-    admission: Admission,
-    metrics: Arc<Metrics>,
-    config: Config,
-    peer: PeerIdentity,
-}
-
 async fn journals(folder: &Path) {
     println!(
         "{:>28} {:>10} {:>14} {:>8} {:>8} {:>14}",
@@ -103,15 +92,12 @@ async fn journals(folder: &Path) {
         let settings = format!("journal.engine = '{engine}'\njournal.allow_loss = true\njournal.retention = '0s'");
         let settings = pki.settings(&folder, &settings);
         let (config, _) = Config::from_sources(&[settings], std::iter::empty()).unwrap();
-        let metrics = Arc::new(Metrics::new());
-        let (journal, cursors, _) = Journal::open(&config, Arc::clone(&metrics)).unwrap();
+        let (door, cursors) = Door::open(config, &pki).await;
         let mut lanes = JoinSet::new();
         for cursor in cursors {
             lanes.spawn(settle(cursor));
         }
-        let admission = Admission::new(&config.listen, Arc::clone(&metrics));
-        let peer = handshake(&config, &pki).await;
-        let door = Arc::new(Door { journal, admission, metrics, config, peer });
+        let door = Arc::new(door);
         let mut model = Model::new(1);
         for (appenders, count) in [(1, 2_000), (64, 20_000)] {
             let mut new = Vec::new();
@@ -130,18 +116,6 @@ async fn journals(folder: &Path) {
         }
         door.journal.close().await;
     }
-}
-
-/// A client that was judged by the real thing: there is no other way to an identity.
-async fn handshake(config: &Config, pki: &Pki) -> PeerIdentity {
-    let tls = ServerTls::load(&config.tls).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (connector, address) = (pki.connector(), listener.local_addr().unwrap());
-    let (_client, session) = tokio::join!(pki::connect(&connector, address), async {
-        let (stream, _) = listener.accept().await.unwrap();
-        tls.accept(stream, false, tokio::time::Instant::now() + Duration::from_secs(10)).await.unwrap()
-    });
-    session.peer
 }
 
 /// A sink that takes everything at once.
@@ -164,7 +138,7 @@ struct Run {
 async fn append(door: &Arc<Door>, appenders: usize, envelopes: &Arc<[Envelope]>) -> Run {
     let next = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
-    let (groups, cpu, start) = (door.metrics.journal_groups.get(), cpu(), Instant::now());
+    let (groups, cpu, start) = (door.metrics.journal_groups.get(), door::cpu(), Instant::now());
     for _ in 0..appenders {
         let (door, next, envelopes) = (Arc::clone(door), Arc::clone(&next), Arc::clone(envelopes));
         tasks.spawn(async move {
@@ -179,24 +153,10 @@ async fn append(door: &Arc<Door>, appenders: usize, envelopes: &Arc<[Envelope]>)
     }
     let mut times = tasks.join_all().await.concat();
     times.sort_unstable();
-    let (took, cpu) = (start.elapsed().as_secs_f64(), self::cpu() - cpu);
+    let (took, cpu) = (start.elapsed().as_secs_f64(), door::cpu() - cpu);
     let (count, groups) = (envelopes.len() as f64, door.metrics.journal_groups.get() - groups);
     let group = if groups > 0 { count / groups as f64 } else { 0.0 };
     Run { rate: count / took, cpu_us: cpu.as_secs_f64() * 1e6 / count, times, group }
-}
-
-impl Door {
-    async fn append(&self, envelope: Envelope) -> Appended {
-        let admitted = self.admission.admit(self.admission.receive(), envelope.body().len()).unwrap();
-        let event = NewEvent {
-            envelope,
-            received_at: SystemTime::now(),
-            peer: self.peer.clone(),
-            endpoint: Arc::new(self.config.endpoints[0].clone()),
-            traceparent: None,
-        };
-        self.journal.append(event, admitted).await.unwrap()
-    }
 }
 
 fn print(name: &str, runs: Vec<Run>) {
@@ -210,18 +170,4 @@ fn print(name: &str, runs: Vec<Run>) {
         of(&|run| at(run, 99)),
         of(&|run| run.group),
     );
-}
-
-/// Processor time of this process, its appenders included.
-fn cpu() -> Duration {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    let (user, system): (u32, u32) = (fields[11].parse().unwrap(), fields[12].parse().unwrap());
-    // A tick of /proc is a hundredth of a second whatever the kernel's own are.
-    Duration::from_millis(10) * (user + system)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    values[values.len() / 2]
 }

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! accept → authenticate → admit → parse → journal (dedup, sync) → 200      then, per sink:
-//! read → filter → deliver → advance
+//! read → filter → shape → deliver → advance
 //! ```
 //!
 //! 1. [`server`] takes a permit, accepts a connection and runs the TLS handshake against a deadline. [`tls`] judges the
@@ -18,8 +18,11 @@
 //! 4. [`ingest`] is one sentence: parse, append, answer; what does not parse goes to the quarantine.
 //! 5. [`journal`] owns the order of events. Its one writer decides what is a duplicate, writes a group, syncs once and
 //!    only then hands out a [`journal::Receipt`]; a 200 can only be built from one.
-//! 6. [`dispatch`] runs one lane per sink, each with a cursor of its own in the journal; [`sinks`] do the delivering.
-//!    A new sink is one file in `sinks/`, one arm in [`sinks::AnySink`](sinks) and its settings.
+//! 6. [`dispatch`] runs one lane per sink, each with a cursor of its own in the journal: it filters, puts batches
+//!    together, keeps each entity's events in order, tries again, and gives up into the dead letters.
+//! 7. [`shape`] makes of an event what the sink gets to see: its format, with the redacted members cut out of the bytes.
+//! 8. [`sinks`] do the delivering. A new sink is one file in `sinks/`, one arm in [`dispatch::Lanes::start`] and its
+//!    settings.
 //!
 //! Around the path: [`config`] (settings), [`admin`] (the operators' port), [`problem`] (error answers of both ports), [`telemetry`] (names of metrics and log
 //! fields), [`simulator`] (ASAPP's side) and [`commands`] (the command line). Imports run one way, from the door

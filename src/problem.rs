@@ -10,10 +10,13 @@ use axum::response::{IntoResponse, Response};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Malformed,
+    /// A call of the admin port that means nothing.
+    Invalid,
     Unauthorized,
     Forbidden,
     NotFound,
     MethodNotAllowed,
+    Conflict,
     Timeout,
     TooLarge,
     UnsupportedMedia,
@@ -41,14 +44,16 @@ impl Kind {
     fn parts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::Malformed => (StatusCode::BAD_REQUEST, "malformed", "Not one JSON object"),
+            Self::Invalid => (StatusCode::BAD_REQUEST, "invalid", "Not a call that can be answered"),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized", "Token needed"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "Not from here"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "No such path"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
+            Self::Conflict => (StatusCode::CONFLICT, "conflict", "Not in a state for this"),
             Self::Timeout => (StatusCode::REQUEST_TIMEOUT, "timeout", "Body not received in time"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Body too large"),
             Self::UnsupportedMedia => {
-                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media", "Content-Encoding not supported")
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media", "Content not supported")
             }
             Self::Incomplete => (StatusCode::UNPROCESSABLE_ENTITY, "incomplete", "Not an event for this endpoint"),
             Self::TooMany => (StatusCode::TOO_MANY_REQUESTS, "too-many", "Too many requests in flight"),
@@ -59,7 +64,7 @@ impl Kind {
 }
 
 impl Problem {
-    /// `detail` says what and where, and holds no value of the request.
+    /// `detail` says what and where, and holds no value of an event.
     #[must_use]
     pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, detail: detail.into(), close: false }

@@ -12,19 +12,21 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Gate, GateError, Insight};
 use crate::admission::Admission;
-use crate::config::{Config, Engine};
+use crate::config::{self, Config, Engine, SinkKind};
 use crate::dispatch::{Health, Lanes};
 use crate::ingest::Ingest;
 use crate::journal::{self, Journal, OpenError};
 use crate::receiver;
 use crate::server::{self, Limits, Phase, Transport};
 use crate::telemetry::Metrics;
-use crate::tls::{Finding, ServerTls, Severity};
+use crate::tls::{Expiry, Finding, ServerTls, Severity};
 
 /// Kept of `listen.drain_timeout` for the lanes and the journal when connections use up all the rest; at most a fifth.
 const LAST_STEPS: Duration = Duration::from_secs(3);
 /// After the journal has failed: time for the answers that say so.
 const FAILURE_GRACE: Duration = Duration::from_secs(1);
+/// A sink with deliveries under way of which none has begun or ended for so long is stalled.
+const STALLED_AFTER: Duration = Duration::from_secs(10);
 
 /// A running receiver.
 #[derive(Debug)]
@@ -106,9 +108,9 @@ impl Service {
         let max_connections = server::connections_within_limits(config.listen.max_connections);
         let limits = Limits { max_connections, ..Limits::of(&config.listen) };
         let counted = Some(Arc::clone(&metrics));
-        connections.spawn(server::serve(listener, Transport::Tls(tls), router, limits, counted, phases));
+        connections.spawn(server::serve(listener, Transport::Tls(Arc::clone(&tls)), router, limits, counted, phases));
 
-        let insight = insight(&config, &journal, &lanes, &metrics);
+        let insight = insight(&config, tls, &journal, &lanes, &metrics);
         admin_phase.send_replace(admin::Phase::Serving(insight.clone()));
         tracing::info!(%events, admin = %admin_address, "listening");
         Ok(Running {
@@ -245,33 +247,99 @@ async fn open_journal(
     Ok((journal, cursors))
 }
 
-fn insight(config: &Arc<Config>, journal: &Journal, lanes: &Lanes, metrics: &Arc<Metrics>) -> Insight {
-    let state = journal.state();
-    let keeper = journal.clone();
-    let forget: admin::Forget = Arc::new(move |sink| {
-        let journal = keeper.clone();
-        Box::pin(async move { journal.forget(&sink).await })
-    });
-    let (config, journal, metrics) = (Arc::clone(config), journal.clone(), Arc::clone(metrics));
-    let health = lanes.health().to_vec();
-    Insight { journal: state, status: Arc::new(move || status(&config, &journal, &health, &metrics)), forget }
+fn insight(
+    config: &Arc<Config>,
+    tls: Arc<ServerTls>,
+    journal: &Journal,
+    lanes: &Lanes,
+    metrics: &Arc<Metrics>,
+) -> Insight {
+    let view = View {
+        config: Arc::clone(config),
+        tls,
+        of_sinks: shown_by_sinks(&config.sinks),
+        journal: journal.clone(),
+        health: lanes.health().to_vec(),
+        metrics: Arc::clone(metrics),
+    };
+    let status = Arc::new(move || view.status());
+    Insight { state: journal.state(), journal: journal.clone(), status, replays: None }
 }
 
-fn status(config: &Config, journal: &Journal, health: &[(String, Health)], metrics: &Metrics) -> admin::Status {
-    let found = journal.status();
-    metrics.journal_bytes.set(found.bytes.try_into().unwrap_or(i64::MAX));
-    metrics.dedup_ids.set(found.dedup_ids.try_into().unwrap_or(i64::MAX));
-    let sinks = found.sinks.iter().map(|sink| {
-        let condition = health.iter().find(|(name, _)| **name == *sink.name).map(|(_, health)| health.condition());
-        let condition = condition.unwrap_or_default();
-        let state = match (sink.gone, sink.enabled, &condition.last_error) {
+/// The client certificates that sinks show: they are read once, at their start.
+fn shown_by_sinks(sinks: &[config::Sink]) -> Vec<Expiry> {
+    let shown = sinks.iter().filter(|sink| sink.enabled).filter_map(|sink| match &sink.kind {
+        SinkKind::Http(http) => {
+            let file = http.tls.certificate.as_deref()?;
+            Expiry::read(format!("sinks.{}.tls.certificate", sink.name), file)
+        }
+        SinkKind::Stdout | SinkKind::File(_) => None,
+    });
+    shown.collect()
+}
+
+/// What a status is put together from.
+struct View {
+    config: Arc<Config>,
+    tls: Arc<ServerTls>,
+    of_sinks: Vec<Expiry>,
+    journal: Journal,
+    health: Vec<(String, Health)>,
+    metrics: Arc<Metrics>,
+}
+
+impl View {
+    fn status(&self) -> admin::Status {
+        let found = self.journal.status();
+        self.metrics.journal_bytes.set(found.bytes.try_into().unwrap_or(i64::MAX));
+        self.metrics.dedup_ids.set(found.dedup_ids.try_into().unwrap_or(i64::MAX));
+        let now = SystemTime::now();
+        let expiries = self.tls.expiries().into_iter().chain(self.of_sinks.iter().cloned());
+        admin::Status {
+            process: admin::Process::read(&self.metrics),
+            journal: self.of_journal(&found),
+            sinks: found.sinks.iter().map(|sink| self.of_sink(sink, now)).collect(),
+            certificates: expiries.map(|expiry| certificate(&expiry, now)).collect(),
+        }
+    }
+
+    fn of_journal(&self, found: &journal::Status) -> admin::Journal {
+        let state = match *self.journal.state().borrow() {
+            journal::State::Open => "open",
+            journal::State::Full => "full",
+            journal::State::Failed => "failed",
+            journal::State::Closed => "closed",
+        };
+        let engine = match self.journal.engine() {
+            Engine::Sqlite => "sqlite",
+            Engine::Memory => "memory",
+        };
+        admin::Journal {
+            state,
+            engine,
+            first_sequence: (found.first_sequence <= found.last_sequence).then_some(found.first_sequence),
+            last_sequence: (found.last_sequence > 0).then_some(found.last_sequence),
+            bytes: found.bytes,
+            max_bytes: self.config.journal.max_bytes,
+            lost_events: self.metrics.journal_lost.get(),
+            dedup_ids: found.dedup_ids as u64,
+        }
+    }
+
+    fn of_sink(&self, sink: &journal::SinkStatus, now: SystemTime) -> admin::Sink {
+        let health = self.health.iter().find(|(name, _)| **name == *sink.name);
+        let condition = health.map(|(_, health)| health.condition()).unwrap_or_default();
+        let stalled = condition.moved.is_some_and(|moved| moved.elapsed() > STALLED_AFTER);
+        let state = match (sink.gone, sink.enabled, condition.waiting, &condition.last_error) {
             (true, ..) => "gone",
-            (_, false, _) => "disabled",
+            (_, false, ..) => "disabled",
+            (_, _, true, _) => "waiting",
             (.., Some(_)) => "failing",
+            _ if stalled => "stalled",
             _ => "ok",
         };
         let account = &sink.account;
-        let age = condition.oldest.and_then(|oldest| SystemTime::now().duration_since(oldest).ok());
+        let age = condition.oldest.and_then(|oldest| now.duration_since(oldest).ok());
         admin::Sink {
             name: sink.name.to_string(),
             state,
@@ -287,28 +355,16 @@ fn status(config: &Config, journal: &Journal, health: &[(String, Health)], metri
             lag_seconds: age.unwrap_or_default().as_secs_f64(),
             last_error: condition.last_error,
         }
-    });
-    let state = match *journal.state().borrow() {
-        journal::State::Open => "open",
-        journal::State::Full => "full",
-        journal::State::Failed => "failed",
-        journal::State::Closed => "closed",
-    };
-    admin::Status {
-        process: admin::Process::read(metrics),
-        journal: admin::Journal {
-            state,
-            engine: match journal.engine() {
-                Engine::Sqlite => "sqlite",
-                Engine::Memory => "memory",
-            },
-            first_sequence: (found.first_sequence <= found.last_sequence).then_some(found.first_sequence),
-            last_sequence: (found.last_sequence > 0).then_some(found.last_sequence),
-            bytes: found.bytes,
-            max_bytes: config.journal.max_bytes,
-            lost_events: metrics.journal_lost.get(),
-            dedup_ids: found.dedup_ids as u64,
-        },
-        sinks: sinks.collect(),
+    }
+}
+
+fn certificate(expiry: &Expiry, now: SystemTime) -> admin::Certificate {
+    admin::Certificate {
+        key: expiry.key.clone(),
+        file: expiry.file.display().to_string(),
+        subject: expiry.subject.clone(),
+        not_after: humantime::format_rfc3339_seconds(expiry.at).to_string(),
+        timestamp: expiry.timestamp(),
+        days_left: expiry.days_left(now),
     }
 }

@@ -75,6 +75,8 @@ pub struct Metrics {
     /// `reason`: `malformed`, `incomplete`, `unsupported-media`, `conflict`.
     pub quarantined: Family<Label, Counter>,
     pub quarantine_dropped: Counter,
+    /// Bodies that operators let out of the quarantine as events. They were received when they came, and count there.
+    pub quarantine_released: Counter,
     pub conflicts: Counter,
     pub panics: Counter,
     /// Seconds from the first write of a commit group to the end of its sync.
@@ -114,6 +116,11 @@ impl Metrics {
             odd_content_type: counter(r, "odd_content_type", "events whose Content-Type was not application/json"),
             quarantined: family(r, "quarantined", "bodies kept in the quarantine, by reason"),
             quarantine_dropped: counter(r, "quarantine_dropped", "bodies a full quarantine let go, oldest first"),
+            quarantine_released: counter(
+                r,
+                "quarantine_released",
+                "bodies that operators let out of the quarantine as events",
+            ),
             conflicts: counter(r, "conflicts", "known event ids that came with other bytes"),
             panics: counter(r, "panics", "bugs caught in a request"),
             journal_commit: {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -62,8 +62,8 @@ impl Gate {
         if matches!(self, Self::Loopback { .. }) && !host.is_some_and(is_this_machine) {
             return Err(Problem::new(Kind::Forbidden, "the Host header has to be localhost or a loopback address"));
         }
-        if !method.is_safe() && is_cross_site(host, headers) {
-            return Err(Problem::new(Kind::Forbidden, "a page of another site may not change anything here"));
+        if (!method.is_safe() || is_part_of_a_page(headers)) && is_cross_site(host, headers) {
+            return Err(Problem::new(Kind::Forbidden, "a page of another site may change and load nothing here"));
         }
         match self {
             Self::Loopback { token: None } => Ok(()),
@@ -76,10 +76,15 @@ impl Gate {
 }
 
 pub(super) async fn guard(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
-    match gate.judge(request.method(), request.uri(), request.headers()) {
+    let mut response = match gate.judge(request.method(), request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
-    }
+    };
+    // Events may be in it: for nobody to keep, nor to take for a page.
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
@@ -91,6 +96,11 @@ fn is_this_machine(host: &str) -> bool {
     let Ok(authority) = host.parse::<axum::http::uri::Authority>() else { return false };
     let name = authority.host().trim_start_matches('[').trim_end_matches(']');
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether a browser asks because a page (a script, an image, a frame) wants it, and not a person who follows a link.
+fn is_part_of_a_page(headers: &HeaderMap) -> bool {
+    headers.get("sec-fetch-dest").is_some_and(|dest| dest.as_bytes() != b"document")
 }
 
 /// Browsers say where a request comes from; other programs say nothing.

@@ -1,7 +1,10 @@
-//! The operators' port: probes, metrics, status. Plain HTTP, on loopback unless told otherwise.
+//! The operators' port: probes, metrics, and what operators see and change. Plain HTTP, on loopback unless told otherwise.
 
+mod call;
 mod gate;
+mod replay;
 mod status;
+mod tail;
 
 use std::sync::Arc;
 
@@ -10,13 +13,13 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get};
-use futures_util::future::BoxFuture;
-use prometheus_client::registry::Registry;
-use tokio::sync::watch;
+use axum::routing::{delete, get, post};
+use tokio::sync::{Semaphore, watch};
 
+pub use call::Bound;
 pub use gate::{Gate, GateError};
-pub use status::{Journal, Process, Sink, Status};
+pub use replay::{Change, Progress, ReplayError, Replays, Request as ReplayRequest, State as ReplayState};
+pub use status::{Certificate, Journal, Process, Sink, Status};
 
 use crate::journal::{self, Refused};
 use crate::problem::{Kind, Problem};
@@ -33,41 +36,59 @@ pub enum Phase {
     Draining(Insight),
 }
 
-/// What can be seen from outside once the journal is open. Cheap to clone.
+/// What can be seen and done from outside once the journal is open. Cheap to clone.
 #[derive(Clone)]
 pub struct Insight {
-    pub journal: watch::Receiver<journal::State>,
+    pub state: watch::Receiver<journal::State>,
+    pub journal: journal::Journal,
     /// Called once per request for the status or the metrics.
     pub status: Arc<dyn Fn() -> Status + Send + Sync>,
-    pub forget: Forget,
+    /// `None`: this build cannot replay.
+    pub replays: Option<Arc<dyn Replays>>,
 }
-
-/// Drops the place of a sink that is gone from the settings; false if there is no such sink.
-pub type Forget = Arc<dyn Fn(String) -> BoxFuture<'static, Result<bool, Refused>> + Send + Sync>;
 
 /// The routes of the operators' port, behind `gate`.
 pub fn router(gate: Gate, metrics: Arc<Metrics>, phase: watch::Receiver<Phase>) -> Router {
-    let view = View { metrics, phase };
+    let view = View { metrics, phase, tails: Arc::new(Semaphore::new(tail::PLACES)) };
     let gated = Router::new()
         .route("/metrics", get(metrics_text))
         .route("/api/v1/status", get(status_json))
         .route("/api/v1/sinks/{name}", delete(forget_sink))
+        .route("/api/v1/tail", get(tail::tail))
+        .route("/api/v1/replay", get(replay::list).post(replay::start))
+        .route("/api/v1/replay/{id}", get(replay::show).delete(replay::cancel))
+        .route("/api/v1/replay/{id}/pause", post(replay::pause))
+        .route("/api/v1/replay/{id}/resume", post(replay::resume))
+        .method_not_allowed_fallback(no_such_method)
         .fallback(async || Problem::new(Kind::NotFound, "the admin port has no such path"))
         .layer(middleware::from_fn_with_state(Arc::new(gate), gate::guard));
-    Router::new().route("/livez", get(live)).route("/readyz", get(ready)).merge(gated).with_state(view)
+    let probes = Router::new()
+        .route("/livez", get(live))
+        .route("/readyz", get(ready))
+        .method_not_allowed_fallback(no_such_method);
+    probes.merge(gated).with_state(view)
+}
+
+/// The router adds which methods there are.
+async fn no_such_method() -> Problem {
+    Problem::new(Kind::MethodNotAllowed, "this path has other methods: see Allow")
 }
 
 #[derive(Clone)]
 struct View {
     metrics: Arc<Metrics>,
     phase: watch::Receiver<Phase>,
+    /// Places for those who look on.
+    tails: Arc<Semaphore>,
 }
 
 impl View {
-    fn status(&self) -> Option<Status> {
+    /// # Errors
+    /// Unavailable, before the journal is open.
+    fn insight(&self) -> Result<Insight, Problem> {
         match &*self.phase.borrow() {
-            Phase::Starting => None,
-            Phase::Serving(insight) | Phase::Draining(insight) => Some((insight.status)()),
+            Phase::Starting => Err(Problem::new(Kind::Unavailable, "starting: the journal is not open yet")),
+            Phase::Serving(insight) | Phase::Draining(insight) => Ok(insight.clone()),
         }
     }
 
@@ -76,7 +97,7 @@ impl View {
         match &*self.phase.borrow() {
             Phase::Starting => Some("starting"),
             Phase::Draining(_) => Some("draining"),
-            Phase::Serving(insight) => match *insight.journal.borrow() {
+            Phase::Serving(insight) => match *insight.state.borrow() {
                 journal::State::Open => None,
                 journal::State::Full => Some("journal full"),
                 journal::State::Failed => Some("journal failed"),
@@ -98,38 +119,26 @@ async fn ready(State(view): State<View>) -> Response {
 }
 
 async fn metrics_text(State(view): State<View>) -> Response {
-    let sinks = view.status().map_or_else(Registry::default, |status| status::registry(&status.sinks));
-    ([(header::CONTENT_TYPE, OPENMETRICS)], view.metrics.encode_with(&sinks)).into_response()
+    let seen = view.insight().map(|insight| status::registry(&(insight.status)()));
+    let seen = seen.unwrap_or_default();
+    ([(header::CONTENT_TYPE, OPENMETRICS)], view.metrics.encode_with(&seen)).into_response()
 }
 
-async fn status_json(State(view): State<View>) -> Response {
-    let Some(status) = view.status() else {
-        return Problem::new(Kind::Unavailable, "starting: the journal is not open yet").into_response();
-    };
-    match serde_json::to_string(&status) {
-        Ok(text) => json(StatusCode::OK, text),
-        Err(error) => {
-            tracing::error!(%error, "status cannot be written as JSON");
-            Problem::new(Kind::Internal, "the status cannot be written as JSON").into_response()
-        }
+async fn status_json(State(view): State<View>) -> Result<Response, Problem> {
+    Ok(call::answer(&(view.insight()?.status)()))
+}
+
+async fn forget_sink(State(view): State<View>, Path(name): Path<String>) -> Result<Response, Problem> {
+    if view.insight()?.journal.forget(&name).await? {
+        return Ok(json(StatusCode::OK, r#"{"forgotten":true}"#.to_owned()));
     }
+    let why = "no sink of this name is gone from the settings: one that is configured keeps its place";
+    Err(Problem::new(Kind::NotFound, why))
 }
 
-async fn forget_sink(State(view): State<View>, Path(name): Path<String>) -> Response {
-    let forget = match &*view.phase.borrow() {
-        Phase::Starting => None,
-        Phase::Serving(insight) | Phase::Draining(insight) => Some(Arc::clone(&insight.forget)),
-    };
-    let Some(forget) = forget else {
-        return Problem::new(Kind::Unavailable, "starting: the journal is not open yet").into_response();
-    };
-    match forget(name).await {
-        Ok(true) => json(StatusCode::OK, r#"{"forgotten":true}"#.to_owned()),
-        Ok(false) => {
-            let why = "no sink of this name is gone from the settings: one that is configured keeps its place";
-            Problem::new(Kind::NotFound, why).into_response()
-        }
-        Err(refused) => Problem::new(Kind::Unavailable, refused.to_string()).into_response(),
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        Self::new(Kind::Unavailable, refused.to_string())
     }
 }
 
@@ -139,7 +148,7 @@ fn json(status: StatusCode, body: String) -> Response {
 
 impl std::fmt::Debug for Insight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Insight").field("journal", &self.journal).finish_non_exhaustive()
+        f.debug_struct("Insight").field("state", &self.state).finish_non_exhaustive()
     }
 }
 
@@ -163,32 +172,23 @@ mod tests {
         (status, String::from_utf8(body.to_vec()).unwrap())
     }
 
-    fn insight(journal: &watch::Sender<journal::State>) -> Insight {
-        Insight {
-            journal: journal.subscribe(),
-            status: Arc::new(|| Status {
-                process: status::Process {
-                    received: 1,
-                    stored: 1,
-                    duplicate: 0,
-                    rejected: 0,
-                    refused: 0,
-                    in_flight: 0,
-                },
-                journal: status::Journal {
-                    state: "open",
-                    engine: "memory",
-                    first_sequence: Some(1),
-                    last_sequence: Some(1),
-                    bytes: 2,
-                    max_bytes: 3,
-                    lost_events: 0,
-                    dedup_ids: 1,
-                },
-                sinks: Vec::new(),
-            }),
-            forget: Arc::new(|name| Box::pin(async move { Ok(name == "gone") })),
-        }
+    fn insight(state: &watch::Sender<journal::State>) -> Insight {
+        Insight { state: state.subscribe(), journal: journal(), status: Arc::new(Status::empty), replays: None }
+    }
+
+    /// One that touches no disk.
+    fn journal() -> journal::Journal {
+        let settings = [
+            ("TLS__CERTIFICATE", "none"),
+            ("TLS__PRIVATE_KEY", "none"),
+            ("TLS__CLIENT_CA", "none"),
+            ("TLS__ALLOW_ANY_CLIENT", "true"),
+            ("JOURNAL__ENGINE", "memory"),
+            ("JOURNAL__ALLOW_LOSS", "true"),
+        ];
+        let env = settings.map(|(key, value)| (format!("{}{key}", crate::config::PREFIX), value.to_owned()));
+        let (config, _) = crate::config::Config::from_sources(&[], env.into_iter()).unwrap();
+        journal::Journal::open(&config, Arc::new(Metrics::new())).unwrap().0
     }
 
     #[tokio::test]
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(answer(&router, "/readyz", &[]).await, (StatusCode::OK, r#"{"ready":true}"#.to_owned()));
         let (status, text) = answer(&router, "/api/v1/status", &local).await;
         assert_eq!(status, StatusCode::OK);
-        assert!(text.contains(r#""journal":{"state":"open","engine":"memory","first_sequence":1"#), "{text}");
+        assert!(text.contains(r#""journal":{"state":"open","engine":"memory","first_sequence":null"#), "{text}");
         for (state, reason) in [
             (journal::State::Full, "journal full"),
             (journal::State::Failed, "journal failed"),
@@ -225,24 +225,6 @@ mod tests {
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         assert!(text.contains("draining"), "{text}");
         assert_eq!(answer(&router, "/livez", &[]).await.0, StatusCode::OK);
-    }
-
-    #[tokio::test]
-    async fn only_a_sink_that_is_gone_can_be_forgotten() {
-        let (journal, _) = watch::channel(journal::State::Open);
-        let (phase, seen) = watch::channel(Phase::Starting);
-        let router = router(Gate::Loopback { token: None }, Arc::new(Metrics::new()), seen);
-        let forget = async |name: &str, site: &str| {
-            let request = Request::delete(format!("/api/v1/sinks/{name}"))
-                .header("host", "localhost:8081")
-                .header("sec-fetch-site", site);
-            router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status()
-        };
-        assert_eq!(forget("gone", "none").await, StatusCode::SERVICE_UNAVAILABLE);
-        phase.send_replace(Phase::Serving(insight(&journal)));
-        assert_eq!(forget("gone", "none").await, StatusCode::OK);
-        assert_eq!(forget("stdout", "none").await, StatusCode::NOT_FOUND);
-        assert_eq!(forget("gone", "cross-site").await, StatusCode::FORBIDDEN);
     }
 
     #[tokio::test]
@@ -292,5 +274,12 @@ mod tests {
         assert_eq!(status("sec-fetch-site", "same-site").await, StatusCode::FORBIDDEN);
         assert_eq!(status("origin", "http://localhost:8081").await, StatusCode::METHOD_NOT_ALLOWED);
         assert_eq!(status("x-none", "").await, StatusCode::METHOD_NOT_ALLOWED);
+
+        // A link may lead here, an image or a script of the page may not.
+        let site = ("sec-fetch-site", "cross-site");
+        for (kind, wanted) in [("document", StatusCode::OK), ("image", StatusCode::FORBIDDEN)] {
+            let headers = [("host", "localhost:8081"), site, ("sec-fetch-dest", kind)];
+            assert_eq!(answer(&router, "/metrics", &headers).await.0, wanted, "{kind}");
+        }
     }
 }

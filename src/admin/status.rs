@@ -18,6 +18,7 @@ pub struct Status {
     pub process: Process,
     pub journal: Journal,
     pub sinks: Vec<Sink>,
+    pub certificates: Vec<Certificate>,
 }
 
 /// What this process took in: `received = stored + duplicate + rejected + refused + in_flight`.
@@ -29,6 +30,23 @@ pub struct Process {
     pub rejected: u64,
     pub refused: u64,
     pub in_flight: u64,
+}
+
+/// Until when a certificate or a revocation list in use is good.
+#[derive(Debug, Clone, Serialize)]
+pub struct Certificate {
+    /// The setting that names its file.
+    pub key: String,
+    pub file: String,
+    /// RFC 4514: whom it names, or who issued the list.
+    pub subject: String,
+    /// RFC 3339, UTC.
+    pub not_after: String,
+    /// The same in seconds since 1970.
+    #[serde(skip)]
+    pub timestamp: u64,
+    /// Whole days; below zero once it is over.
+    pub days_left: i64,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -50,6 +68,8 @@ pub struct Journal {
 #[derive(Debug, Clone, Serialize)]
 pub struct Sink {
     pub name: String,
+    /// `ok`; `failing` (the last attempt failed, it is tried again); `stalled` (nothing got on for a while, and no attempt
+    /// ended); `waiting` (for room in the dead letters); `disabled`; `gone` (from the settings).
     pub state: &'static str,
     pub enabled: bool,
     pub required: bool,
@@ -89,10 +109,16 @@ fn sum(text: &str, series: &str) -> u64 {
     samples.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
 }
 
-/// The accounts of `sinks` as metrics, one series per sink.
-pub(super) fn registry(sinks: &[Sink]) -> Registry {
-    let mut registry = Registry::with_prefix("asapp_receiver_sink");
-    let r = &mut registry;
+/// What of a status is told as metrics: the accounts of the sinks, and when certificates end.
+pub(super) fn registry(Status { sinks, certificates, .. }: &Status) -> Registry {
+    let mut registry = Registry::with_prefix("asapp_receiver");
+    let expiry = Family::<Vec<(&'static str, String)>, Gauge<u64, AtomicU64>>::default();
+    for certificate in certificates {
+        let labels = vec![("key", certificate.key.clone()), ("subject", certificate.subject.clone())];
+        expiry.get_or_create_owned(&labels).set(certificate.timestamp);
+    }
+    registry.register("certificate_expiry_timestamp_seconds", "when a certificate or revocation list ends", expiry);
+    let r = registry.sub_registry_with_prefix("sink");
     let count = |counter: &Counter, value| _ = counter.inc_by(value);
     series(r, "stored", "events from the sink's first sequence on", sinks, |m, sink| count(m, sink.stored));
     series(r, "delivered", "events delivered", sinks, |m, sink| count(m, sink.delivered));
@@ -119,6 +145,28 @@ where
 }
 
 #[cfg(test)]
+impl Status {
+    /// Of a receiver that has just begun.
+    pub(super) fn empty() -> Self {
+        Self {
+            process: Process { received: 0, stored: 0, duplicate: 0, rejected: 0, refused: 0, in_flight: 0 },
+            journal: Journal {
+                state: "open",
+                engine: "memory",
+                first_sequence: None,
+                last_sequence: None,
+                bytes: 0,
+                max_bytes: 1,
+                lost_events: 0,
+                dedup_ids: 0,
+            },
+            sinks: Vec::new(),
+            certificates: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -139,7 +187,7 @@ mod tests {
     fn every_sink_has_its_series() {
         let sink = |name: &str, pending| Sink {
             name: name.to_owned(),
-            state: "running",
+            state: "ok",
             enabled: true,
             required: true,
             stored: 9,
@@ -152,7 +200,17 @@ mod tests {
             lag_seconds: 1.5,
             last_error: None,
         };
-        let text = Metrics::new().encode_with(&registry(&[sink("a", 2), sink("b", 3)]));
+        let certificate = Certificate {
+            key: "tls.certificate".to_owned(),
+            file: "server.pem".to_owned(),
+            subject: "CN=x".to_owned(),
+            not_after: String::new(),
+            timestamp: 1_800_000_000,
+            days_left: 1,
+        };
+        let sinks = vec![sink("a", 2), sink("b", 3)];
+        let status = Status { sinks, certificates: vec![certificate], ..Status::empty() };
+        let text = Metrics::new().encode_with(&registry(&status));
         for line in [
             r#"asapp_receiver_sink_stored_total{sink="a"} 9"#,
             r#"asapp_receiver_sink_delivered_total{sink="b"} 5"#,
@@ -162,6 +220,7 @@ mod tests {
             r#"asapp_receiver_sink_pending{sink="a"} 2"#,
             r#"asapp_receiver_sink_pending{sink="b"} 3"#,
             r#"asapp_receiver_sink_lag_seconds{sink="a"} 1.5"#,
+            r#"asapp_receiver_certificate_expiry_timestamp_seconds{key="tls.certificate",subject="CN=x"} 1800000000"#,
             "# EOF",
         ] {
             assert!(text.lines().any(|got| got == line), "{line} in\n{text}");

@@ -2,16 +2,23 @@
 
 pub mod certs;
 pub mod check;
+mod client;
 pub mod demo;
+pub mod feed_config;
+pub mod replay;
 pub mod serve;
 pub mod simulate;
 pub mod status;
+mod table;
+pub mod tail;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+
+use client::Go;
 
 use crate::config::Problems;
 
@@ -41,7 +48,10 @@ enum Command {
     Certs(certs::Args),
     Demo(demo::Args),
     Simulate(simulate::Args),
+    FeedConfig(feed_config::Args),
     Status(status::Args),
+    Tail(tail::Args),
+    Replay(replay::Args),
 }
 
 impl Cli {
@@ -56,7 +66,10 @@ impl Cli {
             Command::Certs(args) => certs::run(args),
             Command::Demo(args) => demo::run(args).await,
             Command::Simulate(args) => simulate::run(args).await,
+            Command::FeedConfig(args) => feed_config::run(args, &self.config),
             Command::Status(args) => status::run(args).await,
+            Command::Tail(args) => tail::run(args).await,
+            Command::Replay(args) => replay::run(args).await,
         }
     }
 }
@@ -105,12 +118,16 @@ impl From<Problems> for Failure {
 
 /// Prints to stdout. A reader that has gone away is no failure: it has seen what it wanted.
 fn print(text: &str) -> Result<(), Failure> {
+    print_on(text.as_bytes()).map(|_| ())
+}
+
+/// Prints to stdout, and says whether anyone is still reading.
+fn print_on(text: &[u8]) -> Result<Go, Failure> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::failed(format!("cannot write to stdout: {error}")))
-        }
-        _ => Ok(()),
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Ok(()) => Ok(Go::On),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Go::Away),
+        Err(error) => Err(Failure::failed(format!("cannot write to stdout: {error}"))),
     }
 }
 

@@ -14,6 +14,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+pub(crate) use units::feed as feed_name;
+
 /// Environment variables of this name are settings.
 pub const PREFIX: &str = "ASAPP_RECEIVER__";
 
@@ -360,7 +364,7 @@ pub enum Start {
 }
 
 /// Which events a sink wants; every given list must let the event pass, an empty one lets all pass.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filter {
     /// Full feed names.
     pub feeds: Vec<String>,

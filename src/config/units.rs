@@ -53,7 +53,7 @@ pub(super) fn sha256(text: &str) -> Option<[u8; 32]> {
 }
 
 /// The full name of a feed given by its short or full name. A name of ASAPP's that is not documented yet passes.
-pub(super) fn feed(name: &str) -> Option<String> {
+pub(crate) fn feed(name: &str) -> Option<String> {
     const PREFIX: &str = "com.asapp.event.";
     match name {
         "activity" | "journey" | "queue" => Some(format!("{PREFIX}{name}")),

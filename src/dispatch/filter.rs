@@ -50,11 +50,21 @@ impl Filter {
 
     #[must_use]
     pub fn passes(&self, event: &Event) -> bool {
-        let Self { settings, event_types, exclude_event_types, reads_company } = self;
-        (settings.feeds.is_empty() || settings.feeds.iter().any(|feed| feed == event.name()))
-            && (event_types.is_empty() || event_types.is_match(event.event_type()))
-            && !exclude_event_types.is_match(event.event_type())
-            && (!reads_company || self.company_passes(event.body()))
+        self.wants_type(event.name(), event.event_type()) && (!self.reads_company || self.company_passes(event.body()))
+    }
+
+    /// Whether events of this feed (full name) pass, as long as their type and company do.
+    #[must_use]
+    pub fn wants_feed(&self, feed: &str) -> bool {
+        self.settings.feeds.is_empty() || self.settings.feeds.iter().any(|wanted| wanted == feed)
+    }
+
+    /// Whether events of this feed (full name) and type pass, as long as their company does.
+    #[must_use]
+    pub fn wants_type(&self, feed: &str, event_type: &str) -> bool {
+        self.wants_feed(feed)
+            && (self.event_types.is_empty() || self.event_types.is_match(event_type))
+            && !self.exclude_event_types.is_match(event_type)
     }
 
     /// A value that is missing, or of another type than documented, matches nothing that is asked for.

@@ -3,17 +3,19 @@
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::queue::{Chain, Item, Parcel, Plan, Queue};
+use super::replay::{Copies, Done};
 use super::{Filter, Health};
 use crate::config::Ordering;
-use crate::journal::{Cursor, Event, Settled, Settler};
+use crate::journal::{Cursor, Event, Letter, Letters, Refused, Settled, Settler};
 use crate::shape;
 use crate::sinks::{Failure, FailureKind, Sink};
 use crate::telemetry::Metrics;
@@ -24,16 +26,21 @@ const AROUND_EVENT: usize = 512;
 pub(super) struct Lane<S> {
     cursor: Cursor,
     settler: Settler,
+    /// Dead letters that an operator wants to be tried again.
+    letters: Letters,
     /// Those that deliver nothing now.
     idle: Vec<S>,
     under_way: FuturesUnordered<BoxFuture<'static, Attempt<S>>>,
     queue: Queue<Event>,
     ordering: Ordering,
-    filter: Filter,
+    filter: Arc<Filter>,
     /// Hashes entities.
     hasher: RandomState,
     /// When the unsettled events in the queue were received: sequence and time, oldest first.
-    received: VecDeque<(u64, std::time::SystemTime)>,
+    received: VecDeque<(u64, SystemTime)>,
+    /// What an operator wants to be delivered once more, and what of it is under way.
+    copies: mpsc::Receiver<Copies>,
+    copying: Option<(oneshot::Sender<Done>, Done)>,
     finish: CancellationToken,
     health: Health,
     metrics: Arc<Metrics>,
@@ -52,12 +59,14 @@ impl<S: Sink> Lane<S> {
         cursor: Cursor,
         sinks: Vec<S>,
         (plan, ordering): (Plan, Ordering),
-        filter: Filter,
+        filter: Arc<Filter>,
         (health, metrics): (Health, Arc<Metrics>),
+        copies: mpsc::Receiver<Copies>,
         finish: CancellationToken,
     ) -> Self {
         Self {
             settler: cursor.settler(),
+            letters: cursor.letters(),
             cursor,
             idle: sinks,
             under_way: FuturesUnordered::new(),
@@ -66,6 +75,8 @@ impl<S: Sink> Lane<S> {
             filter,
             hasher: RandomState::new(),
             received: VecDeque::new(),
+            copies,
+            copying: None,
             finish,
             health,
             metrics,
@@ -75,6 +86,7 @@ impl<S: Sink> Lane<S> {
     /// Runs until the journal closes, or the lane is told to finish and has delivered what can be delivered.
     pub(super) async fn run(mut self) {
         loop {
+            self.end_copies();
             let wake = self.send_out().await;
             self.tell();
             let finishing = self.finish.is_cancelled();
@@ -88,6 +100,11 @@ impl<S: Sink> Lane<S> {
                     Ok(events) => self.take_in(events).await,
                     Err(_) => return,
                 },
+                letters = self.letters.next(), if self.queue.letters() == 0 && !finishing => match letters {
+                    Ok(letters) => self.take_letters(letters),
+                    Err(_) => return,
+                },
+                Some(copies) = self.copies.recv(), if self.copying.is_none() && !finishing => self.take_copies(copies),
                 () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {}
                 () = self.finish.cancelled(), if !finishing => {}
             }
@@ -144,6 +161,38 @@ impl<S: Sink> Lane<S> {
         }
     }
 
+    /// Queues what passed the filter before and is tried again.
+    fn take_letters(&mut self, letters: Vec<Letter>) {
+        let now = Instant::now();
+        for Letter { id, event, .. } in letters {
+            let bytes = event.body().len() + AROUND_EVENT;
+            self.queue.push(event.sequence(), Chain::Letter(id), bytes, event, now);
+        }
+    }
+
+    /// Queues what is to be delivered once more.
+    fn take_copies(&mut self, Copies { events, done }: Copies) {
+        let now = Instant::now();
+        for event in events {
+            let bytes = event.body().len() + AROUND_EVENT;
+            self.queue.push(event.sequence(), Chain::Replay, bytes, event, now);
+        }
+        self.copying = Some((done, Done::default()));
+    }
+
+    /// Tells what became of the copies under way once nothing is left of them; drops them when nobody wants them any more.
+    fn end_copies(&mut self) {
+        if self.copying.as_ref().is_some_and(|(done, _)| done.is_closed()) {
+            self.queue.drop_replay();
+        }
+        if self.queue.replayed() == 0
+            && let Some((done, outcome)) = self.copying.take()
+        {
+            // Whoever has gone away does not count.
+            let _ = done.send(outcome);
+        }
+    }
+
     fn chain(&self, event: &Event) -> Chain {
         match self.ordering {
             Ordering::Strict => Chain::Lane,
@@ -180,16 +229,16 @@ impl<S: Sink> Lane<S> {
     async fn bury(&mut self, parcel: Parcel<Event>) {
         let mut buried = 0;
         let reason = parcel.bury.clone().unwrap_or_default();
-        for event in &parcel.loads {
-            if let Err(why) = self.settler.dead_letter(event, &reason, parcel.attempts).await {
+        for (item, event) in parcel.items.iter().zip(&parcel.loads) {
+            if let Err(why) = self.bury_one(item, event, &reason, parcel.attempts).await {
                 self.health.set(|condition| {
                     condition.last_error = Some(format!("the dead letters take no more: {why}"));
+                    condition.waiting = true;
                 });
                 break;
             }
             buried += 1;
-            let (sink, sequence, attempts) = (self.settler.sink(), event.sequence(), parcel.attempts);
-            tracing::warn!(sink, sequence, reason, attempts, "event dead-lettered");
+            self.health.set(|condition| condition.waiting = false);
         }
         self.queue.buried(parcel, buried, Instant::now());
         if self.queue.failing() == 0 {
@@ -197,8 +246,42 @@ impl<S: Sink> Lane<S> {
         }
     }
 
+    async fn bury_one(&mut self, item: &Item, event: &Event, reason: &str, attempts: u32) -> Result<(), Refused> {
+        let (sink, sequence) = (self.settler.sink(), item.sequence);
+        match item.chain {
+            Chain::Replay => {
+                // It is no dead letter: its first copy was delivered, or is one.
+                if let Some((_, done)) = &mut self.copying {
+                    done.rejected += 1;
+                }
+                tracing::warn!(sink, sequence, reason, attempts, "replayed event not taken");
+            }
+            Chain::Letter(id) => {
+                self.settler.letter_failed(id, reason, attempts).await;
+                tracing::warn!(sink, sequence, letter = id, reason, attempts, "dead letter not taken again");
+            }
+            Chain::Lane | Chain::Entity(_) | Chain::Alone(_) => {
+                self.settler.dead_letter(event, reason, attempts).await?;
+                tracing::warn!(sink, sequence, reason, attempts, "event dead-lettered");
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what became of events, wherever they came from.
     async fn settle(&mut self, items: &[Item], how: Settled) {
-        let mut sequences: Vec<u64> = items.iter().map(|item| item.sequence).collect();
+        let mut sequences = Vec::with_capacity(items.len());
+        for item in items {
+            match item.chain {
+                Chain::Lane | Chain::Entity(_) | Chain::Alone(_) => sequences.push(item.sequence),
+                Chain::Letter(id) => self.settler.letter_delivered(id).await,
+                Chain::Replay => {
+                    if let Some((_, done)) = &mut self.copying {
+                        done.delivered += 1;
+                    }
+                }
+            }
+        }
         // In order already, but for a batch of several entities some of which had to wait.
         sequences.sort_unstable();
         // A filtered or skipped sequence may lie between two of them, so each run of neighbours by itself.

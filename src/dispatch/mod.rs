@@ -8,6 +8,7 @@ mod drift;
 mod filter;
 mod lane;
 mod queue;
+mod replay;
 
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -15,18 +16,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use filter::Filter;
+pub use replay::{Bound, DEFAULT_RATE, Progress, ReplayError, Replays, Request, State as ReplayState};
 
 use crate::config::{HttpSink, Ordering, Sink as SinkSettings, SinkKind};
-use crate::journal::{Cursor, Watch};
+use crate::journal::{Cursor, Journal, Watch};
 use crate::shape::Shape;
 use crate::sinks::{FileSink, Http, Sink, Stdout};
 use crate::telemetry::Metrics;
 use lane::Lane;
 use queue::Plan;
+use replay::Way;
 
 /// Events and bytes of one write to a sink of lines.
 const LINES: (usize, usize) = (1024, 4 << 20);
@@ -40,6 +44,7 @@ pub struct Lanes {
     /// Deliver what is there, then end.
     finish: CancellationToken,
     health: Vec<(String, Health)>,
+    ways: Vec<Way>,
 }
 
 /// How a lane is doing. Cheap to clone; the lane writes it, `status` reads it.
@@ -53,6 +58,8 @@ pub struct Condition {
     pub last_error: Option<String>,
     /// While a delivery is under way: when one last began or ended.
     pub moved: Option<Instant>,
+    /// The dead letters are full, and there is an event that has to go there.
+    pub waiting: bool,
     /// When the event that is being delivered came in; `None`: the lane has caught up.
     pub oldest: Option<SystemTime>,
 }
@@ -63,7 +70,12 @@ impl Lanes {
     /// # Errors
     /// When a sink cannot even be made.
     pub fn start(cursors: Vec<Cursor>, sinks: &[SinkSettings], metrics: &Arc<Metrics>) -> io::Result<Self> {
-        let mut lanes = Self { tracker: TaskTracker::new(), finish: CancellationToken::new(), health: Vec::new() };
+        let mut lanes = Self {
+            tracker: TaskTracker::new(),
+            finish: CancellationToken::new(),
+            health: Vec::new(),
+            ways: Vec::new(),
+        };
         for cursor in cursors {
             let Some(settings) = sinks.iter().find(|sink| sink.name == cursor.sink()) else { continue };
             let shape = Shape::new(settings.format, &settings.redact);
@@ -94,8 +106,11 @@ impl Lanes {
     ) {
         let health = Health::default();
         self.health.push((settings.name.clone(), health.clone()));
-        let filter = Filter::new(&settings.filter);
-        let lane = Lane::new(cursor, sinks, planned, filter, (health, Arc::clone(metrics)), self.finish.clone());
+        let filter = Arc::new(Filter::new(&settings.filter));
+        let (copies, to_copy) = mpsc::channel(1);
+        self.ways.push(Way { sink: settings.name.clone(), copies, filter: Arc::clone(&filter) });
+        let told = (health, Arc::clone(metrics));
+        let lane = Lane::new(cursor, sinks, planned, filter, told, to_copy, self.finish.clone());
         self.tracker.spawn(async move {
             if AssertUnwindSafe(lane.run()).catch_unwind().await.is_err() {
                 // A lane that is gone without a word would look like a sink that keeps up.
@@ -109,6 +124,12 @@ impl Lanes {
     pub fn watch_drift(&self, events: Watch, metrics: &Arc<Metrics>) {
         let watching = drift::watch_drift(events, Arc::clone(metrics));
         self.tracker.spawn(self.finish.clone().run_until_cancelled_owned(watching));
+    }
+
+    /// Replays to these lanes; those that the last process had under way go on.
+    #[must_use]
+    pub fn replays(&self, journal: Journal) -> Replays {
+        Replays::new(journal, self.ways.clone(), self.tracker.clone(), self.finish.clone())
     }
 
     #[must_use]

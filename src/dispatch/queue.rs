@@ -44,7 +44,6 @@ pub(super) enum Chain {
     /// An event without order, by its sequence.
     Alone(u64),
     /// A dead letter that is tried again, by its id.
-    #[cfg_attr(not(test), expect(dead_code, reason = "letters come with the next change"))]
     Letter(u64),
     /// Copies that an operator wants once more. They go when nothing else can.
     Replay,
@@ -158,12 +157,10 @@ impl<T> Queue<T> {
     }
 
     /// Dead letters being tried again.
-    #[expect(dead_code, reason = "letters come with the next change")]
     pub(super) fn letters(&self) -> usize {
         self.letters
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "replays come with the next change"))]
     pub(super) fn replayed(&self) -> usize {
         self.replayed
     }
@@ -309,7 +306,6 @@ impl<T> Queue<T> {
     }
 
     /// Lets go of the replayed copies that are not under way.
-    #[cfg_attr(not(test), expect(dead_code, reason = "replays come with the next change"))]
     pub(super) fn drop_replay(&mut self) {
         if let Some(line) = self.lines.get_mut(&Chain::Replay) {
             let gone: Vec<Item> = line.waiting.drain(..).map(|(item, _)| item).collect();

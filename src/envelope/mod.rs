@@ -2,12 +2,14 @@
 //!
 //! [`Envelope::parse`] scans a body once and is all that stands between a body and the journal. What an event says is
 //! read off that path, by whoever asks: [`Typed::read`] gives every documented field of a feed, [`inspect`] only what
-//! deviates from the documentation. Neither can fail: an [`Envelope`] is valid JSON, and a field that does not fit its
-//! documented type is [`Drift`], not an error.
+//! deviates from the documentation, [`Facts`] whose event it is and what it is about. None can fail: an [`Envelope`] is
+//! valid JSON, and a field that does not fit its documented type is [`Drift`], not an error. [`Cuts`] takes members out.
 
 pub mod activity;
+mod cut;
 mod drift;
 mod event;
+mod facts;
 pub mod journey;
 pub mod queue;
 mod read;
@@ -20,9 +22,11 @@ use std::fmt;
 
 use bytes::Bytes;
 
+pub use cut::Cuts;
 pub use drift::{Drift, Kind, inspect};
 pub use event::{ClientType, Event, MetaData, Opaque, Typed};
-pub use read::{Named, Number, Path};
+pub use facts::{DataFacts, Facts, MetaFacts};
+pub use read::{Id, Named, Number, Path};
 use scan::{Fault, Member, Value};
 
 /// The longest `event_id`, in decoded bytes.

@@ -16,6 +16,10 @@ use super::{Drift, Kind};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Number<'a>(&'a str);
 
+/// What something is called: a text that is not empty, decoded, or a number as it stands in the body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Id<'a>(pub Cow<'a, str>);
+
 /// Members under names that are data, in the order they came.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Named<'a, T>(pub Vec<(Cow<'a, str>, T)>);
@@ -229,6 +233,16 @@ impl<'a> Read<'a> for Number<'a> {
             Some(b'-' | b'0'..=b'9') => reader.raw().map(Self),
             _ => reader.mismatch(),
         }
+    }
+}
+
+impl<'a> Read<'a> for Id<'a> {
+    fn read(reader: &mut Reader<'a, '_>) -> Option<Self> {
+        let id = match reader.cursor.peek() {
+            Some(b'"') => reader.read::<Cow<'a, str>>()?,
+            _ => Cow::Borrowed(reader.read::<Number<'a>>()?.as_str()),
+        };
+        if id.is_empty() { None } else { Some(Self(id)) }
     }
 }
 

@@ -11,8 +11,9 @@ use super::folder::Mark;
 use super::group::{Ids, checksum, digest};
 use super::place::{Place, Settled};
 use super::remains::{Remains, Value};
+use super::rows;
 use super::sqlite::{self, SqliteStore};
-use super::store::{DeadLetter, Kept, Loss, Row, StoreError, StoreState};
+use super::store::{DeadLetter, Kept, Loss, Note, Retrying, Row, StoreError, StoreState};
 
 /// After this many bytes the new database's log is copied into its file, so that it never holds everything.
 const STEP: usize = 16 << 20;
@@ -33,7 +34,14 @@ pub(super) fn carry_over(
     reason: &str,
     now: u64,
 ) -> Result<Carried, StoreError> {
-    let mut carrier = Carrier { new, states: Vec::new(), names: None, places: BTreeMap::new(), since_step: 0 };
+    let mut carrier = Carrier {
+        new,
+        states: Vec::new(),
+        names: None,
+        places: BTreeMap::new(),
+        notes: BTreeMap::new(),
+        since_step: 0,
+    };
     carrier.begin()?;
     remains.each_row(|key, row| carrier.take(key, row))?;
     let carried = carrier.finish(mark, reason, now)?;
@@ -47,6 +55,7 @@ struct Carrier<'a> {
     /// Of all sinks that ever had a place, if that is known.
     names: Option<BTreeSet<String>>,
     places: BTreeMap<String, Place>,
+    notes: BTreeMap<u64, Note>,
     since_step: usize,
 }
 
@@ -68,7 +77,7 @@ impl Carrier<'_> {
             [Null, Integer(last), Integer(at), Integer(sum), Blob(ids)] => self.take_ids(key, last, at, sum, ids),
             [Null, Text(about), Blob(bytes), Integer(sum)] => self.take_letter_or_kept(key, about, bytes, sum),
             [Null, Text(name), Text(place), Integer(sum)] => {
-                if sqlite::text_checksum(0, &[name.as_bytes(), place.as_bytes()]) != sum {
+                if rows::text_checksum(0, &[name.as_bytes(), place.as_bytes()]) != sum {
                     return Ok(false);
                 }
                 let Ok(place) = serde_json::from_str::<Place>(place) else { return Ok(false) };
@@ -84,6 +93,12 @@ impl Carrier<'_> {
                 }
                 if let Ok(state) = serde_json::from_str(state) {
                     self.states.push(state);
+                } else if let Ok(note) = serde_json::from_str::<Note>(state) {
+                    let note = Note { id: key, ..note };
+                    let known = self.notes.get(&key);
+                    if key > rows::SINKS && known.is_none_or(|known| note.revision > known.revision) {
+                        self.notes.insert(key, note);
+                    }
                 } else if let Ok(Some(names)) = serde_json::from_str::<Option<Vec<String>>>(state) {
                     self.names.get_or_insert_default().extend(names);
                 }
@@ -125,18 +140,21 @@ impl Carrier<'_> {
     }
 
     fn take_letter_or_kept(&mut self, id: u64, about: &str, bytes: &[u8], sum: i64) -> Result<bool, StoreError> {
-        if sqlite::text_checksum(id, &[about.as_bytes(), bytes]) != sum {
+        if rows::text_checksum(id, &[about.as_bytes(), bytes]) != sum {
             return Ok(false);
         }
-        let table = if serde_json::from_str::<DeadLetter>(about).is_ok() {
-            "dead_letters"
+        let new = self.new.connection();
+        if let Ok(letter) = serde_json::from_str::<DeadLetter>(about) {
+            // Every time it died it had had more attempts.
+            let known = rows::filed::<DeadLetter>(new, id)?;
+            if known.is_none_or(|known| letter.attempts > known.attempts) {
+                put_as_it_was(new, "dead_letters", id, about, bytes, sum)?;
+            }
         } else if serde_json::from_str::<Kept>(about).is_ok() {
-            "quarantine"
+            put_as_it_was(new, "quarantine", id, about, bytes, sum)?;
         } else {
             return Ok(false);
-        };
-        let insert = format!("INSERT OR IGNORE INTO {table} VALUES (?1, ?2, ?3, ?4)");
-        self.new.connection().prepare_cached(&insert)?.execute(params![id, about, bytes, sum])?;
+        }
         self.took(bytes.len())
     }
 
@@ -156,7 +174,7 @@ impl Carrier<'_> {
         let new = self.new.connection();
         let known = std::mem::take(&mut self.states)
             .into_iter()
-            .max_by_key(|state| (state.floor, state.ids_floor, state.losses.len(), state.kept, state.dead_letters));
+            .max_by_key(|state| (state.floor, state.ids_floor, state.losses.len(), state.kept, state.revision));
         let mut state = known.clone().unwrap_or_default();
         let mark = mark.unwrap_or_default();
         let last_ids = number(new, "SELECT max(last) FROM ids")?.unwrap_or(0);
@@ -185,9 +203,11 @@ impl Carrier<'_> {
         let mut also = Vec::new();
         let lost = self.lose(&mut state, tail, reason, now)?;
         let names = self.names.clone();
+        let newest_letter =
+            number(self.new.connection(), "SELECT max(id) FROM dead_letters")?.unwrap_or(0).max(state.letters);
         for name in names.iter().flatten().filter(|name| !self.places.contains_key(*name)).collect::<Vec<_>>() {
             also.push(format!("the place of the sink {name}: it gets every event that is kept once more"));
-            self.places.insert(name.clone(), Place::before(state.floor));
+            self.places.insert(name.clone(), Place::before(state.floor, newest_letter));
         }
         if names.is_none() {
             also.push("perhaps places of sinks: those get every event that is kept once more".to_owned());
@@ -196,12 +216,15 @@ impl Carrier<'_> {
         if ids > 0 {
             also.push(format!("the ids of {ids} events: if they come again, they are stored again"));
         }
-        for (name, place) in &mut self.places {
+        for place in self.places.values_mut() {
             // If the newest copy of a place is gone, what became of events deleted since is not known any more.
             place.settle(1, state.floor - 1, Settled::Lost);
             for loss in &state.losses {
                 place.settle(loss.first, loss.last, Settled::Lost);
             }
+        }
+        self.file(&mut state, known.is_some(), mark, &mut also)?;
+        for (name, place) in &self.places {
             sqlite::put_place(self.new.connection(), name, place)?;
         }
         match names {
@@ -209,23 +232,88 @@ impl Carrier<'_> {
             None => sqlite::put_sink_names_unknown(self.new.connection())?,
         }
 
+        rows::put_state(self.new.connection(), &state)?;
+        Ok(Carried { lost, also })
+    }
+
+    /// Brings dead letters, quarantine and notes to order, and says in `also` what is gone or may have come back.
+    fn file(
+        &mut self,
+        state: &mut StoreState,
+        is_known: bool,
+        mark: Mark,
+        also: &mut Vec<String>,
+    ) -> Result<(), StoreError> {
         let new = self.new.connection();
-        let letters = number(new, "SELECT count(*) FROM dead_letters")?.unwrap_or(0);
-        let kept = number(new, "SELECT count(*) FROM quarantine")?.unwrap_or(0);
-        let newest = number(new, "SELECT max(id) FROM quarantine")?.unwrap_or(0);
-        match state.dead_letters.saturating_sub(letters) {
-            0 => {}
-            missing => also.push(format!("{missing} dead letters")),
+        new.execute("DELETE FROM dead_letters WHERE id < ?1", [state.letters_floor])?;
+        new.execute("DELETE FROM quarantine WHERE id < ?1", [state.kept_floor])?;
+        let count = |table: &str| number(new, &format!("SELECT count(*) FROM {table}")).map(Option::unwrap_or_default);
+        let newest = |table: &str| number(new, &format!("SELECT max(id) FROM {table}")).map(Option::unwrap_or_default);
+        let (letters, kept) = (count("dead_letters")?, count("quarantine")?);
+        let (newest_letter, newest_kept) = (newest("dead_letters")?, newest("quarantine")?);
+        let missing = state.dead_letters.saturating_sub(letters);
+        if missing > 0 {
+            also.push(format!("{missing} dead letters"));
         }
-        let never_seen = mark.kept.saturating_sub(state.kept.max(newest));
+        let never_seen = mark.kept.saturating_sub(state.kept.max(newest_kept));
         match state.quarantined.saturating_sub(kept) + never_seen {
             0 => {}
             missing => also.push(format!("{missing} quarantined bodies")),
         }
+        // Deleted rows turn up as well, and nothing tells them from the others.
+        let back = |found: u64, known: u64| if is_known { found.saturating_sub(known) } else { found };
+        match (back(letters, state.dead_letters), back(kept, state.quarantined)) {
+            (0, 0) => {}
+            (letters, kept) => also.push(format!(
+                "the end of some dead letters (up to {letters}) or quarantined bodies (up to {kept}): they are there again"
+            )),
+        }
+        self.end_retries(missing, also)?;
         (state.dead_letters, state.quarantined) = (letters, kept);
-        state.kept = state.kept.max(newest).max(mark.kept);
-        sqlite::put_state(new, &state)?;
-        Ok(Carried { lost, also })
+        state.letters = state.letters.max(newest_letter);
+        state.kept = state.kept.max(newest_kept).max(mark.kept);
+        self.put_notes(state, also)
+    }
+
+    /// Every dead letter is dead: one that was delivered may be among those that seem to be retried. Of the retried ones
+    /// `missing` may be gone.
+    fn end_retries(&mut self, mut missing: u64, also: &mut Vec<String>) -> Result<(), StoreError> {
+        let new = self.new.connection();
+        let mut dead: BTreeMap<String, u64> = BTreeMap::new();
+        let mut ended = 0;
+        for id in rows::retried_letters(new)? {
+            let Some(mut letter) = rows::filed::<DeadLetter>(new, id)? else { continue };
+            if letter.retrying.take() == Some(Retrying::Counted) {
+                *dead.entry(letter.sink.clone()).or_default() += 1;
+            }
+            rows::put_filed(new, &letter)?;
+            ended += 1;
+        }
+        if ended > 0 {
+            also.push(format!("the retry of {ended} dead letters: they are dead again"));
+        }
+        for (name, place) in &mut self.places {
+            let retrying = place.retrying();
+            let found = dead.get(name).copied().unwrap_or_default().min(retrying);
+            let gone = (retrying - found).min(missing);
+            missing -= gone;
+            place.end_retries(gone, Settled::Lost);
+            place.end_retries(retrying - gone, Settled::DeadLettered);
+        }
+        Ok(())
+    }
+
+    fn put_notes(&self, state: &mut StoreState, also: &mut Vec<String>) -> Result<(), StoreError> {
+        for note in self.notes.values() {
+            rows::put_note(self.new.connection(), note)?;
+        }
+        let found = self.notes.len() as u64;
+        match state.notes.saturating_sub(found) {
+            0 => {}
+            missing => also.push(format!("{missing} notes, such as how far a replay has come")),
+        }
+        state.notes = found;
+        Ok(())
     }
 
     /// The ranges of sequences that are missing, which become known losses.
@@ -382,6 +470,20 @@ fn ids_of(group: &Row) -> Option<Ids> {
         ids.push(event.event_id(), digest(event.body()));
     }
     Some(ids)
+}
+
+/// A row of the table as it was found, over an earlier copy.
+fn put_as_it_was(
+    connection: &Connection,
+    table: &str,
+    id: u64,
+    about: &str,
+    bytes: &[u8],
+    sum: i64,
+) -> Result<(), StoreError> {
+    let insert = format!("INSERT OR REPLACE INTO {table} VALUES (?1, ?2, ?3, ?4)");
+    connection.prepare_cached(&insert)?.execute(params![id, about, bytes, sum])?;
+    Ok(())
 }
 
 fn put_ids(connection: &Connection, first: u64, last: u64, at: u64, ids: &[u8]) -> rusqlite::Result<()> {

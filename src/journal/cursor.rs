@@ -1,20 +1,18 @@
 //! A sink's cursor: how its lane reads the journal and says what became of each event.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
 
 use super::group::{Event, Group, millis, single};
+use super::letters::Letters;
 use super::place::Settled;
+use super::reads::Reading;
 use super::ring::Found;
 use super::store::{DeadLetter, Reader, StoreError};
-use super::writer::Command;
+use super::writer::{Command, Ending};
 use super::{Inner, Refused};
-
-/// How long a lane waits after a read that failed for want of room.
-const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// Owned by one lane. Reading runs ahead of settling; what was settled in an earlier life is skipped.
 pub struct Cursor {
@@ -32,13 +30,9 @@ pub struct Scan {
     /// The next sequence to read.
     next: u64,
     tail: watch::Receiver<u64>,
-    /// Open while the scan is behind the ring.
-    reader: Option<Box<dyn Reader>>,
-    /// A read of the store under way; it outlives whoever asked for it.
-    reading: Option<JoinHandle<StoreRead>>,
+    /// Has a reader open while the scan is behind the ring.
+    reading: Reading<Option<Group>>,
 }
-
-type StoreRead = (Box<dyn Reader>, Result<Option<Group>, StoreError>);
 
 /// How a lane says what became of its events. Cheap to clone.
 #[derive(Clone)]
@@ -81,6 +75,12 @@ impl Cursor {
         Settler { inner: Arc::clone(&self.scan.inner), sink: Arc::clone(&self.sink) }
     }
 
+    /// The sink's dead letters that an operator has retried. For its lane alone, once.
+    #[must_use]
+    pub fn letters(&self) -> Letters {
+        Letters::new(Arc::clone(&self.scan.inner), Arc::clone(&self.sink))
+    }
+
     /// The next events in order, one commit group's worth at most; none where those that were there are gone, or were
     /// settled before. Waits for them. Dropped before it is done, it has read nothing.
     ///
@@ -120,18 +120,36 @@ impl Settler {
             reason: reason.to_owned(),
             attempts,
             at: millis(SystemTime::now()),
+            retrying: None,
             event: single(event).into(),
         };
         let (reply, answer) = oneshot::channel();
         self.inner.mailbox.send_from_lane(Command::DeadLetter { letter: Box::new(letter), reply }).await;
         answer.await.unwrap_or(Err(Refused::Closed))
     }
+
+    /// Says that a retried dead letter was delivered, which ends it. Waits while the writer is behind. It is written soon:
+    /// after a crash before that, the letter is tried once more.
+    pub async fn letter_delivered(&self, id: u64) {
+        self.end_retry(id, Ending::Delivered).await;
+    }
+
+    /// Says that a retried dead letter is one again, after so many attempts more. It always has room: it never left.
+    pub async fn letter_failed(&self, id: u64, reason: &str, attempts: u32) {
+        let at = millis(SystemTime::now());
+        self.end_retry(id, Ending::Failed { reason: reason.to_owned(), attempts, at }).await;
+    }
+
+    async fn end_retry(&self, letter: u64, ending: Ending) {
+        let command = Command::EndRetry { sink: Arc::clone(&self.sink), letter, ending };
+        self.inner.mailbox.send_from_lane(command).await;
+    }
 }
 
 impl Scan {
     pub(super) fn new(inner: Arc<Inner>, reader_name: Arc<str>, next: u64) -> Self {
         let tail = inner.shared.ring.tail();
-        Self { inner, reader_name, next, tail, reader: None, reading: None }
+        Self { inner, reader_name, next, tail, reading: Reading::with(None) }
     }
 
     /// Whether everything durable now has been read.
@@ -146,6 +164,12 @@ impl Scan {
         self.next
     }
 
+    /// Sees the same events from here on, but rather skips than falls behind.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        Watch { inner: Arc::clone(&self.inner), next: self.next, tail: self.tail.clone() }
+    }
+
     /// The next events in order, one commit group's worth at most; none where those that were there are gone, or were
     /// settled before. Waits for them. Dropped before it is done, it has read nothing.
     ///
@@ -156,10 +180,14 @@ impl Scan {
             let seen = *self.tail.borrow();
             let group = match self.inner.shared.ring.find(self.next) {
                 Found::Here(group) => {
-                    self.reader = None;
+                    self.reading.reader = None;
                     Some(group)
                 }
-                Found::InStore => self.read_store().await?,
+                Found::InStore => {
+                    let next = self.next;
+                    let read = move |reader: &mut dyn Reader| reader.group(next);
+                    self.inner.read(&self.reader_name, &mut self.reading, read).await?.map(Arc::new)
+                }
                 Found::Nowhere => {
                     let next = self.next;
                     self.tail.wait_for(|&tail| tail >= next).await.map_err(|_| Gone)?;
@@ -171,66 +199,13 @@ impl Scan {
                 self.next = self.next.max(seen + 1);
                 return Ok(Vec::new());
             };
-            let events = match group.events(self.next) {
-                Ok(events) => events,
-                Err(_) => return self.damaged(format!("the group at sequence {} is damaged", group.first)).await,
+            let Ok(events) = group.events(self.next) else {
+                self.inner.damaged(StoreError::Fatal(format!("the group at sequence {} is damaged", group.first)));
+                return Err(Gone);
             };
             self.next = group.last + 1;
             return Ok(events);
         }
-    }
-
-    async fn read_store(&mut self) -> Result<Option<Arc<Group>>, Gone> {
-        loop {
-            let reading = match &mut self.reading {
-                Some(reading) => reading,
-                None => {
-                    let mut reader = match self.reader.take() {
-                        Some(reader) => reader,
-                        None => match (self.inner.open_reader)() {
-                            Ok(reader) => reader,
-                            // Out of file descriptors, say.
-                            Err(StoreError::Full(reason)) => {
-                                tracing::warn!(reader = &*self.reader_name, reason, "cannot read the journal now");
-                                tokio::time::sleep(READ_AGAIN).await;
-                                continue;
-                            }
-                            Err(StoreError::Fatal(reason)) => return self.damaged(reason).await,
-                        },
-                    };
-                    let next = self.next;
-                    self.reading.insert(tokio::task::spawn_blocking(move || {
-                        let group = reader.group(next);
-                        (reader, group)
-                    }))
-                }
-            };
-            let read = reading.await;
-            self.reading = None;
-            let (reader, group) = match read {
-                Ok(read) => read,
-                Err(error) => match error.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    // The runtime is ending.
-                    Err(_) => return Err(Gone),
-                },
-            };
-            match group {
-                Ok(group) => {
-                    self.reader = Some(reader);
-                    return Ok(group.map(Arc::new));
-                }
-                // A read that failed for want of room has damaged nothing.
-                Err(StoreError::Full(_)) => tokio::time::sleep(READ_AGAIN).await,
-                Err(StoreError::Fatal(reason)) => return self.damaged(reason).await,
-            }
-        }
-    }
-
-    /// Damage ends the process, so that the next start sees to it; reading on could only skip events.
-    async fn damaged<T>(&mut self, reason: String) -> Result<T, Gone> {
-        self.inner.mailbox.send_from_lane(Command::Damaged(reason)).await;
-        Err(Gone)
     }
 }
 

@@ -10,8 +10,9 @@ use rusqlite::{Connection, ErrorCode, ffi};
 use super::group::{Ids, checksum, millis};
 use super::place::Place;
 use super::quarantine::Quarantine;
+use super::rows;
 use super::sqlite::{self, FORMAT};
-use super::store::{Kept, StoreError, StoreState};
+use super::store::{DeadLetter, Kept, Note, Retrying, StoreError, StoreState};
 use super::window::{IdKey, Window};
 use super::writer::Clock;
 
@@ -26,7 +27,9 @@ pub(super) struct Content {
     pub(super) tail: u64,
     pub(super) live_bytes: u64,
     pub(super) dead_letter_bytes: u64,
-    pub(super) next_dead_letter: u64,
+    /// Retried dead letters by sink, oldest first.
+    pub(super) to_retry: BTreeMap<String, Vec<u64>>,
+    pub(super) notes: Vec<Note>,
 }
 
 /// What loading the dedup window needs to know.
@@ -74,25 +77,17 @@ pub(super) fn examine(connection: &Connection, seen: Seen) -> Result<Content, Tr
     if check != "ok" {
         return Err(Trouble::Damaged(check));
     }
-    let Some(state) = sqlite::about_itself::<StoreState>(connection, sqlite::STATE)? else {
+    let Some(mut state) = rows::about_itself::<StoreState>(connection, rows::STATE)? else {
         return Trouble::damaged("the state row is damaged");
     };
     let (tail, live_bytes) = examine_groups(connection, &state)?;
     let window = load_ids(connection, &state, tail, seen)?;
     let (places, places_lost) = load_places(connection, tail)?;
-    let (dead_letter_bytes, next_dead_letter) = examine_letters(connection, &state)?;
+    let (dead_letter_bytes, to_retry) = examine_letters(connection, &mut state, &places)?;
     let quarantine = load_quarantine(connection, &state, seen)?;
-    Ok(Content {
-        state,
-        places,
-        places_lost,
-        window,
-        quarantine,
-        tail,
-        live_bytes,
-        dead_letter_bytes,
-        next_dead_letter,
-    })
+    let notes = rows::notes(connection)?.filter(|notes| notes.len() as u64 == state.notes);
+    let Some(notes) = notes else { return Trouble::damaged("a note is damaged or missing") };
+    Ok(Content { state, places, places_lost, window, quarantine, tail, live_bytes, dead_letter_bytes, to_retry, notes })
 }
 
 /// Checks every group and that none is missing; the newest sequence ever given, and the bytes of live events.
@@ -161,7 +156,7 @@ fn load_places(connection: &Connection, tail: u64) -> Result<(BTreeMap<Arc<str>,
     let mut rows = sinks.query([])?;
     while let Some(row) = rows.next()? {
         let (name, place, sum): (String, String, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        let intact = sqlite::text_checksum(0, &[name.as_bytes(), place.as_bytes()]) == sum;
+        let intact = rows::text_checksum(0, &[name.as_bytes(), place.as_bytes()]) == sum;
         let place: Option<Place> = serde_json::from_str(&place).ok();
         // One that points beyond the end would skip what is yet to come.
         let Some(place) = place.filter(|place| intact && place.reach() <= tail) else {
@@ -169,29 +164,47 @@ fn load_places(connection: &Connection, tail: u64) -> Result<(BTreeMap<Arc<str>,
         };
         places.insert(Arc::from(name), place);
     }
-    match sqlite::about_itself::<Option<Vec<String>>>(connection, sqlite::SINKS)? {
+    match rows::about_itself::<Option<Vec<String>>>(connection, rows::SINKS)? {
         Some(Some(names)) if names == sqlite::sink_names(connection)? => Ok((places, false)),
         Some(None) => Ok((places, true)),
         _ => Trouble::damaged("a sink's place is missing"),
     }
 }
 
-/// The bytes of the dead letters, and the id of the next one.
-fn examine_letters(connection: &Connection, state: &StoreState) -> Result<(u64, u64), Trouble> {
-    let (mut count, mut bytes, mut next) = (0, 0, 1);
+/// The bytes of the dead letters, and those that are retried; `state` then knows which is the oldest, and the newest ever.
+fn examine_letters(
+    connection: &Connection,
+    state: &mut StoreState,
+    places: &BTreeMap<Arc<str>, Place>,
+) -> Result<(u64, BTreeMap<String, Vec<u64>>), Trouble> {
+    let (mut count, mut bytes, mut oldest, mut newest) = (0, 0, None, state.letters);
+    let mut to_retry: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    let mut pending: BTreeMap<String, u64> = BTreeMap::new();
     let mut letters = connection.prepare("SELECT id, about, event, checksum FROM dead_letters ORDER BY id")?;
     let mut rows = letters.query([])?;
     while let Some(row) = rows.next()? {
         let (id, about, event, sum): (u64, String, Vec<u8>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-        if sqlite::text_checksum(id, &[about.as_bytes(), &event]) != sum {
+        let intact = rows::text_checksum(id, &[about.as_bytes(), &event]) == sum;
+        let Some(found) = serde_json::from_str::<DeadLetter>(&about).ok().filter(|_| intact) else {
             return Trouble::damaged("a dead letter is damaged");
+        };
+        (count, bytes, newest) = (count + 1, bytes + event.len() as u64, newest.max(id));
+        oldest.get_or_insert(id);
+        if let Some(retrying) = found.retrying {
+            *pending.entry(found.sink.clone()).or_default() += u64::from(retrying == Retrying::Counted);
+            to_retry.entry(found.sink).or_default().push(id);
         }
-        (count, bytes, next) = (count + 1, bytes + event.len() as u64, id + 1);
     }
     if count != state.dead_letters {
         return Trouble::damaged("a dead letter is missing");
     }
-    Ok((bytes, next))
+    if let Some((name, _)) =
+        places.iter().find(|(name, place)| place.retrying() != pending.get(&***name).copied().unwrap_or_default())
+    {
+        return Trouble::damaged(format!("a retried dead letter of the sink {name} is missing"));
+    }
+    (state.letters, state.letters_floor) = (newest, oldest.unwrap_or(newest + 1));
+    Ok((bytes, to_retry))
 }
 
 fn load_quarantine(connection: &Connection, state: &StoreState, seen: Seen) -> Result<Quarantine, Trouble> {
@@ -201,7 +214,7 @@ fn load_quarantine(connection: &Connection, state: &StoreState, seen: Seen) -> R
     let mut rows = kept.query([])?;
     while let Some(row) = rows.next()? {
         let (id, about, body, sum): (u64, String, Vec<u8>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-        let intact = sqlite::text_checksum(id, &[about.as_bytes(), &body]) == sum;
+        let intact = rows::text_checksum(id, &[about.as_bytes(), &body]) == sum;
         let Some(found) = serde_json::from_str::<Kept>(&about).ok().filter(|_| intact) else {
             return Trouble::damaged("a quarantined body is damaged");
         };

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::NewEvent;
+use crate::envelope::Envelope;
 
 /// A durable event, as a lane reads it. Cheap to clone; it shares its group's block.
 #[derive(Debug, Clone)]
@@ -94,17 +94,21 @@ impl Event {
     /// The same event, alone: it no longer keeps the events it was stored with in memory.
     #[must_use]
     pub fn detached(&self) -> Self {
-        let group =
-            Group { first: self.sequence, last: self.sequence, at: self.received_at, block: single(self).into() };
-        let alone = Arc::new(group).events(self.sequence).ok().and_then(|mut events| events.pop());
+        let alone = Self::read_single(self.sequence, single(self).into());
         // What was just written can be read.
-        alone.map_or_else(|| self.clone(), |alone| Self { replayed: self.replayed, ..alone })
+        alone.map_or_else(|_| self.clone(), |alone| Self { replayed: self.replayed, ..alone })
     }
 
     /// Marks it as delivered once more.
     #[must_use]
     pub fn replay(self) -> Self {
         Self { replayed: true, ..self }
+    }
+
+    /// Reads what [`single`] wrote.
+    pub(super) fn read_single(sequence: u64, block: Bytes) -> Result<Self, Damaged> {
+        let group = Group { first: sequence, last: sequence, at: UNIX_EPOCH, block };
+        Arc::new(group).events(sequence)?.pop().ok_or(Damaged)
     }
 
     fn bytes(&self, field: usize) -> &[u8] {
@@ -158,13 +162,23 @@ impl Group {
     }
 }
 
+/// An event on its way into a block.
+#[derive(Debug)]
+pub(super) struct Parts<'a> {
+    pub(super) received_at: SystemTime,
+    pub(super) endpoint: &'a str,
+    pub(super) peer: &'a str,
+    pub(super) traceparent: Option<&'a str>,
+    pub(super) envelope: &'a Envelope,
+}
+
 /// Writes one event to the end of a block under construction.
-pub(super) fn encode(block: &mut Vec<u8>, event: &NewEvent) {
-    let envelope = &event.envelope;
+pub(super) fn encode(block: &mut Vec<u8>, event: &Parts) {
+    let envelope = event.envelope;
     let fields: [&[u8]; FIELDS] = [
-        event.endpoint.name.as_bytes(),
-        event.peer.subject().as_bytes(),
-        event.traceparent.as_deref().unwrap_or_default().as_bytes(),
+        event.endpoint.as_bytes(),
+        event.peer.as_bytes(),
+        event.traceparent.unwrap_or_default().as_bytes(),
         envelope.event_id().as_bytes(),
         envelope.name().as_bytes(),
         envelope.event_type().as_bytes(),

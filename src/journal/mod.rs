@@ -11,30 +11,36 @@ mod cursor;
 mod examine;
 mod folder;
 mod group;
+mod letters;
+mod memory;
 mod place;
 mod quarantine;
+mod reads;
 mod recover;
 mod remains;
 mod ring;
+mod rows;
 mod salvage;
 mod sqlite;
 mod store;
 mod window;
 mod writer;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use cursor::{Cursor, Gone, Scan, Settler, Watch};
 pub use folder::{FolderError, volatile_file_system};
 pub use group::Event;
+pub use letters::{Handled, Letter, LetterState, Letters, LettersOf, MAX_LIST, Which};
 pub use place::{Account, Settled};
+pub use quarantine::{Bodies, QuarantinedBody};
 pub use recover::{OpenError, Report};
 
 use crate::admission::{Admitted, Outcome};
@@ -42,10 +48,11 @@ use crate::config::{self, Config};
 use crate::envelope::Envelope;
 use crate::telemetry::Metrics;
 use crate::tls::PeerIdentity;
-use group::millis;
-use store::{Kept, OpenReader};
+use group::{digest, millis};
+use letters::Retries;
+use store::{Kept, OpenReader, Reader};
 use window::IdKey;
-use writer::{Append, Clock, Command, Limits, Mailbox, Shared, Writer};
+use writer::{Append, Arriving, Clock, Command, Forgotten, Limits, Mailbox, Operation, Shared, Waiter, Writer};
 
 /// A handle to the journal. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -57,6 +64,9 @@ struct Inner {
     mailbox: Mailbox,
     shared: Arc<Shared>,
     open_reader: OpenReader,
+    /// Turns for operators to read; and readers that none of them holds now.
+    operators: Semaphore,
+    idle: Mutex<Vec<Box<dyn Reader>>>,
     key: IdKey,
     engine: config::Engine,
 }
@@ -149,8 +159,36 @@ pub struct Status {
     pub last_sequence: u64,
     /// Of live events, uncompressed.
     pub bytes: u64,
+    /// When the oldest events that are kept were written; up to a second behind.
+    pub oldest: Option<SystemTime>,
     pub dedup_ids: usize,
+    pub dead_letters: DeadLettersStatus,
+    pub quarantine: QuarantineStatus,
     pub sinks: Vec<SinkStatus>,
+}
+
+/// The dead letters of all sinks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeadLettersStatus {
+    pub count: u64,
+    /// Of these, those that are pending again.
+    pub retrying: u64,
+    pub bytes: u64,
+    /// When they are reached, lanes wait.
+    pub max_bytes: u64,
+    /// The largest id ever given.
+    pub newest: u64,
+}
+
+/// The quarantine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QuarantineStatus {
+    pub count: u64,
+    pub bytes: u64,
+    /// Beyond these the oldest go.
+    pub max_bytes: u64,
+    /// The largest id ever given.
+    pub newest: u64,
 }
 
 /// A sink as the journal knows it.
@@ -174,11 +212,12 @@ impl Journal {
         let key = IdKey::random();
         let window = u32::try_from(config.dedup.window.as_secs()).unwrap_or(u32::MAX / 2).min(u32::MAX / 2);
         let clock = Clock::starting_at(window + 1);
-        let (recovered, report) = recover::open(config, key, clock, window)?;
+        let (mut recovered, report) = recover::open(config, key, clock, window)?;
         let limits = Limits {
             max_bytes: config.journal.max_bytes,
             retention: config.journal.retention,
             dead_letter_bytes: config.dead_letters.max_bytes,
+            quarantine_bytes: config.quarantine.max_bytes,
             dedup_capacity: config.dedup.capacity as u64,
             dedup_window: config.dedup.window,
         };
@@ -187,12 +226,19 @@ impl Journal {
             ring: ring::Ring::new(recovered.tail),
             state: watch::Sender::new(State::Open),
             status: Mutex::default(),
+            retries: Retries::new(std::mem::take(&mut recovered.to_retry)),
+            notes: Mutex::default(),
         });
+        for note in &recovered.notes {
+            shared.note(note);
+        }
         let (mailbox, inbox) = Mailbox::new(config.listen.max_in_flight);
         let inner = Arc::new(Inner {
             mailbox,
             shared: Arc::clone(&shared),
             open_reader: recovered.store.readers(),
+            operators: Semaphore::new(reads::OPERATORS),
+            idle: Mutex::default(),
             key,
             engine: config.journal.engine,
         });
@@ -223,8 +269,9 @@ impl Journal {
     pub async fn append(&self, event: NewEvent, admitted: Admitted) -> Result<Appended, Refused> {
         let (reply, answer) = oneshot::channel();
         let hash = self.inner.key.hash(event.envelope.event_id());
-        let digest = writer::body_digest(&event);
-        self.inner.mailbox.send(Command::Append(Box::new(Append { event, hash, digest, admitted, reply })));
+        let digest = digest(event.envelope.body());
+        let (event, waiter) = (Arriving::New(event), Waiter::Request(admitted, reply));
+        self.inner.mailbox.send(Command::Append(Box::new(Append { event, hash, digest, waiter })));
         answer.await.unwrap_or(Err(Refused::Closed))
     }
 
@@ -243,9 +290,59 @@ impl Journal {
     /// # Errors
     /// [`Refused`] when that cannot be written.
     pub async fn forget(&self, sink: &str) -> Result<bool, Refused> {
+        loop {
+            let (reply, answer) = oneshot::channel();
+            let forget = Operation::Forget(sink.to_owned(), reply);
+            self.inner.mailbox.send_from_operator(Command::Operate(forget)).await;
+            match answer.await.unwrap_or(Err(Refused::Closed))? {
+                Forgotten::Yes => return Ok(true),
+                Forgotten::NoSuchSink => return Ok(false),
+                Forgotten::NotYet => {}
+            }
+        }
+    }
+
+    /// Keeps a text with the journal under this key, durably; none takes it back. At most 64 KiB, for 64 keys.
+    ///
+    /// # Errors
+    /// [`Refused`] when it cannot be written: [`Refused::Full`] also when it is too long.
+    pub async fn note(&self, key: &'static str, text: Option<String>) -> Result<(), Refused> {
         let (reply, answer) = oneshot::channel();
-        self.inner.mailbox.send(Command::Forget { sink: sink.to_owned(), reply });
+        let note = Operation::Note(key, text, reply);
+        self.inner.mailbox.send_from_operator(Command::Operate(note)).await;
         answer.await.unwrap_or(Err(Refused::Closed))
+    }
+
+    /// Every text kept by [`note`](Self::note), by key. Never waits.
+    #[must_use]
+    pub fn notes(&self) -> BTreeMap<String, String> {
+        self.inner.shared.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The text kept under this key. Never waits.
+    #[must_use]
+    pub fn read_note(&self, key: &str) -> Option<String> {
+        self.inner.shared.notes.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// The first sequence of the first commit group written at `time` or later; one more than the last sequence when there
+    /// is none. Where the clock was set back, it is the first one after one of the moments that come into question.
+    ///
+    /// # Errors
+    /// [`Refused`] when that cannot be read.
+    pub async fn sequence_at(&self, time: SystemTime) -> Result<u64, Refused> {
+        // What comes after this is not older.
+        let next = self.status().last_sequence + 1;
+        let at = millis(time);
+        Ok(self.inner.look_up(move |reader| reader.written_since(at)).await?.unwrap_or(next))
+    }
+
+    /// The oldest sequence that is kept and the newest one ever given; with none kept, the first is one more than the
+    /// last.
+    #[must_use]
+    pub fn range(&self) -> (u64, u64) {
+        let status = self.inner.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
+        (status.first_sequence, status.last_sequence)
     }
 
     /// Whether events can be stored, now and from now on.
@@ -257,7 +354,7 @@ impl Journal {
     /// What is in it, as of the last commit. Never waits.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.inner.shared.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner.shared.status()
     }
 
     #[must_use]

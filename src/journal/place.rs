@@ -2,8 +2,11 @@
 //!
 //! From its first sequence on, by event: `stored = delivered + filtered + dead_lettered + evicted + pending`. Events that
 //! damage took away before the sink had them are `lost`, and stand outside that sum: they are not stored any more.
+//! A dead letter that is tried again is settled as far as the cursor goes, and pending in the account.
 
 use serde::{Deserialize, Serialize};
+
+use super::store::Retrying;
 
 /// What became of an event at a sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +39,12 @@ pub(super) struct Place {
     /// Not in the settings any more; it keeps its place until an operator drops it.
     #[serde(default)]
     pub(super) gone: bool,
+    /// Dead letters with smaller ids were never counted here: they are of an earlier sink of that name.
+    #[serde(default)]
+    letters_from: u64,
+    /// Grows with every retry of a dead letter and with its end, which are no progress.
+    #[serde(default)]
+    revision: u64,
 }
 
 /// A sink's account, as `status` and the metrics show it.
@@ -52,8 +61,8 @@ pub struct Account {
 }
 
 impl Place {
-    /// A new sink's place, in front of sequence `first`.
-    pub(super) fn before(first: u64) -> Self {
+    /// A new sink's place, in front of sequence `first`; `letters` is the newest id ever given to a dead letter.
+    pub(super) fn before(first: u64, letters: u64) -> Self {
         Self {
             first,
             cursor: first.saturating_sub(1),
@@ -66,6 +75,8 @@ impl Place {
             enabled: true,
             required: true,
             gone: false,
+            letters_from: letters + 1,
+            revision: 0,
         }
     }
 
@@ -88,8 +99,48 @@ impl Place {
     }
 
     /// Of two copies of a sink's place, the one with more progress is the later one.
-    pub(super) fn progress(&self) -> (u64, u64) {
-        (self.first, self.cursor + self.ahead.iter().map(|(low, high)| high - low + 1).sum::<u64>())
+    pub(super) fn progress(&self) -> (u64, u64, u64) {
+        (self.first, self.settled(), self.revision)
+    }
+
+    /// How many events it has settled, those included that are pending again as retried dead letters.
+    fn settled(&self) -> u64 {
+        let ahead: u64 = self.ahead.iter().map(|(low, high)| high - low + 1).sum();
+        (self.cursor + 1).saturating_sub(self.first) + ahead
+    }
+
+    /// Whether a lane is at work on it.
+    pub(super) fn has_lane(&self) -> bool {
+        self.enabled && !self.gone
+    }
+
+    /// How many dead letters are pending again.
+    pub(super) fn retrying(&self) -> u64 {
+        let counted = self.delivered + self.filtered + self.dead_lettered + self.evicted + self.lost;
+        self.settled().saturating_sub(counted)
+    }
+
+    /// A dead letter is pending again; whether that shows in the account.
+    pub(super) fn retry(&mut self, letter: u64) -> Retrying {
+        if letter < self.letters_from || self.dead_lettered == 0 {
+            return Retrying::Uncounted;
+        }
+        self.dead_lettered -= 1;
+        self.revision += 1;
+        Retrying::Counted
+    }
+
+    /// What became of a retried dead letter.
+    pub(super) fn end_retry(&mut self, retrying: Retrying, how: Settled) {
+        if retrying == Retrying::Counted {
+            self.end_retries(1, how);
+        }
+    }
+
+    /// The same of so many that are counted.
+    pub(super) fn end_retries(&mut self, count: u64, how: Settled) {
+        *self.counter(how) += count;
+        self.revision += count;
     }
 
     /// Whether all of `from..=to` is settled.
@@ -130,13 +181,17 @@ impl Place {
             kept.sort_unstable();
         }
         self.ahead = kept;
-        *match how {
+        *self.counter(how) += settled;
+    }
+
+    fn counter(&mut self, how: Settled) -> &mut u64 {
+        match how {
             Settled::Delivered => &mut self.delivered,
             Settled::Filtered => &mut self.filtered,
             Settled::DeadLettered => &mut self.dead_lettered,
             Settled::Evicted => &mut self.evicted,
             Settled::Lost => &mut self.lost,
-        } += settled;
+        }
     }
 
     /// The account when the journal ends at `tail`.
@@ -162,11 +217,41 @@ mod tests {
     use std::collections::BTreeMap;
 
     #[test]
+    fn a_retried_dead_letter_is_pending_until_its_end() {
+        let mut place = Place::before(3, 7);
+        place.settle(3, 4, Settled::Delivered);
+        place.settle(6, 6, Settled::DeadLettered);
+        let sums = |place: &Place| {
+            let account = place.account(8);
+            let settled = account.delivered + account.filtered + account.dead_lettered + account.evicted;
+            assert_eq!(account.stored, settled + account.pending, "{account:?}");
+            (account.delivered, account.dead_lettered, account.pending, place.retrying())
+        };
+        assert_eq!(sums(&place), (2, 1, 3, 0));
+        let before = place.progress();
+        // Of an earlier sink of that name.
+        assert_eq!(place.retry(7), Retrying::Uncounted);
+        assert_eq!(sums(&place), (2, 1, 3, 0));
+        assert_eq!(place.retry(8), Retrying::Counted);
+        assert_eq!(sums(&place), (2, 0, 4, 1));
+        // Damage has taken the count of that one.
+        assert_eq!(place.retry(9), Retrying::Uncounted);
+        place.end_retry(Retrying::Uncounted, Settled::Delivered);
+        assert_eq!(sums(&place), (2, 0, 4, 1));
+        place.end_retry(Retrying::Counted, Settled::DeadLettered);
+        assert_eq!(sums(&place), (2, 1, 3, 0));
+        place.retry(8);
+        place.end_retry(Retrying::Counted, Settled::Delivered);
+        assert_eq!(sums(&place), (3, 0, 3, 0));
+        assert!(place.progress() > before, "the later copy of the two");
+    }
+
+    #[test]
     fn agrees_with_a_plain_map_over_random_use() {
         for seed in 0..200 {
             let mut random = fastrand::Rng::with_seed(seed);
             let first = random.u64(1..5);
-            let mut place = Place::before(first);
+            let mut place = Place::before(first, 0);
             let mut map = BTreeMap::new();
             for _ in 0..60 {
                 let from = random.u64(1..60);

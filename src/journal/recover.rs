@@ -15,12 +15,13 @@ use serde::{Deserialize, Serialize};
 use super::ballast::Ballast;
 use super::examine::{Content, Seen, Trouble, examine};
 use super::folder::{Folder, FolderError, FoundMark, Mark, MarkFile};
+use super::memory::MemoryStore;
 use super::place::{Place, Settled};
 use super::quarantine::Quarantine;
 use super::remains::Remains;
 use super::salvage;
 use super::sqlite::{self, FORMAT, SqliteStore};
-use super::store::{MemoryStore, StoreState};
+use super::store::StoreState;
 use super::window::{IdKey, Window};
 use super::writer::{Clock, Recovered};
 use crate::config::{Config, Engine, Start};
@@ -87,7 +88,9 @@ fn in_memory(seen: Seen) -> Recovered {
         tail: 0,
         live_bytes: 0,
         dead_letter_bytes: 0,
-        next_dead_letter: 1,
+        retrying: 0,
+        to_retry: BTreeMap::new(),
+        notes: Vec::new(),
         mark: None,
         ballast: None,
         lock: None,
@@ -106,7 +109,7 @@ fn place_sinks(config: &Config, recovered: &mut Recovered, places_lost: bool) {
             _ => recovered.state.floor,
         };
         let place = recovered.places.entry(Arc::from(sink.name.as_str())).or_insert_with(|| {
-            let mut place = Place::before(first);
+            let mut place = Place::before(first, recovered.state.letters);
             // What is lost behind its first sequence was never stored for it.
             for loss in &recovered.state.losses {
                 place.settle(loss.first.max(first), loss.last, Settled::Lost);
@@ -170,7 +173,8 @@ fn on_disk(path: &Path, seen: Seen) -> Result<(Recovered, Report), OpenError> {
         tail,
         live_bytes,
         dead_letter_bytes,
-        next_dead_letter,
+        to_retry,
+        notes,
     } = content;
     report.places_lost = places_lost;
     report.events = (tail + 1).saturating_sub(state.floor);
@@ -187,7 +191,9 @@ fn on_disk(path: &Path, seen: Seen) -> Result<(Recovered, Report), OpenError> {
         tail,
         live_bytes,
         dead_letter_bytes,
-        next_dead_letter,
+        retrying: to_retry.values().map(|letters| letters.len() as u64).sum(),
+        to_retry,
+        notes,
         mark: Some(mark_file),
         ballast: Some(ballast),
         lock: Some(folder),

@@ -6,7 +6,7 @@
 //! | `ids` | their event ids; kept for the dedup window, longer than the bodies |
 //! | `sinks` | a sink's place (JSON) |
 //! | `dead_letters`, `quarantine` | an event, a body; with its reason (JSON) |
-//! | `state` | what the journal knows of itself (JSON): how many rows there should be, and what was lost; which sinks have a place |
+//! | `state` | what the journal knows of itself (JSON): how many rows there should be, and what was lost; which sinks have a place; notes of others |
 //!
 //! The main file of SQLite has no checksums, so every row carries one, and [`recover`](super::recover) looks at all of
 //! them. Checkpoints are made by the writer, never by SQLite behind its back: their errors are sync errors.
@@ -18,13 +18,13 @@ use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ffi, params};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::group::{Group, checksum};
 use super::place::Place;
-use super::store::{Commit, DeadLetter, Head, Kept, OpenReader, Reader, Row, Store, StoreError, StoreState};
+use super::rows::{SINKS, filed, filed_page, json, put_about_itself, put_filed, put_note, put_state, text_checksum};
+use super::store::{
+    Commit, DeadLetter, Head, Kept, OpenReader, Page, Pick, Reader, Row, Store, StoreError, StoreState,
+};
 
 /// `PRAGMA user_version`. A larger one was written by a newer program: refused.
 pub(super) const FORMAT: u32 = 1;
@@ -45,14 +45,10 @@ CREATE TABLE quarantine (id INTEGER PRIMARY KEY, about TEXT NOT NULL, body BLOB 
 CREATE TABLE state (id INTEGER PRIMARY KEY, state TEXT NOT NULL, checksum INTEGER NOT NULL);
 ";
 
-/// The rows of `state`: a [`StoreState`]; the names of the sinks with a place, or null if damage took that knowledge.
-pub(super) const STATE: u32 = 1;
-pub(super) const SINKS: u32 = 2;
-
 /// The writer's connection.
 #[derive(Debug)]
 pub(super) struct SqliteStore {
-    connection: Connection,
+    reader: SqliteReader,
     path: PathBuf,
     /// Pages written since the last checkpoint, about.
     pages: usize,
@@ -65,13 +61,13 @@ impl SqliteStore {
         let made = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
         made.map_err(|error| StoreError::Fatal(format!("{}: {error}", path.display())))?;
         let store = Self::open(path)?;
-        store.connection.execute_batch(&format!("PRAGMA page_size = {PAGE}; PRAGMA journal_mode = WAL"))?;
-        store.connection.execute_batch(&format!(
+        store.reader.connection.execute_batch(&format!("PRAGMA page_size = {PAGE}; PRAGMA journal_mode = WAL"))?;
+        store.reader.connection.execute_batch(&format!(
             "BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {SCHEMA}"
         ))?;
-        put_state(&store.connection, &StoreState::default())?;
-        put_sink_names(&store.connection)?;
-        store.connection.execute_batch("COMMIT")?;
+        put_state(&store.reader.connection, &StoreState::default())?;
+        put_sink_names(&store.reader.connection)?;
+        store.reader.connection.execute_batch("COMMIT")?;
         Ok(store)
     }
 
@@ -80,25 +76,26 @@ impl SqliteStore {
         let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0")?;
         connection.set_prepared_statement_cache_capacity(32);
-        Ok(Self { connection, path: path.to_owned(), pages: 0 })
+        Ok(Self { reader: SqliteReader { connection }, path: path.to_owned(), pages: 0 })
     }
 
     /// Whether nothing was ever written to it: not even its schema.
     pub(super) fn is_blank(&self) -> rusqlite::Result<bool> {
-        let tables: u32 = self.connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-        let version: u32 = self.connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let tables: u32 =
+            self.reader.connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        let version: u32 = self.reader.connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         Ok(tables == 0 && version == 0)
     }
 
     pub(super) fn connection(&self) -> &Connection {
-        &self.connection
+        &self.reader.connection
     }
 
     /// Copies the write-ahead log into the main file and syncs both.
     fn copy_back(&mut self, mode: &str) -> Result<(), StoreError> {
         let checkpoint = format!("PRAGMA wal_checkpoint({mode})");
         let (_busy, log, done): (i64, i64, i64) =
-            self.connection.query_row(&checkpoint, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            self.reader.connection.query_row(&checkpoint, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         // What a reader held back is tried again after as many pages more.
         self.pages = usize::try_from(log.saturating_sub(done)).unwrap_or(0).min(CHECKPOINT_PAGES / 2);
         Ok(())
@@ -127,11 +124,11 @@ impl SqliteStore {
     /// Closes without writing anything.
     pub(super) fn let_go(self) {
         // Checkpoints on closing are switched off, so this changes nothing, and a failure leaves nothing undone.
-        let _ = self.connection.close();
+        let _ = self.reader.connection.close();
     }
 
     fn write(&self, commit: &Commit) -> rusqlite::Result<usize> {
-        let connection = &self.connection;
+        let connection = &self.reader.connection;
         let mut pages = 1;
         if let Some(new) = &commit.group {
             let row = Row::of(new.group);
@@ -165,12 +162,16 @@ impl SqliteStore {
             put_sink_names(connection)?;
         }
         for letter in &commit.dead_letters {
-            put_dead_letter(connection, letter)?;
-            pages += letter.event.len() / PAGE + 2;
+            pages += put_filed(connection, letter)?;
         }
         for kept in &commit.quarantine {
-            put_kept(connection, kept)?;
-            pages += kept.body.len() / PAGE + 2;
+            pages += put_filed(connection, kept)?;
+        }
+        for (table, ids) in [("dead_letters", &commit.letters_gone), ("quarantine", &commit.kept_gone)] {
+            let mut delete = connection.prepare_cached(&format!("DELETE FROM {table} WHERE id = ?1"))?;
+            for id in ids {
+                pages += delete.execute([id])?;
+            }
         }
         for (table, key, through) in [
             ("groups", "first", commit.groups_through),
@@ -182,6 +183,10 @@ impl SqliteStore {
                 pages += connection.prepare_cached(&delete)?.execute([through])?;
             }
         }
+        if let Some(note) = commit.note {
+            put_note(connection, note)?;
+            pages += note.text.as_ref().map_or(0, String::len) / PAGE + 1;
+        }
         if let Some(state) = commit.state {
             put_state(connection, state)?;
             pages += 1;
@@ -192,9 +197,9 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
-        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        self.reader.connection.execute_batch("BEGIN IMMEDIATE")?;
         let written = self.write(commit).and_then(|pages| {
-            self.connection.execute_batch("COMMIT")?;
+            self.reader.connection.execute_batch("COMMIT")?;
             Ok(pages)
         });
         match written {
@@ -205,8 +210,8 @@ impl Store for SqliteStore {
             Err(error) => {
                 let error = StoreError::from(error);
                 // SQLite rolls back by itself on some errors; then there is nothing left to undo.
-                if matches!(error, StoreError::Full(_)) && !self.connection.is_autocommit() {
-                    self.connection.execute_batch("ROLLBACK")?;
+                if matches!(error, StoreError::Full(_)) && !self.reader.connection.is_autocommit() {
+                    self.reader.connection.execute_batch("ROLLBACK")?;
                 }
                 Err(error)
             }
@@ -214,11 +219,15 @@ impl Store for SqliteStore {
     }
 
     fn oldest(&mut self, limit: usize) -> Result<Vec<Head>, StoreError> {
-        heads(&self.connection, "SELECT first, last, at, bytes FROM groups ORDER BY first LIMIT ?1", limit)
+        heads(&self.reader.connection, "SELECT first, last, at, bytes FROM groups ORDER BY first LIMIT ?1", limit)
     }
 
     fn oldest_ids(&mut self, limit: usize) -> Result<Vec<Head>, StoreError> {
-        heads(&self.connection, "SELECT first, last, at, length(ids) FROM ids ORDER BY first LIMIT ?1", limit)
+        heads(&self.reader.connection, "SELECT first, last, at, length(ids) FROM ids ORDER BY first LIMIT ?1", limit)
+    }
+
+    fn reader(&mut self) -> &mut dyn Reader {
+        &mut self.reader
     }
 
     fn readers(&self) -> OpenReader {
@@ -238,7 +247,7 @@ impl Store for SqliteStore {
     }
 
     fn free_bytes(&mut self) -> Result<u64, StoreError> {
-        let mut free = self.connection.prepare_cached("PRAGMA freelist_count")?;
+        let mut free = self.reader.connection.prepare_cached("PRAGMA freelist_count")?;
         let pages: u64 = free.query_row([], |row| row.get(0))?;
         Ok(pages * PAGE as u64)
     }
@@ -246,15 +255,16 @@ impl Store for SqliteStore {
     fn close(mut self: Box<Self>) -> Result<(), StoreError> {
         self.settle()?;
         // Nothing is left to checkpoint; SQLite would swallow the outcome.
-        self.connection.close().map_err(|(_, error)| error.into())
+        self.reader.connection.close().map_err(|(_, error)| error.into())
     }
 
     fn abandon(self: Box<Self>) {
         // Closing could write and sync again.
-        std::mem::forget(self.connection);
+        std::mem::forget(self.reader.connection);
     }
 }
 
+#[derive(Debug)]
 struct SqliteReader {
     connection: Connection,
 }
@@ -272,6 +282,47 @@ impl Reader for SqliteReader {
             }
         }
         Ok(None)
+    }
+
+    fn written_since(&mut self, at: u64) -> Result<Option<u64>, StoreError> {
+        // One view, whatever is deleted meanwhile.
+        let view = self.connection.transaction()?;
+        let end = |which: &str| view.query_row(&format!("SELECT {which}(first) FROM groups"), [], |row| row.get(0));
+        let (Some(mut low), Some(newest)): (Option<u64>, Option<u64>) = (end("min")?, end("max")?) else {
+            return Ok(None);
+        };
+        let mut query = view.prepare_cached("SELECT first, at FROM groups WHERE first >= ?1 ORDER BY first LIMIT 1")?;
+        let mut group = |from: u64| query.query_row([from], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, u64>(1)?)));
+        let mut high = newest;
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match group(middle)? {
+                (_, written) if written >= at => high = middle,
+                (first, _) => low = first.saturating_add(1),
+            }
+        }
+        // Past the newest group, when that is older too.
+        if low > newest {
+            return Ok(None);
+        }
+        let (first, written) = group(low)?;
+        Ok((written >= at).then_some(first))
+    }
+
+    fn letters(&mut self, pick: &Pick) -> Result<Page<DeadLetter>, StoreError> {
+        filed_page(&self.connection, pick)
+    }
+
+    fn letter(&mut self, id: u64) -> Result<Option<DeadLetter>, StoreError> {
+        filed(&self.connection, id)
+    }
+
+    fn bodies(&mut self, pick: &Pick) -> Result<Page<Kept>, StoreError> {
+        filed_page(&self.connection, pick)
+    }
+
+    fn body(&mut self, id: u64) -> Result<Option<Kept>, StoreError> {
+        filed(&self.connection, id)
     }
 }
 
@@ -349,64 +400,6 @@ pub(super) fn put_sink_names(connection: &Connection) -> rusqlite::Result<()> {
 /// Until the next sink gets a place.
 pub(super) fn put_sink_names_unknown(connection: &Connection) -> rusqlite::Result<()> {
     put_about_itself(connection, SINKS, &None::<Vec<String>>)
-}
-
-fn put_dead_letter(connection: &Connection, letter: &DeadLetter) -> rusqlite::Result<()> {
-    let about = json(letter)?;
-    let sum = text_checksum(letter.id, &[about.as_bytes(), &letter.event]);
-    connection.prepare_cached("INSERT INTO dead_letters VALUES (?1, ?2, ?3, ?4)")?.execute(params![
-        letter.id,
-        about,
-        &letter.event[..],
-        sum
-    ])?;
-    Ok(())
-}
-
-fn put_kept(connection: &Connection, kept: &Kept) -> rusqlite::Result<()> {
-    let about = json(kept)?;
-    let sum = text_checksum(kept.id, &[about.as_bytes(), &kept.body]);
-    connection.prepare_cached("INSERT INTO quarantine VALUES (?1, ?2, ?3, ?4)")?.execute(params![
-        kept.id,
-        about,
-        &kept.body[..],
-        sum
-    ])?;
-    Ok(())
-}
-
-pub(super) fn put_state(connection: &Connection, state: &StoreState) -> rusqlite::Result<()> {
-    put_about_itself(connection, STATE, state)
-}
-
-fn put_about_itself(connection: &Connection, id: u32, value: &impl Serialize) -> rusqlite::Result<()> {
-    let value = json(value)?;
-    let sum = xxh3_64(value.as_bytes()).cast_signed();
-    connection.prepare_cached("INSERT OR REPLACE INTO state VALUES (?1, ?2, ?3)")?.execute(params![id, value, sum])?;
-    Ok(())
-}
-
-/// `None` when it is there but damaged.
-pub(super) fn about_itself<T: DeserializeOwned>(connection: &Connection, id: u32) -> rusqlite::Result<Option<T>> {
-    let query = "SELECT state, checksum FROM state WHERE id = ?1";
-    let (value, sum): (String, i64) = connection.query_row(query, [id], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let intact = xxh3_64(value.as_bytes()).cast_signed() == sum;
-    Ok(intact.then(|| serde_json::from_str(&value).ok()).flatten())
-}
-
-/// Over a row's id and its texts and blobs, as it is stored.
-pub(super) fn text_checksum(id: u64, parts: &[&[u8]]) -> i64 {
-    let mut hasher = Xxh3::new();
-    hasher.update(&id.to_le_bytes());
-    for part in parts {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part);
-    }
-    hasher.digest().cast_signed()
-}
-
-fn json(value: &impl Serialize) -> rusqlite::Result<String> {
-    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }
 
 impl From<rusqlite::Error> for StoreError {

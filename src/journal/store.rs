@@ -1,12 +1,10 @@
-//! What an embedded journal needs of a store, and the store that forgets (`journal.engine = "memory"`).
+//! What an embedded journal needs of a store.
 //!
 //! The writer owns a [`Store`] and commits to it, one [`Commit`] at a time, each whole or not at all. Lanes that have
-//! fallen behind the ring read through a [`Reader`] of their own.
-
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+//! fallen behind the ring, and operators, read through a [`Reader`] of their own.
 
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::group::{Group, checksum, from_millis, millis};
@@ -19,10 +17,16 @@ pub(super) struct Commit<'a> {
     /// Places that moved, by sink.
     pub(super) places: Vec<(&'a str, &'a Place)>,
     pub(super) forgotten: Vec<&'a str>,
+    /// New ones, and ones that changed.
     pub(super) dead_letters: Vec<DeadLetter>,
+    /// Ids of dead letters to delete.
+    pub(super) letters_gone: Vec<u64>,
     pub(super) quarantine: Vec<Kept>,
+    /// Ids of quarantined bodies to delete.
+    pub(super) kept_gone: Vec<u64>,
     /// Delete quarantined bodies up to this id.
     pub(super) quarantine_through: Option<u64>,
+    pub(super) note: Option<&'a Note>,
     /// Delete groups up to this sequence.
     pub(super) groups_through: Option<u64>,
     /// Delete ids of groups up to this sequence.
@@ -47,9 +51,23 @@ pub(super) struct StoreState {
     /// The oldest sequence whose id is kept.
     pub(super) ids_floor: u64,
     pub(super) dead_letters: u64,
+    /// The oldest dead letter kept.
+    #[serde(default)]
+    pub(super) letters_floor: u64,
+    /// The newest id ever given to a dead letter.
+    #[serde(default)]
+    pub(super) letters: u64,
     pub(super) quarantined: u64,
+    /// The oldest body kept in quarantine.
+    #[serde(default)]
+    pub(super) kept_floor: u64,
     /// The newest id ever given in quarantine.
     pub(super) kept: u64,
+    #[serde(default)]
+    pub(super) notes: u64,
+    /// Grows whenever any of it changes: of two copies, the larger is the later one.
+    #[serde(default)]
+    pub(super) revision: u64,
     /// Acknowledged sequences that damage took, oldest first.
     pub(super) losses: Vec<Loss>,
 }
@@ -67,7 +85,29 @@ pub(super) struct Loss {
 
 impl Default for StoreState {
     fn default() -> Self {
-        Self { floor: 1, ids_floor: 1, dead_letters: 0, quarantined: 0, kept: 0, losses: Vec::new() }
+        Self {
+            floor: 1,
+            ids_floor: 1,
+            dead_letters: 0,
+            letters_floor: 1,
+            letters: 0,
+            quarantined: 0,
+            kept_floor: 1,
+            kept: 0,
+            notes: 0,
+            revision: 0,
+            losses: Vec::new(),
+        }
+    }
+}
+
+impl StoreState {
+    /// This state, if it is another one than `before`: the later of the two.
+    pub(super) fn changed_from(&mut self, before: &Self) -> Option<&Self> {
+        (self != before).then(|| {
+            self.revision = before.revision + 1;
+            &*self
+        })
     }
 }
 
@@ -82,9 +122,21 @@ pub(super) struct DeadLetter {
     pub(super) attempts: u32,
     /// Milliseconds since 1970.
     pub(super) at: u64,
+    /// It is on its way to the sink again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) retrying: Option<Retrying>,
     /// The event alone, as a group's block would hold it.
     #[serde(skip)]
     pub(super) event: Bytes,
+}
+
+/// Whether a dead letter that is tried again is pending in its sink's account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Retrying {
+    Counted,
+    /// The account has never counted it as dead-lettered: it is of an earlier sink of that name, or damage took the count.
+    Uncounted,
 }
 
 /// A quarantined body.
@@ -102,6 +154,123 @@ pub(super) struct Kept {
     pub(super) digest: u64,
     #[serde(skip)]
     pub(super) body: Bytes,
+}
+
+/// A text that another part of the receiver keeps with the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Note {
+    #[serde(skip)]
+    pub(super) id: u64,
+    pub(super) note: String,
+    /// None once it was taken back; the row stays, so that no older copy can pose as it.
+    pub(super) text: Option<String>,
+    /// Grows with every change.
+    pub(super) revision: u64,
+}
+
+/// What a dead letter and a quarantined body have in common: a number, bytes, and what is said about them (JSON).
+pub(super) trait Filed: Clone + Serialize + DeserializeOwned {
+    /// Where they stand, and how the column of their bytes is called.
+    const TABLE: (&'static str, &'static str);
+    fn id(&self) -> u64;
+    fn bytes(&self) -> &Bytes;
+    fn put(&mut self, id: u64, bytes: Bytes);
+    fn is_of(&self, sink: &str) -> bool;
+}
+
+impl Filed for DeadLetter {
+    const TABLE: (&'static str, &'static str) = ("dead_letters", "event");
+
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn bytes(&self) -> &Bytes {
+        &self.event
+    }
+
+    fn put(&mut self, id: u64, bytes: Bytes) {
+        (self.id, self.event) = (id, bytes);
+    }
+
+    fn is_of(&self, sink: &str) -> bool {
+        self.sink == sink
+    }
+}
+
+impl Filed for Kept {
+    const TABLE: (&'static str, &'static str) = ("quarantine", "body");
+
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn bytes(&self) -> &Bytes {
+        &self.body
+    }
+
+    fn put(&mut self, id: u64, bytes: Bytes) {
+        (self.id, self.body) = (id, bytes);
+    }
+
+    fn is_of(&self, _sink: &str) -> bool {
+        false
+    }
+}
+
+/// Which of them to read, by their numbers.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pick {
+    pub(super) after: u64,
+    /// Of this sink only.
+    pub(super) sink: Option<String>,
+    pub(super) limit: usize,
+    /// With their bytes; else without, and unverified.
+    pub(super) whole: bool,
+}
+
+/// Some of them, in order.
+#[derive(Debug)]
+pub(super) struct Page<T> {
+    pub(super) rows: Vec<T>,
+    /// After which number to go on; `None` at the end.
+    pub(super) next: Option<u64>,
+    bytes: usize,
+    looked_at: usize,
+}
+
+/// A page ends once it holds so many bytes…
+const PAGE_BYTES: usize = 8 << 20;
+/// …or so many rows were looked at for it.
+const PAGE_ROWS: usize = 10_000;
+
+impl<T: Filed> Page<T> {
+    pub(super) fn new() -> Self {
+        Self { rows: Vec::new(), next: None, bytes: 0, looked_at: 0 }
+    }
+
+    /// Asked before each row, as only then there is something to go on with.
+    pub(super) fn is_full(&self, pick: &Pick) -> bool {
+        self.rows.len() >= pick.limit.max(1) || self.bytes >= PAGE_BYTES || self.looked_at >= PAGE_ROWS
+    }
+
+    /// Whether the next row is wanted.
+    pub(super) fn wants(&mut self, pick: &Pick, row: &T) -> bool {
+        self.looked_at += 1;
+        self.next = Some(row.id());
+        pick.sink.as_ref().is_none_or(|sink| row.is_of(sink))
+    }
+
+    pub(super) fn push(&mut self, row: T) {
+        self.bytes += row.bytes().len();
+        self.rows.push(row);
+    }
+
+    /// There are no more rows.
+    pub(super) fn end(self) -> Self {
+        Self { next: None, ..self }
+    }
 }
 
 /// A group's head, for deciding what to delete.
@@ -132,6 +301,8 @@ pub(super) trait Store: Send {
     fn oldest(&mut self, limit: usize) -> Result<Vec<Head>, StoreError>;
     /// The oldest rows of ids, at most `limit`.
     fn oldest_ids(&mut self, limit: usize) -> Result<Vec<Head>, StoreError>;
+    /// The writer's own.
+    fn reader(&mut self) -> &mut dyn Reader;
     /// Opens readers, from any thread.
     fn readers(&self) -> OpenReader;
     /// Work that may wait until nothing else does; called after commits.
@@ -148,83 +319,17 @@ pub(super) trait Store: Send {
 
 pub(super) type OpenReader = Box<dyn Fn() -> Result<Box<dyn Reader>, StoreError> + Send + Sync>;
 
-/// A lane's side.
+/// A lane's side, and an operator's. Sees what was committed last.
 pub(super) trait Reader: Send {
     /// The group that holds `sequence`, or else the next one after it.
     fn group(&mut self, sequence: u64) -> Result<Option<Group>, StoreError>;
-}
-
-/// Keeps everything in RAM. For trying things out: a restart forgets.
-#[derive(Debug, Default)]
-pub(super) struct MemoryStore {
-    groups: Arc<Mutex<BTreeMap<u64, Head>>>,
-    blocks: Arc<Mutex<HashMap<u64, Bytes>>>,
-}
-
-impl Store for MemoryStore {
-    fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
-        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(NewGroup { group, .. }) = commit.group {
-            let head = Head { first: group.first, last: group.last, at: millis(group.at), bytes: group.size() };
-            groups.insert(group.first, head);
-            blocks.insert(group.first, group.block.clone());
-        }
-        if let Some(through) = commit.groups_through {
-            groups.retain(|_, head| head.last > through);
-            blocks.retain(|first, _| groups.contains_key(first));
-        }
-        Ok(())
-    }
-
-    fn oldest(&mut self, limit: usize) -> Result<Vec<Head>, StoreError> {
-        let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(groups.values().take(limit).copied().collect())
-    }
-
-    fn oldest_ids(&mut self, _limit: usize) -> Result<Vec<Head>, StoreError> {
-        Ok(Vec::new())
-    }
-
-    fn readers(&self) -> OpenReader {
-        let (groups, blocks) = (Arc::clone(&self.groups), Arc::clone(&self.blocks));
-        Box::new(move || Ok(Box::new(MemoryReader { groups: Arc::clone(&groups), blocks: Arc::clone(&blocks) })))
-    }
-
-    fn maintain(&mut self) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn checkpoint(&mut self) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn free_bytes(&mut self) -> Result<u64, StoreError> {
-        Ok(u64::MAX)
-    }
-
-    fn close(self: Box<Self>) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn abandon(self: Box<Self>) {}
-}
-
-#[derive(Debug)]
-struct MemoryReader {
-    groups: Arc<Mutex<BTreeMap<u64, Head>>>,
-    blocks: Arc<Mutex<HashMap<u64, Bytes>>>,
-}
-
-impl Reader for MemoryReader {
-    fn group(&mut self, sequence: u64) -> Result<Option<Group>, StoreError> {
-        let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        let holding = groups.range(..=sequence).next_back().filter(|(_, head)| head.last >= sequence);
-        let Some((_, head)) = holding.or_else(|| groups.range(sequence..).next()) else { return Ok(None) };
-        let blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
-        let block = blocks.get(&head.first).cloned();
-        Ok(block.map(|block| Group { first: head.first, last: head.last, at: from_millis(head.at), block }))
-    }
+    /// The first sequence of the first group written at `at` (milliseconds since 1970) or later. Where the clock was set
+    /// back, it is the first one after one of the moments that come into question.
+    fn written_since(&mut self, at: u64) -> Result<Option<u64>, StoreError>;
+    fn letters(&mut self, pick: &Pick) -> Result<Page<DeadLetter>, StoreError>;
+    fn letter(&mut self, id: u64) -> Result<Option<DeadLetter>, StoreError>;
+    fn bodies(&mut self, pick: &Pick) -> Result<Page<Kept>, StoreError>;
+    fn body(&mut self, id: u64) -> Result<Option<Kept>, StoreError>;
 }
 
 /// A group as a row holds it.

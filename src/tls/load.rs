@@ -21,6 +21,7 @@ use x509_cert::ext::pkix::{AuthorityInfoAccessSyntax, BasicConstraints, SubjectA
 use x509_cert::name::Name;
 use x509_cert::time::Time;
 
+use super::expiry::Expiry;
 use super::identity::{Clients, rfc4514};
 use super::verify::{Judge, Key, LONG_VALIDITY, Policy, extended_key_usages, validity};
 use crate::config::{self, TlsVersion};
@@ -79,6 +80,7 @@ impl fmt::Display for Finding {
 pub(super) struct Material {
     pub(super) policy: Arc<Policy>,
     pub(super) findings: Vec<Finding>,
+    pub(super) expiries: Vec<Expiry>,
     own: Arc<SingleCertAndKey>,
     provider: Arc<CryptoProvider>,
     versions: Vec<&'static SupportedProtocolVersion>,
@@ -88,7 +90,7 @@ impl Material {
     /// # Errors
     /// Every finding, when one of them is an error.
     pub(super) fn load(tls: &config::Tls) -> Result<Self, Vec<Finding>> {
-        let mut loading = Loading { now: since_epoch(SystemTime::now()), findings: Vec::new() };
+        let mut loading = Loading { now: since_epoch(SystemTime::now()), findings: Vec::new(), expiries: Vec::new() };
         let (provider, versions) = loading.protocol(tls.min_version);
         let own = loading.own(tls, &provider);
         let roots = loading.client_ca(&tls.client_ca);
@@ -99,6 +101,7 @@ impl Material {
             (Some(own), Some(chain)) if !loading.failed() => Ok(Self {
                 policy: Arc::new(Policy { chain, clients, allow_extra_key_usage: tls.allow_extra_key_usage }),
                 findings: loading.findings,
+                expiries: loading.expiries,
                 own,
                 provider,
                 versions,
@@ -148,6 +151,7 @@ struct Loading {
     /// Since the epoch, once for the whole set.
     now: Duration,
     findings: Vec<Finding>,
+    expiries: Vec<Expiry>,
 }
 
 impl Loading {
@@ -203,6 +207,8 @@ impl Loading {
 
     fn check_own(&mut self, chain: &[Certificate], file: &Path) {
         let Some((own, issuers)) = chain.split_first() else { return };
+        let expiries = chain.iter().map(|certificate| Expiry::of_certificate("tls.certificate", file, certificate));
+        self.expiries.extend(expiries);
         let tbs = own.tbs_certificate();
         self.check_time(own, file);
         match Key::of(own) {
@@ -305,6 +311,7 @@ impl Loading {
                     let what = format!("`{name}` is not marked as a CA");
                     self.warn(what, file, "tls.client_ca wants the CA's certificate, not the client's");
                 }
+                self.expiries.push(Expiry::of_certificate("tls.client_ca", file, &certificate));
                 roots.push(Root { der, certificate, file: file.clone() });
             }
         }
@@ -355,6 +362,7 @@ impl Loading {
     fn check_crl(&mut self, list: &CertificateList, file: &Path, roots: &[Root]) {
         let list = &list.tbs_cert_list;
         let issuer = rfc4514(&list.issuer);
+        self.expiries.extend(Expiry::of_list("tls.client_crl", file, list));
         if !roots.iter().any(|root| *root.certificate.tbs_certificate().subject() == list.issuer) {
             self.warn(
                 format!(

@@ -3,6 +3,7 @@
 //! TLS 1.3 with a client certificate, always. [`verify`] judges it: webpki's verdict on chain, time and revocation, then
 //! what webpki lets pass (usage, key, identity). Nothing is ever resumed, so every connection is judged anew.
 
+mod expiry;
 mod identity;
 mod load;
 pub mod profile;
@@ -19,6 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+pub use self::expiry::Expiry;
 use self::load::Material;
 pub use self::load::{Finding, Severity};
 use self::verify::Judge;
@@ -171,6 +173,12 @@ impl ServerTls {
     #[must_use]
     pub fn findings(&self) -> Vec<Finding> {
         self.current().findings.clone()
+    }
+
+    /// Until when the certificates and lists in use are good.
+    #[must_use]
+    pub fn expiries(&self) -> Vec<Expiry> {
+        self.current().expiries.clone()
     }
 
     /// Whether a client that was let in earlier would still be.

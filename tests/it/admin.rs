@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpStream;
+use std::process::Command;
 
 use crate::harness::event::new_event;
 use crate::harness::receiver::Setup;
@@ -63,6 +64,46 @@ fn off_loopback_it_needs_a_token() {
     let ended = receiver.stop();
     assert!(ended.status.success(), "{ended:?}");
     assert!(!ended.log.iter().any(|line| line.contains("a-token-of-the-test")), "{ended:?}");
+}
+
+#[test]
+fn every_answer_of_an_error_is_a_problem_and_nothing_is_kept_by_browsers() {
+    let receiver = Setup::new().start();
+    for (method, path, allow) in [
+        ("POST", "/livez", "GET,HEAD"),
+        ("DELETE", "/api/v1/status", "GET,HEAD"),
+        ("OPTIONS", "/api/v1/sinks/x", "DELETE"),
+    ] {
+        let answer = receiver.call_admin(method, path, "");
+        answer.assert_problem(405, "method-not-allowed");
+        assert_eq!(answer.header("allow"), Some(allow), "{method} {path}");
+    }
+    let status = receiver.ask_admin("/api/v1/status").unwrap();
+    assert_eq!(status.header("cache-control"), Some("no-store"));
+    assert_eq!(status.header("x-content-type-options"), Some("nosniff"));
+    let url = format!("http://{}/api/v1/status", receiver.admin);
+    let head = Command::new("curl").args(["--silent", "--head", "--noproxy", "*", &url]).output().unwrap();
+    assert!(head.stdout.starts_with(b"HTTP/1.1 200") && head.stdout.ends_with(b"\r\n\r\n"), "{head:?}");
+    receiver.call_admin("DELETE", "/api/v1/sinks/stdout", "").assert_problem(404, "not-found");
+    receiver.finish();
+}
+
+#[test]
+fn a_sink_that_is_gone_from_the_settings_can_be_forgotten() {
+    let setup = Setup::new().set("sinks.a.type", "stdout").set("sinks.b.type", "stdout");
+    setup.start().finish();
+    let receiver = setup.without("sinks.b.type").start();
+    assert_eq!(receiver.sink("b")["state"], "gone");
+    let forget =
+        |site: &str| receiver.call_admin_as("DELETE", "/api/v1/sinks/b", &format!("Sec-Fetch-Site: {site}\r\n"), b"");
+    forget("cross-site").assert_problem(403, "forbidden");
+    let output = receiver.operate(&["status", "--forget", "b"]).output().unwrap();
+    assert_eq!((output.status.code(), &*output.stdout), (Some(0), &b"forgotten\n"[..]), "{output:?}");
+    forget("none").assert_problem(404, "not-found");
+    let output = receiver.operate(&["status", "--forget", "b"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no sink of this name is gone"), "{output:?}");
+    receiver.finish();
 }
 
 #[test]

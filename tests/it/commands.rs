@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 
 #[test]
 fn each_command_explains_itself_with_an_example() {
-    for command in ["", "serve", "check", "certs", "demo", "simulate", "status"] {
+    for command in ["", "serve", "check", "certs", "demo", "simulate", "feed-config", "status", "tail", "replay"] {
         let mut args: Vec<&str> = vec![command, "--help"];
         args.retain(|arg| !arg.is_empty());
         let output = run(&args);

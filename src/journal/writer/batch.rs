@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use tokio::sync::oneshot;
 
-use super::mailbox::settle;
+use super::mailbox::{Operation, Released, Waiter, settle};
 use crate::admission::{Admitted, Outcome};
 use crate::journal::group::Ids;
 use crate::journal::store::{DeadLetter, Kept};
 use crate::journal::window::IdHash;
-use crate::journal::{Appended, Refused};
+use crate::journal::{Appended, Receipt, Refused};
+use crate::telemetry::Metrics;
 
 /// A group holds at most this many events…
 const GROUP_EVENTS: usize = 1024;
@@ -37,6 +38,8 @@ pub(super) struct Batch {
     pub(super) keeping: Vec<(Admitted, Outcome, Done)>,
     pub(super) letters: Vec<DeadLetter>,
     pub(super) lettering: Vec<Done>,
+    /// Carried out in a commit of its own, when this one is written.
+    pub(super) operation: Option<Operation>,
     pub(super) close: bool,
 }
 
@@ -44,8 +47,7 @@ pub(super) struct Batch {
 pub(super) struct Waiting {
     pub(super) event_id: Box<str>,
     pub(super) role: Role,
-    pub(super) admitted: Admitted,
-    pub(super) reply: oneshot::Sender<Result<Appended, Refused>>,
+    pub(super) waiter: Waiter,
 }
 
 /// What an append is, if the commit goes through.
@@ -54,14 +56,46 @@ pub(super) enum Role {
     First,
     /// Of an event in this group.
     Copy,
+    /// Has the id of an event in this group, and other bytes.
+    Contest,
     /// Has the id of a durable event and other bytes, which wait for the quarantine only.
     Conflict,
+    /// Of a durable event; its copy in the quarantine goes.
+    Known,
+    /// Needs no commit: a duplicate of a durable event, or a conflict that is kept already.
+    Settled,
+}
+
+impl Waiting {
+    /// Tells whoever waits that the commit went through, or that none was needed.
+    pub(super) fn settle(self, metrics: &Metrics) {
+        let Self { event_id, role, waiter } = self;
+        match waiter {
+            Waiter::Request(admitted, reply) => {
+                let receipt = Receipt { event_id };
+                let is_first = role == Role::First;
+                let appended = if is_first { Appended::Stored(receipt) } else { Appended::Duplicate(receipt) };
+                settle(admitted, reply, Ok(appended));
+            }
+            Waiter::Release(_, reply) => {
+                let released = match role {
+                    Role::First => Released::Stored,
+                    Role::Copy | Role::Known => Released::Duplicate,
+                    Role::Contest | Role::Conflict | Role::Settled => Released::Conflict,
+                };
+                metrics.quarantine_released.inc_by(u64::from(released != Released::Conflict));
+                // Whoever asked may be gone; it is done.
+                let _ = reply.send(Ok(released));
+            }
+        }
+    }
 }
 
 impl Batch {
     pub(super) fn has_room(&self, max_bytes: u64) -> bool {
         let most = usize::try_from(max_bytes / GROUP_PART).unwrap_or(GROUP_BYTES).min(GROUP_BYTES);
         !self.close
+            && self.operation.is_none()
             && self.waiting.len() + self.keeping.len() + self.letters.len() < GROUP_EVENTS
             && self.block.len() < most
     }
@@ -77,8 +111,9 @@ impl Batch {
 
     /// Refuses the events of the group; whatever else is in the batch stays.
     pub(super) fn refuse_group(&mut self, why: Refused) {
-        for Waiting { admitted, reply, .. } in self.waiting.extract_if(.., |waiting| waiting.role != Role::Conflict) {
-            settle(admitted, reply, Err(why));
+        let of_group = |waiting: &mut Waiting| !matches!(waiting.role, Role::Conflict | Role::Known);
+        for Waiting { waiter, .. } in self.waiting.extract_if(.., of_group) {
+            waiter.refuse(why);
         }
         self.block.clear();
         self.ids = Ids::default();
@@ -89,8 +124,8 @@ impl Batch {
 
     /// Refuses all of it.
     pub(super) fn refuse(self, why: Refused) {
-        for Waiting { admitted, reply, .. } in self.waiting {
-            settle(admitted, reply, Err(why));
+        for Waiting { waiter, .. } in self.waiting {
+            waiter.refuse(why);
         }
         for (admitted, _, reply) in self.keeping {
             admitted.settle(Outcome::Refused(why.word()));
@@ -99,5 +134,17 @@ impl Batch {
         for reply in self.lettering {
             let _ = reply.send(Err(why));
         }
+        if let Some(operation) = self.operation {
+            operation.refuse(why);
+        }
+    }
+
+    /// Bodies in quarantine that leave it with this batch.
+    pub(super) fn released(&self) -> Vec<u64> {
+        let released = |waiting: &Waiting| match (&waiting.waiter, waiting.role) {
+            (Waiter::Release(kept, _), Role::First | Role::Copy | Role::Known) => Some(*kept),
+            _ => None,
+        };
+        self.waiting.iter().filter_map(released).collect()
     }
 }

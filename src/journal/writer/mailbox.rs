@@ -5,7 +5,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::letters::Ending;
 use crate::admission::{Admitted, Outcome};
+use crate::envelope::Envelope;
+use crate::journal::group::{Parts, from_millis};
 use crate::journal::place::Settled;
 use crate::journal::store::{DeadLetter, Kept};
 use crate::journal::window::IdHash;
@@ -13,17 +16,21 @@ use crate::journal::{Appended, NewEvent, Refused};
 
 /// Commands of all lanes that may wait at a time; a lane with more to say waits itself.
 const FROM_LANES: usize = 512;
-/// For commands of operators and of the end.
-const OTHERS: usize = 64;
+/// Commands of operators, likewise.
+const FROM_OPERATORS: usize = 16;
+/// For the end.
+const OTHERS: usize = 16;
 
-/// The way to the writer. Lanes have a share of their own in it, so that they never take the room of an event.
+/// The way to the writer. Lanes and operators have a share of their own in it, so that they never take the room of an
+/// event.
 #[derive(Debug)]
 pub(in crate::journal) struct Mailbox {
     commands: SyncSender<Posted>,
     lanes: Arc<Semaphore>,
+    operators: Arc<Semaphore>,
 }
 
-/// A command on its way; what it holds of the lanes' share is free once the writer takes it. One that the writer never
+/// A command on its way; what it holds of a share is free once the writer takes it. One that the writer never
 /// takes is answered when it is dropped.
 #[derive(Debug)]
 pub(in crate::journal) struct Posted {
@@ -48,19 +55,29 @@ impl Drop for Posted {
 impl Mailbox {
     /// A mailbox in which `max_in_flight` requests fit.
     pub(in crate::journal) fn new(max_in_flight: usize) -> (Self, Receiver<Posted>) {
-        let (commands, inbox) = sync_channel(max_in_flight + FROM_LANES + OTHERS);
-        (Self { commands, lanes: Arc::new(Semaphore::new(FROM_LANES)) }, inbox)
+        let (commands, inbox) = sync_channel(max_in_flight + FROM_LANES + FROM_OPERATORS + OTHERS);
+        let share = |places| Arc::new(Semaphore::new(places));
+        (Self { commands, lanes: share(FROM_LANES), operators: share(FROM_OPERATORS) }, inbox)
     }
 
-    /// For requests, which admission bounds, and for the few others that are no lane's.
+    /// For requests, which admission bounds, and for the end.
     pub(in crate::journal) fn send(&self, command: Command) {
         self.post(Posted { command: Some(command), _share: None });
     }
 
     /// For lanes: waits for room in their share.
     pub(in crate::journal) async fn send_from_lane(&self, command: Command) {
+        self.send_within(&self.lanes, command).await;
+    }
+
+    /// For operators: waits for room in their share.
+    pub(in crate::journal) async fn send_from_operator(&self, command: Command) {
+        self.send_within(&self.operators, command).await;
+    }
+
+    async fn send_within(&self, share: &Arc<Semaphore>, command: Command) {
         // It is never closed.
-        let share = Arc::clone(&self.lanes).acquire_owned().await.ok();
+        let share = Arc::clone(share).acquire_owned().await.ok();
         self.post(Posted { command: Some(command), _share: share });
     }
 
@@ -90,28 +107,111 @@ pub(in crate::journal) enum Command {
         letter: Box<DeadLetter>,
         reply: oneshot::Sender<Result<(), Refused>>,
     },
-    Forget {
-        sink: String,
-        reply: oneshot::Sender<Result<bool, Refused>>,
+    /// What became of a dead letter that was tried again.
+    EndRetry {
+        sink: Arc<str>,
+        letter: u64,
+        ending: Ending,
     },
+    Operate(Operation),
     /// A reader met damage: this process is over, the next one recovers.
     Damaged(String),
     Close,
 }
 
+/// An event on its way into the journal, and whoever waits for what becomes of it.
 #[derive(Debug)]
 pub(in crate::journal) struct Append {
-    pub(in crate::journal) event: NewEvent,
+    pub(in crate::journal) event: Arriving,
     pub(in crate::journal) hash: IdHash,
     pub(in crate::journal) digest: u32,
-    pub(in crate::journal) admitted: Admitted,
-    pub(in crate::journal) reply: oneshot::Sender<Result<Appended, Refused>>,
+    pub(in crate::journal) waiter: Waiter,
+}
+
+#[derive(Debug)]
+pub(in crate::journal) enum Arriving {
+    New(NewEvent),
+    /// Out of the quarantine: it was authenticated, and counted, when it came.
+    Released(Envelope, Kept),
+}
+
+#[derive(Debug)]
+pub(in crate::journal) enum Waiter {
+    Request(Admitted, oneshot::Sender<Result<Appended, Refused>>),
+    /// An operator lets the body of this id out of the quarantine.
+    Release(u64, oneshot::Sender<Result<Released, Refused>>),
+}
+
+/// What became of a body that was let out of the quarantine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::journal) enum Released {
+    Stored,
+    /// The same event was stored before.
+    Duplicate,
+    /// Its id is known with other bytes: it stays.
+    Conflict,
+}
+
+/// What an operator wants changed. One that takes ids carries out the first of them, as many as go into one commit.
+#[derive(Debug)]
+pub(in crate::journal) enum Operation {
+    RetryLetters(Vec<u64>, oneshot::Sender<Result<Step, Refused>>),
+    DiscardLetters(Vec<u64>, oneshot::Sender<Result<Step, Refused>>),
+    DiscardKept(Vec<u64>, oneshot::Sender<Result<Step, Refused>>),
+    Note(&'static str, Option<String>, oneshot::Sender<Result<(), Refused>>),
+    Forget(String, oneshot::Sender<Result<Forgotten, Refused>>),
+}
+
+/// What one commit's worth of an operation did.
+#[derive(Debug, Default)]
+pub(in crate::journal) struct Step {
+    pub(in crate::journal) changed: u64,
+    pub(in crate::journal) skipped: Vec<(u64, &'static str)>,
+    /// How many ids were dealt with.
+    pub(in crate::journal) taken: usize,
+}
+
+/// Whether a sink's place is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::journal) enum Forgotten {
+    Yes,
+    NoSuchSink,
+    /// It had dead letters that were tried again, and may have more.
+    NotYet,
+}
+
+impl Arriving {
+    pub(super) fn envelope(&self) -> &Envelope {
+        match self {
+            Self::New(event) => &event.envelope,
+            Self::Released(envelope, _) => envelope,
+        }
+    }
+
+    pub(super) fn parts(&self) -> Parts<'_> {
+        match self {
+            Self::New(NewEvent { envelope, received_at, peer, endpoint, traceparent }) => Parts {
+                received_at: *received_at,
+                endpoint: &endpoint.name,
+                peer: peer.subject(),
+                traceparent: traceparent.as_deref(),
+                envelope,
+            },
+            Self::Released(envelope, kept) => Parts {
+                received_at: from_millis(kept.at),
+                endpoint: &kept.endpoint,
+                peer: &kept.peer,
+                traceparent: None,
+                envelope,
+            },
+        }
+    }
 }
 
 /// Answers a command that the writer will not carry out.
 pub(super) fn turn_away(command: Command, why: Refused) {
     match command {
-        Command::Append(append) => settle(append.admitted, append.reply, Err(why)),
+        Command::Append(append) => append.waiter.refuse(why),
         Command::Quarantine { admitted, reply, .. } => {
             admitted.settle(Outcome::Refused(why.word()));
             let _ = reply.send(Err(why));
@@ -119,10 +219,32 @@ pub(super) fn turn_away(command: Command, why: Refused) {
         Command::DeadLetter { reply, .. } => {
             let _ = reply.send(Err(why));
         }
-        Command::Forget { reply, .. } => {
-            let _ = reply.send(Err(why));
+        Command::Operate(operation) => operation.refuse(why),
+        Command::Settle { .. } | Command::EndRetry { .. } | Command::Damaged(_) | Command::Close => {}
+    }
+}
+
+impl Operation {
+    pub(super) fn refuse(self, why: Refused) {
+        // Whoever asked may be gone.
+        let _ = match self {
+            Self::RetryLetters(_, reply) | Self::DiscardLetters(_, reply) | Self::DiscardKept(_, reply) => {
+                reply.send(Err(why)).is_ok()
+            }
+            Self::Note(_, _, reply) => reply.send(Err(why)).is_ok(),
+            Self::Forget(_, reply) => reply.send(Err(why)).is_ok(),
+        };
+    }
+}
+
+impl Waiter {
+    pub(super) fn refuse(self, why: Refused) {
+        match self {
+            Self::Request(admitted, reply) => settle(admitted, reply, Err(why)),
+            Self::Release(_, reply) => {
+                let _ = reply.send(Err(why));
+            }
         }
-        Command::Settle { .. } | Command::Damaged(_) | Command::Close => {}
     }
 }
 

@@ -5,8 +5,11 @@
 //! being written is in the same group and shares its fate, or in a later one and finds the id known. A request that was
 //! given up on stays in its group and is settled like the others.
 
+mod append;
 mod batch;
+mod letters;
 mod mailbox;
+mod operate;
 mod room;
 
 use std::collections::BTreeMap;
@@ -19,17 +22,21 @@ use tokio::sync::watch;
 
 use super::ballast::Ballast;
 use super::folder::{Folder, Mark, MarkFile};
-use super::group::{ENCODED_OVERHEAD, Group, digest, encode};
+use super::group::{Group, from_millis};
+use super::letters::Retries;
+use super::memory::MemoryStore;
 use super::place::{Place, Settled};
 use super::quarantine::Quarantine;
 use super::ring::Ring;
-use super::store::{Commit, Kept, MemoryStore, NewGroup, Store, StoreError, StoreState};
+use super::store::{Commit, NewGroup, Note, Store, StoreError, StoreState};
 use super::window::Window;
-use super::{Appended, NewEvent, Receipt, Refused, SinkStatus, State, Status};
+use super::{DeadLettersStatus, QuarantineStatus, Refused, SinkStatus, State, Status};
 use crate::telemetry::Metrics;
-use batch::{Batch, Role, Waiting};
-pub(super) use mailbox::{Append, Command, Mailbox};
-use mailbox::{Posted, settle, turn_away};
+use batch::Batch;
+pub(super) use letters::Ending;
+use letters::Endings;
+pub(super) use mailbox::{Append, Arriving, Command, Forgotten, Mailbox, Operation, Released, Step, Waiter};
+use mailbox::{Posted, turn_away};
 use room::{Full, Room};
 
 /// How long a moved cursor may wait for a group to travel with, before it is written by itself.
@@ -49,6 +56,7 @@ pub(super) struct Limits {
     pub(super) max_bytes: u64,
     pub(super) retention: Duration,
     pub(super) dead_letter_bytes: u64,
+    pub(super) quarantine_bytes: u64,
     pub(super) dedup_capacity: u64,
     pub(super) dedup_window: Duration,
 }
@@ -64,7 +72,11 @@ pub(super) struct Recovered {
     pub(super) tail: u64,
     pub(super) live_bytes: u64,
     pub(super) dead_letter_bytes: u64,
-    pub(super) next_dead_letter: u64,
+    /// Dead letters that are pending again.
+    pub(super) retrying: u64,
+    /// The same by sink, oldest first, until the journal is open.
+    pub(super) to_retry: BTreeMap<String, Vec<u64>>,
+    pub(super) notes: Vec<Note>,
     pub(super) mark: Option<MarkFile>,
     pub(super) ballast: Option<Ballast>,
     /// The locked folder; the lock stays until the store is closed, or the process has ended.
@@ -78,6 +90,23 @@ pub(super) struct Shared {
     pub(super) state: watch::Sender<State>,
     /// As of the last commit or settlement; the writer replaces it, `status` reads it even while a sync hangs.
     pub(super) status: Mutex<Status>,
+    pub(super) retries: Retries,
+    /// As of the last commit.
+    pub(super) notes: Mutex<BTreeMap<String, String>>,
+}
+
+impl Shared {
+    pub(super) fn status(&self) -> Status {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn note(&self, note: &Note) {
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        match &note.text {
+            Some(text) => notes.insert(note.note.clone(), text.clone()),
+            None => notes.remove(&note.note),
+        };
+    }
 }
 
 pub(super) struct Writer {
@@ -92,6 +121,9 @@ pub(super) struct Writer {
     dirty: BTreeMap<Arc<str>, ()>,
     dirty_since: Option<Instant>,
     touched: Vec<(Box<str>, u32)>,
+    endings: Endings,
+    /// When the oldest group was written, as of the last look.
+    oldest: Option<SystemTime>,
     /// When housekeeping is due.
     tick_at: Instant,
     full: Option<Full>,
@@ -138,6 +170,8 @@ impl Writer {
             dirty: BTreeMap::new(),
             dirty_since: None,
             touched: Vec::new(),
+            endings: Endings::default(),
+            oldest: None,
             tick_at: Instant::now() + TICK,
             full: None,
             yield_above: u64::MAX,
@@ -147,6 +181,9 @@ impl Writer {
             writer.dirty.insert(Arc::clone(sink), ());
         }
         writer.dirty_since = Some(Instant::now());
+        // What cannot be read now is read at the first tick.
+        let oldest = writer.recovered.store.oldest(1).unwrap_or_default();
+        writer.oldest = oldest.first().map(|head| from_millis(head.at));
         if !matches!(writer.disk_has_room(0), Ok(true)) {
             writer.set_full(Full::Disk(0), "the disk has not even the room that cursors need when it is full");
         }
@@ -177,10 +214,8 @@ impl Writer {
     /// How long nothing may come before something else is due.
     fn patience(&self) -> Duration {
         let tick = self.tick_at.saturating_duration_since(Instant::now());
-        match self.dirty_since {
-            Some(since) => CURSOR_DELAY.saturating_sub(since.elapsed()).min(tick),
-            None => tick,
-        }
+        let since = [self.dirty_since, self.endings.since()].into_iter().flatten().min();
+        since.map_or(tick, |since| CURSOR_DELAY.saturating_sub(since.elapsed()).min(tick))
     }
 
     /// One commit's worth of work; true when the journal is to close. An error is final.
@@ -192,8 +227,17 @@ impl Writer {
             batch.refuse(Refused::Failed);
             return Err(fatal);
         }
-        let close = batch.close;
-        self.commit(batch)?;
+        let (close, operation) = (batch.close, batch.operation.take());
+        let committed = self.commit(batch);
+        match operation {
+            Some(operation) if committed.is_ok() => self.operate(operation)?,
+            Some(operation) => operation.refuse(Refused::Failed),
+            None => {}
+        }
+        committed?;
+        if self.endings_are_due() {
+            self.commit_endings()?;
+        }
         if self.dirty_since.is_some_and(|since| since.elapsed() >= CURSOR_DELAY) {
             self.commit_places()?;
         }
@@ -264,52 +308,12 @@ impl Writer {
                     batch.lettering.push(reply);
                 }
             }
-            Command::Forget { sink, reply } => {
-                let _ = reply.send(self.forget(&sink)?);
-            }
+            Command::EndRetry { sink, letter, ending } => self.note_ending(sink, letter, ending),
+            Command::Operate(operation) => batch.operation = Some(operation),
             Command::Damaged(reason) => return Err(reason),
             Command::Close => batch.close = true,
         }
         Ok(())
-    }
-
-    fn take_append(&mut self, append: Append, batch: &mut Batch) {
-        let Append { event, hash, digest, admitted, reply } = append;
-        let event_id: Box<str> = event.envelope.event_id().into();
-        let durable = self.recovered.window.touch(hash, self.clock.now());
-        let known = durable.or_else(|| batch.fresh.get(&hash).copied());
-        let Some(first_digest) = known else {
-            batch.block.reserve(event.envelope.body().len() + ENCODED_OVERHEAD);
-            encode(&mut batch.block, &event);
-            batch.ids.push(&event_id, digest);
-            batch.fresh.insert(hash, digest);
-            batch.order.push((hash, digest));
-            batch.count += 1;
-            batch.waiting.push(Waiting { event_id, role: Role::First, admitted, reply });
-            return;
-        };
-        if durable.is_some() && self.touched.len() < TOUCHED {
-            self.touched.push((event_id.clone(), first_digest));
-        }
-        let conflict = (first_digest != digest).then(|| conflicting(event));
-        let role = match (durable, conflict) {
-            (None, conflict) => {
-                batch.contesting.extend(conflict);
-                Role::Copy
-            }
-            (Some(_), Some(kept)) => {
-                self.metrics.conflicts.inc();
-                if self.recovered.quarantine.knows(kept.digest) {
-                    return settle(admitted, reply, Ok(Appended::Duplicate(Receipt { event_id })));
-                }
-                if !batch.keeps(kept.digest) {
-                    batch.kept.push(kept);
-                }
-                Role::Conflict
-            }
-            (Some(_), None) => return settle(admitted, reply, Ok(Appended::Duplicate(Receipt { event_id }))),
-        };
-        batch.waiting.push(Waiting { event_id, role, admitted, reply });
     }
 
     /// Finds room for the batch's group, or refuses it, and writes what is left.
@@ -366,9 +370,10 @@ impl Writer {
             })
         });
         let mut places = self.recovered.places.clone();
+        let mut state = self.recovered.state.clone();
         for letter in &mut batch.letters {
-            letter.id = self.recovered.next_dead_letter;
-            self.recovered.next_dead_letter += 1;
+            state.letters += 1;
+            letter.id = state.letters;
             if let Some((sink, place)) = places.get_key_value(letter.sink.as_str()) {
                 let (sink, mut place) = (Arc::clone(sink), place.clone());
                 place.settle(letter.sequence, letter.sequence, Settled::DeadLettered);
@@ -376,18 +381,19 @@ impl Writer {
                 places.insert(sink, place);
             }
         }
-        let mut state = self.recovered.state.clone();
         self.apply_room(room, &mut places, &mut state);
         state.dead_letters += batch.letters.len() as u64;
-        let dropped = self.recovered.quarantine.take_in(&mut batch.kept, &mut state);
+        let released = batch.released();
+        let dropped = self.recovered.quarantine.change(&released, &mut batch.kept, &mut state);
         let commit = Commit {
             group: group.as_deref().map(|group| NewGroup { group, ids: batch.ids.as_bytes() }),
             places: self.dirty.keys().filter_map(|sink| Some((&**sink, places.get(sink)?))).collect(),
             dead_letters: std::mem::take(&mut batch.letters),
             quarantine: std::mem::take(&mut batch.kept),
+            kept_gone: released,
             quarantine_through: dropped.through,
             groups_through: (room.through > 0).then_some(room.through),
-            state: (state != self.recovered.state).then_some(&state),
+            state: state.changed_from(&self.recovered.state),
             ..Commit::default()
         };
         let started = Instant::now();
@@ -425,6 +431,7 @@ impl Writer {
             self.metrics.journal_groups.inc();
             self.touched.clear();
             self.recovered.live_bytes += group.size();
+            self.oldest.get_or_insert(group.at);
             let now = self.clock.now();
             for &(hash, digest) in &batch.order {
                 self.recovered.window.insert(hash, digest, now);
@@ -433,10 +440,8 @@ impl Writer {
         }
         // Before the answers: whoever asks for the status after a 200 finds that event in it.
         self.publish();
-        for Waiting { event_id, role, admitted, reply } in batch.waiting {
-            let receipt = Receipt { event_id };
-            let appended = if role == Role::First { Appended::Stored(receipt) } else { Appended::Duplicate(receipt) };
-            settle(admitted, reply, Ok(appended));
+        for waiting in batch.waiting {
+            waiting.settle(&self.metrics);
         }
         for (admitted, outcome, reply) in batch.keeping {
             admitted.settle(outcome);
@@ -453,21 +458,6 @@ impl Writer {
         self.dirty_since = None;
     }
 
-    fn forget(&mut self, sink: &str) -> Result<Result<bool, Refused>, String> {
-        if !self.recovered.places.get(sink).is_some_and(|place| place.gone) {
-            return Ok(Ok(false));
-        }
-        let commit = Commit { forgotten: vec![sink], ..Commit::default() };
-        match self.recovered.store.commit(&commit) {
-            Ok(()) => {
-                self.recovered.places.remove(sink);
-                Ok(Ok(true))
-            }
-            Err(StoreError::Full(_)) => Ok(Err(Refused::Full)),
-            Err(StoreError::Fatal(reason)) => Err(reason),
-        }
-    }
-
     fn write_mark(&self) {
         let Some(file) = &self.recovered.mark else { return };
         let StoreState { floor, kept, .. } = self.recovered.state;
@@ -479,7 +469,8 @@ impl Writer {
     }
 
     fn publish(&self) {
-        let Recovered { places, tail, state, live_bytes, window, .. } = &self.recovered;
+        let Recovered { places, tail, state, live_bytes, window, dead_letter_bytes, retrying, quarantine, .. } =
+            &self.recovered;
         let sinks = places.iter().map(|(name, place)| SinkStatus {
             name: Arc::clone(name),
             account: place.account(*tail),
@@ -491,12 +482,27 @@ impl Writer {
         status.first_sequence = state.floor;
         status.last_sequence = *tail;
         status.bytes = *live_bytes;
+        status.oldest = self.oldest;
         status.dedup_ids = window.len();
+        status.dead_letters = DeadLettersStatus {
+            count: state.dead_letters,
+            retrying: *retrying,
+            bytes: *dead_letter_bytes,
+            max_bytes: self.limits.dead_letter_bytes,
+            newest: state.letters,
+        };
+        status.quarantine = QuarantineStatus {
+            count: state.quarantined,
+            bytes: quarantine.bytes(),
+            max_bytes: self.limits.quarantine_bytes,
+            newest: state.kept,
+        };
         status.sinks.clear();
         status.sinks.extend(sinks);
     }
 
     fn close(&mut self) -> Result<(), String> {
+        self.commit_all_endings()?;
         self.commit_places()?;
         let store = std::mem::replace(&mut self.recovered.store, Box::new(MemoryStore::default()));
         match store.close() {
@@ -542,19 +548,6 @@ impl Writer {
     }
 }
 
-/// The event with a known id but other bytes, for the quarantine.
-fn conflicting(event: NewEvent) -> Kept {
-    super::Quarantined {
-        reason: "conflict",
-        detail: "the event_id is known with other bytes; the first copy stands".to_owned(),
-        received_at: event.received_at,
-        peer: event.peer,
-        endpoint: event.endpoint,
-        body: event.envelope.body().clone(),
-    }
-    .into()
-}
-
 /// The quarantine's words are a closed set; this finds the label for one.
 fn word(reason: &str) -> &'static str {
     ["malformed", "incomplete", "unsupported-media", "conflict"]
@@ -565,9 +558,4 @@ fn word(reason: &str) -> &'static str {
 
 fn fatal<T>(result: Result<T, StoreError>) -> Result<T, String> {
     result.map_err(|error| error.to_string())
-}
-
-/// The digest under which an event's bytes are compared.
-pub(super) fn body_digest(event: &NewEvent) -> u32 {
-    digest(event.envelope.body())
 }

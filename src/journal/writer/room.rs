@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::{DELETE_PAUSE, State, TICK, Writer, fatal};
 use crate::journal::ballast::{self, Ballast};
-use crate::journal::group::millis;
+use crate::journal::group::{from_millis, millis};
 use crate::journal::place::{Place, Settled};
 use crate::journal::store::{Commit, Head, StoreError, StoreState};
 
@@ -146,7 +146,7 @@ impl Writer {
             places: self.dirty.keys().filter_map(|sink| Some((&**sink, places.get(sink)?))).collect(),
             groups_through: (room.through > 0).then_some(room.through),
             ids_through,
-            state: (state != self.recovered.state).then_some(&state),
+            state: state.changed_from(&self.recovered.state),
             ..Commit::default()
         };
         self.recovered.store.commit(&commit)?;
@@ -269,7 +269,9 @@ impl Writer {
         let store = &mut self.recovered.store;
         let mut groups = Vec::new();
         // Most times the oldest one has to stay, and no other needs to be looked at.
-        if fatal(store.oldest(1))?.iter().any(may_go) {
+        let oldest = fatal(store.oldest(1))?;
+        self.oldest = oldest.first().map(|head| from_millis(head.at));
+        if oldest.iter().any(may_go) {
             groups = fatal(store.oldest(DELETE_ROWS))?.into_iter().take_while(may_go).collect();
         }
         let mut ids = Vec::new();

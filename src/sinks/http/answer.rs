@@ -74,12 +74,15 @@ pub(super) fn root_cause(error: &reqwest::Error) -> String {
 }
 
 fn is_certificate(error: &reqwest::Error) -> bool {
-    let of_tls = |error: &(dyn Error + 'static)| {
-        let io = error.downcast_ref::<std::io::Error>();
-        let inner = io.and_then(std::io::Error::get_ref).and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
-    };
-    chain(error).any(of_tls)
+    chain(error).any(|error| {
+        let mut error = Some(error);
+        // An I/O error skips what it wraps in its chain, and wraps another one here.
+        while let Some(io) = error.and_then(|error| error.downcast_ref::<std::io::Error>()) {
+            error = io.get_ref().map(|inner| inner as &(dyn Error + 'static));
+        }
+        let tls = error.and_then(|error| error.downcast_ref::<rustls::Error>());
+        matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
+    })
 }
 
 /// What is below the outermost error.

@@ -2,6 +2,7 @@
 
 pub(crate) mod disk;
 pub(crate) mod event;
+pub(crate) mod nginx;
 pub(crate) mod pki;
 pub(crate) mod programs;
 pub(crate) mod receiver;

@@ -102,6 +102,12 @@ impl Setup {
         self
     }
 
+    /// Takes a key back.
+    pub(crate) fn without(mut self, key: &str) -> Self {
+        self.settings.remove(key);
+        self
+    }
+
     /// Starts the receiver through another program, such as `prlimit …`.
     pub(crate) fn through(mut self, program: &[&str]) -> Self {
         self.wrapper = program.iter().map(|&word| word.to_owned()).collect();
@@ -229,6 +235,35 @@ impl Receiver {
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes)?;
         Answer::parse(&bytes).map(|(answer, _)| answer).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+    }
+
+    /// Any call of the admin port, with a JSON body.
+    #[track_caller]
+    pub(crate) fn call_admin(&self, method: &str, path: &str, body: &str) -> Answer {
+        let head = "Content-Type: application/json\r\n";
+        self.call_admin_as(method, path, head, body.as_bytes())
+    }
+
+    /// Any call of the admin port, with these header lines and body.
+    #[track_caller]
+    pub(crate) fn call_admin_as(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
+        let mut stream = TcpStream::connect(self.admin).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (to, length) = (self.admin, body.len());
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\nContent-Length: {length}\r\n");
+        stream.write_all(&[head.as_bytes(), headers.as_bytes(), b"\r\n", body].concat()).unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        Answer::parse(&bytes).unwrap_or_else(|| panic!("no answer: {:?}", String::from_utf8_lossy(&bytes))).0
+    }
+
+    /// A command of the program for operators, told where this receiver is.
+    pub(crate) fn operate(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments).arg("--admin").arg(format!("http://{}", self.admin));
+        command.env_clear().stdin(Stdio::null());
+        command
     }
 
     /// Every sample of `/metrics`, by name and labels.
@@ -442,7 +477,7 @@ impl Lines {
         lines
     }
 
-    fn read(pipe: impl Read + Send + 'static) -> Self {
+    pub(crate) fn read(pipe: impl Read + Send + 'static) -> Self {
         let lines = Self(Arc::default());
         let writer = lines.clone();
         std::thread::spawn(move || {
@@ -486,7 +521,7 @@ impl Lines {
     }
 
     /// All lines, once there can be no more.
-    fn to_end(&self) -> Vec<String> {
+    pub(crate) fn to_end(&self) -> Vec<String> {
         let written = self.0.0.lock().unwrap();
         let (written, _) = self.0.1.wait_timeout_while(written, PATIENCE, |written| !written.ended).unwrap();
         written.lines.clone()

@@ -1,5 +1,4 @@
 //! An HTTP server for HTTP sinks: records every request and answers by a rule.
-#![allow(dead_code, reason = "for tests that are still to come")]
 
 use std::convert::Infallible;
 use std::io;
@@ -80,8 +79,9 @@ enum AnswerBody {
     Endless,
     /// Promised, and does not come.
     Hanging,
-    /// Begins, and breaks off.
+    /// Promised, and the connection is closed instead.
     Cut,
+    Broken,
 }
 
 type Rule = Arc<dyn Fn(&Request) -> Reply + Send + Sync>;
@@ -230,7 +230,7 @@ impl Reply {
         self.with_body(AnswerBody::Hanging)
     }
 
-    /// A body that breaks off.
+    /// A body that is promised, and then the connection breaks.
     pub(crate) fn cut_body(self) -> Self {
         self.with_body(AnswerBody::Cut)
     }
@@ -329,13 +329,19 @@ impl Body for Tail {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match &mut self.0 {
             AnswerBody::Text(text) if text.is_empty() => Poll::Ready(None),
             AnswerBody::Text(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
             AnswerBody::Endless => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[b'x'; 16 << 10]))))),
             AnswerBody::Hanging => Poll::Pending,
-            AnswerBody::Cut => Poll::Ready(Some(Err(io::ErrorKind::BrokenPipe.into()))),
+            AnswerBody::Cut => {
+                // What is there goes out meanwhile.
+                self.0 = AnswerBody::Broken;
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            AnswerBody::Broken => Poll::Ready(Some(Err(io::ErrorKind::BrokenPipe.into()))),
         }
     }
 
@@ -347,7 +353,7 @@ impl Body for Tail {
         match &self.0 {
             AnswerBody::Text(text) => SizeHint::with_exact(text.len() as u64),
             AnswerBody::Endless => SizeHint::default(),
-            AnswerBody::Hanging | AnswerBody::Cut => SizeHint::with_exact(100),
+            AnswerBody::Hanging | AnswerBody::Cut | AnswerBody::Broken => SizeHint::with_exact(100),
         }
     }
 }

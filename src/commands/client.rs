@@ -1,0 +1,217 @@
+//! What the operators' commands share: a call of a running receiver's admin port.
+
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::http::uri::Authority;
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::Failure;
+use super::table::word;
+
+/// For the whole of a call.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// For a connection, and for the first part of an answer that goes on.
+const FIRST_DEADLINE: Duration = Duration::from_secs(5);
+const LARGEST_ANSWER: usize = 512 << 20;
+
+/// Which receiver, and how to talk to it.
+#[derive(Debug, clap::Args)]
+pub struct Admin {
+    /// The receiver's admin port
+    #[arg(long, global = true, value_name = "URL", default_value = "http://127.0.0.1:8081")]
+    pub admin: Uri,
+    /// A file with the admin port's token
+    #[arg(long, global = true, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+impl Admin {
+    pub(super) fn client(&self) -> Result<Client, Failure> {
+        let (Some("http"), Some(authority)) = (self.admin.scheme_str(), self.admin.authority()) else {
+            let why = "the admin port is plain HTTP: write it as http://HOST:PORT";
+            return Err(Failure::failed(format!("{}: {why}", self.admin)));
+        };
+        let token = self.token_file.as_deref().map(read_token).transpose()?;
+        Ok(Client { authority: authority.clone(), token, deadline: DEADLINE })
+    }
+}
+
+fn read_token(file: &Path) -> Result<HeaderValue, Failure> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failure::failed(format!("--token-file {}: {error}", file.display())))?;
+    let mut token = HeaderValue::try_from(format!("Bearer {}", text.trim()))
+        .map_err(|_| Failure::failed(format!("--token-file {}: holds no token of one line", file.display())))?;
+    token.set_sensitive(true);
+    Ok(token)
+}
+
+/// Calls one admin port, each time on a connection of its own.
+pub(super) struct Client {
+    authority: Authority,
+    token: Option<HeaderValue>,
+    deadline: Duration,
+}
+
+impl Client {
+    /// For a caller who cannot wait long.
+    pub(super) fn in_a_hurry(self) -> Self {
+        Self { deadline: FIRST_DEADLINE, ..self }
+    }
+
+    /// `GET`, and the answer's JSON.
+    ///
+    /// # Errors
+    /// No answer, or one that is no success: told with its detail.
+    pub(super) async fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.json(Method::GET, path, None).await
+    }
+
+    /// `POST` with a body, and the answer's JSON.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.json(Method::POST, path, Some(body)).await
+    }
+
+    /// `DELETE`, and the answer's JSON.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub(super) async fn delete(&self, path: &str) -> Result<Value, Failure> {
+        self.json(Method::DELETE, path, None).await
+    }
+
+    async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        let (status, body) = self.ask(method, path, body).await?;
+        if !status.is_success() {
+            return Err(self.refusal(status, &body));
+        }
+        serde_json::from_slice(&body).map_err(|_| self.failure("answered with something else than JSON"))
+    }
+
+    /// A call, whatever the answer's status.
+    ///
+    /// # Errors
+    /// No answer.
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let exchange = self.exchange(method, path, body, async |response: Response<Incoming>| {
+            let status = response.status();
+            let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await;
+            Ok((status, body.map_err(|error| self.failure(&format!("a broken answer: {error}")))?.to_bytes()))
+        });
+        let seconds = self.deadline.as_secs();
+        let exchange = timeout(self.deadline, exchange).await;
+        exchange.unwrap_or_else(|_| Err(self.failure(&format!("no answer within {seconds}s"))))
+    }
+
+    /// `GET` of an answer that goes on; `each` is called with its pieces, whose bounds mean nothing, until it wants no
+    /// more or there are no more.
+    ///
+    /// # Errors
+    /// No answer, one that is no success, one that breaks off, or what `each` says.
+    pub(super) async fn stream(
+        &self,
+        path: &str,
+        mut each: impl AsyncFnMut(Bytes) -> Result<Go, Failure>,
+    ) -> Result<(), Failure> {
+        self.exchange(Method::GET, path, None, async |response: Response<Incoming>| {
+            let status = response.status();
+            let mut body = response.into_body();
+            if !status.is_success() {
+                let body = Limited::new(body, LARGEST_ANSWER).collect().await.map(|body| body.to_bytes());
+                return Err(self.refusal(status, &body.unwrap_or_default()));
+            }
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|_| self.failure("the receiver went away"))?;
+                if let Ok(piece) = frame.into_data()
+                    && each(piece).await? == Go::Away
+                {
+                    break;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn exchange<T>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        read: impl AsyncFnOnce(Response<Incoming>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let host = self.authority.host().trim_start_matches('[').trim_end_matches(']');
+        let connect = TcpStream::connect((host, self.authority.port_u16().unwrap_or(80)));
+        let stream = match timeout(FIRST_DEADLINE, connect).await {
+            Ok(stream) => stream.map_err(|error| self.failure(&format!("cannot connect: {error}")))?,
+            Err(_) => return Err(self.failure("cannot connect: no answer")),
+        };
+        let mut request = Request::builder().method(method).uri(path).header(HOST, self.authority.as_str());
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, token);
+        }
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let request = request.body(Full::new(Bytes::from(body)));
+        let request = request.map_err(|error| self.failure(&error.to_string()))?;
+        let connected = http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = connected.map_err(|error| self.failure(&format!("no HTTP: {error}")))?;
+        let exchange = async move {
+            let sent = sender.send_request(request).await;
+            read(sent.map_err(|error| self.failure(&format!("no answer: {error}")))?).await
+        };
+        let (mut exchange, connection) = (pin!(exchange), pin!(connection));
+        tokio::select! {
+            biased;
+            done = &mut exchange => done,
+            // How the connection ends says nothing that the exchange does not.
+            _ = connection => exchange.await,
+        }
+    }
+
+    /// What went wrong with this receiver.
+    pub(super) fn failure(&self, what: &str) -> Failure {
+        Failure::failed(format!("http://{}: {what}", self.authority))
+    }
+
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> Failure {
+        let problem: Value = serde_json::from_slice(body).unwrap_or_default();
+        if status == StatusCode::UNAUTHORIZED {
+            return self.failure("the token is missing or wrong: give --token-file");
+        }
+        match problem["detail"].as_str() {
+            Some(_) => self.failure(&word(&problem, "detail")),
+            None => self.failure(&format!("answered {status}")),
+        }
+    }
+}
+
+/// Whether to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Go {
+    On,
+    Away,
+}

@@ -1,0 +1,141 @@
+//! `replay`: has events that are still in the journal delivered to a sink once more.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::client::{Admin, Client};
+use super::table::{table, word};
+use super::tail::Filter;
+use super::{Failure, print, tell};
+
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+
+/// Deliver events that are still in the journal to a sink once more, and watch it
+#[derive(Debug, clap::Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "Example: asapp-receiver replay --sink warehouse --from 2026-11-22T10:00:00Z --to 2h --rate 500\n\n\
+                  The receiver does it by itself, beside the live events: this command only watches. Without it the \
+                  replay goes on, after a restart too."
+)]
+pub struct Args {
+    #[command(flatten)]
+    pub admin: Admin,
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+    #[command(flatten)]
+    pub start: Start,
+}
+
+/// What to replay.
+#[derive(Debug, clap::Args)]
+pub struct Start {
+    /// The sink that gets the events
+    #[arg(long, value_name = "NAME", required = true)]
+    pub sink: Option<String>,
+    /// The first event: a sequence, a time (2026-11-22T10:00:00Z), or how long ago (2h)
+    #[arg(long, value_name = "PLACE", required = true)]
+    pub from: Option<String>,
+    /// The last one; without it, what is there now
+    #[arg(long, value_name = "PLACE")]
+    pub to: Option<String>,
+    /// Events a second, at most; without it, as fast as the sink takes them
+    #[arg(long, value_parser = super::rate)]
+    pub rate: Option<f64>,
+    /// Only begin it
+    #[arg(long)]
+    pub detach: bool,
+    #[command(flatten)]
+    pub filter: Filter,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Verb {
+    /// Those under way, and those that ended not long ago
+    List,
+    /// Watch one until it ends
+    Watch { id: u64 },
+    /// Let one rest
+    Pause { id: u64 },
+    /// Go on with one that rests or has failed, and watch it
+    Resume { id: u64 },
+    /// End one for good
+    Cancel { id: u64 },
+}
+
+/// Begins, watches or changes a replay.
+///
+/// # Errors
+/// When there is no receiver, it refuses, or the replay that is watched does not end well.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let client = args.admin.client()?;
+    let json = args.admin.json;
+    let path = |id: &u64| format!("/api/v1/replay/{id}");
+    match &args.verb {
+        None => {
+            let begun = client.post("/api/v1/replay", &request(&args.start)).await?;
+            if args.start.detach { show(&begun, json) } else { watch(&client, begun, json).await }
+        }
+        Some(Verb::List) => {
+            let list = client.get("/api/v1/replay").await?;
+            print(&if json { format!("{list}\n") } else { rows(list["replays"].as_array().into_iter().flatten()) })
+        }
+        Some(Verb::Watch { id }) => watch(&client, client.get(&path(id)).await?, json).await,
+        Some(Verb::Resume { id }) => {
+            let begun = client.post(&format!("{}/resume", path(id)), &json!({})).await?;
+            watch(&client, begun, json).await
+        }
+        Some(Verb::Pause { id }) => show(&client.post(&format!("{}/pause", path(id)), &json!({})).await?, json),
+        Some(Verb::Cancel { id }) => show(&client.delete(&path(id)).await?, json),
+    }
+}
+
+fn request(start: &Start) -> Value {
+    let place = |text: &String| text.parse::<u64>().map_or_else(|_| Value::from(text.clone()), Value::from);
+    let filter: serde_json::Map<String, Value> =
+        start.filter.words().map(|(word, values)| (word.to_owned(), Value::from(values))).collect();
+    json!({
+        "sink": start.sink,
+        "from": start.from.as_ref().map(place),
+        "to": start.to.as_ref().map(place),
+        "rate": start.rate,
+        "filter": filter,
+    })
+}
+
+/// Looks at it until it is over. The bar is drawn on a terminal only.
+async fn watch(client: &Client, mut progress: Value, json: bool) -> Result<(), Failure> {
+    let id = progress["id"].clone();
+    tell(&format!("replay {id} goes on in the receiver without this command; `replay cancel {id}` ends it\n"));
+    let number = |progress: &Value, key: &str| progress[key].as_u64().unwrap_or_default();
+    let first = number(&progress, "first");
+    let bar = ProgressBar::new((number(&progress, "last") + 1).saturating_sub(first));
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3}%  {msg}  {eta} left") {
+        bar.set_style(style);
+    }
+    while progress["state"] == "running" {
+        bar.set_position(number(&progress, "next").saturating_sub(first));
+        bar.set_message(format!("{} replayed, {} filtered", progress["replayed"], progress["filtered"]));
+        tokio::time::sleep(LOOK_EVERY).await;
+        progress = client.get(&format!("/api/v1/replay/{id}")).await?;
+    }
+    bar.finish_and_clear();
+    show(&progress, json)?;
+    match progress["state"].as_str() {
+        Some("done") => Ok(()),
+        Some("failed") => Err(client.failure(&format!("replay {id} failed: {}", word(&progress, "reason")))),
+        _ => Err(client.failure(&format!("replay {id} is {}", word(&progress, "state")))),
+    }
+}
+
+fn show(progress: &Value, json: bool) -> Result<(), Failure> {
+    print(&if json { format!("{progress}\n") } else { rows([progress]) })
+}
+
+fn rows<'a>(replays: impl IntoIterator<Item = &'a Value>) -> String {
+    let keys = ["id", "sink", "state", "first", "last", "next", "replayed", "filtered", "rate", "started_at", "reason"];
+    table(&keys, &replays.into_iter().collect::<Vec<_>>())
+}

@@ -1,0 +1,70 @@
+//! Which events are new: the one place where that is decided.
+
+use super::batch::{Batch, Role, Waiting};
+use super::mailbox::{Append, Arriving};
+use super::{TOUCHED, Writer};
+use crate::journal::group::{ENCODED_OVERHEAD, encode};
+use crate::journal::store::Kept;
+use crate::journal::{NewEvent, Quarantined};
+
+impl Writer {
+    /// Puts an event into the batch, or finds it known.
+    pub(super) fn take_append(&mut self, append: Append, batch: &mut Batch) {
+        let Append { event, hash, digest, waiter } = append;
+        let event_id: Box<str> = event.envelope().event_id().into();
+        let durable = self.recovered.window.touch(hash, self.clock.now());
+        let known = durable.or_else(|| batch.fresh.get(&hash).copied());
+        let Some(first_digest) = known else {
+            batch.block.reserve(event.envelope().body().len() + ENCODED_OVERHEAD);
+            encode(&mut batch.block, &event.parts());
+            batch.ids.push(&event_id, digest);
+            batch.fresh.insert(hash, digest);
+            batch.order.push((hash, digest));
+            batch.count += 1;
+            batch.waiting.push(Waiting { event_id, role: Role::First, waiter });
+            return;
+        };
+        if durable.is_some() && self.touched.len() < TOUCHED {
+            self.touched.push((event_id.clone(), first_digest));
+        }
+        let is_same = first_digest == digest;
+        let role = match (event, durable) {
+            (Arriving::New(_), Some(_)) if is_same => Role::Settled,
+            (Arriving::New(event), Some(_)) => {
+                self.metrics.conflicts.inc();
+                let kept = conflicting(event);
+                if self.recovered.quarantine.knows(kept.digest) {
+                    Role::Settled
+                } else {
+                    if !batch.keeps(kept.digest) {
+                        batch.kept.push(kept);
+                    }
+                    Role::Conflict
+                }
+            }
+            (Arriving::New(event), None) => {
+                batch.contesting.extend((!is_same).then(|| conflicting(event)));
+                Role::Copy
+            }
+            (Arriving::Released(..), Some(_)) if is_same => Role::Known,
+            (Arriving::Released(..), Some(_)) => Role::Settled,
+            (Arriving::Released(..), None) if is_same => Role::Copy,
+            (Arriving::Released(..), None) => Role::Contest,
+        };
+        let waiting = Waiting { event_id, role, waiter };
+        if role == Role::Settled { waiting.settle(&self.metrics) } else { batch.waiting.push(waiting) }
+    }
+}
+
+/// The event with a known id but other bytes, for the quarantine.
+fn conflicting(event: NewEvent) -> Kept {
+    Quarantined {
+        reason: "conflict",
+        detail: "the event_id is known with other bytes; the first copy stands".to_owned(),
+        received_at: event.received_at,
+        peer: event.peer,
+        endpoint: event.endpoint,
+        body: event.envelope.body().clone(),
+    }
+    .into()
+}

@@ -1,0 +1,86 @@
+//! Until when certificates and revocation lists are good.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use x509_cert::Certificate;
+use x509_cert::crl::TbsCertList;
+use x509_cert::der::Decode;
+use x509_cert::time::Time;
+
+use super::identity::rfc4514;
+
+/// Until when something in a file is good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expiry {
+    /// The setting that names the file.
+    pub key: String,
+    pub file: PathBuf,
+    /// RFC 4514: whom a certificate names; who issued a revocation list.
+    pub subject: String,
+    pub at: SystemTime,
+}
+
+impl Expiry {
+    /// Of the first certificate in a PEM file, read now; `None` if it cannot be read.
+    #[must_use]
+    pub fn read(key: String, file: &Path) -> Option<Self> {
+        let der = CertificateDer::pem_file_iter(file).ok()?.next()?.ok()?;
+        let certificate = Certificate::from_der(&der).ok()?;
+        Some(Self::of_certificate(key, file, &certificate))
+    }
+
+    pub(super) fn of_certificate(key: impl Into<String>, file: &Path, certificate: &Certificate) -> Self {
+        let tbs = certificate.tbs_certificate();
+        Self::new(key.into(), file, rfc4514(tbs.subject()), tbs.validity().not_after)
+    }
+
+    /// `None` for a list that does not say when the next one is due.
+    pub(super) fn of_list<P: x509_cert::certificate::Profile>(
+        key: &str,
+        file: &Path,
+        list: &TbsCertList<P>,
+    ) -> Option<Self> {
+        list.next_update.map(|next| Self::new(key.to_owned(), file, rfc4514(&list.issuer), next))
+    }
+
+    /// Seconds since 1970.
+    #[must_use]
+    pub fn timestamp(&self) -> u64 {
+        self.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    }
+
+    /// Whole days from `now` on; below zero once it is over.
+    #[must_use]
+    pub fn days_left(&self, now: SystemTime) -> i64 {
+        const DAY: u64 = 24 * 60 * 60;
+        let days = |time: Duration| i64::try_from(time.as_secs() / DAY).unwrap_or(i64::MAX);
+        match self.at.duration_since(now) {
+            Ok(left) => days(left),
+            Err(over) => -1 - days(over.duration()),
+        }
+    }
+
+    fn new(key: String, file: &Path, subject: String, at: Time) -> Self {
+        let at = UNIX_EPOCH.checked_add(at.to_unix_duration()).unwrap_or(UNIX_EPOCH);
+        Self { key, file: file.to_owned(), subject, at }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_counted_down_and_past_zero() {
+        let day = Duration::from_secs(24 * 60 * 60);
+        let at = UNIX_EPOCH + 100 * day;
+        let expiry = Expiry { key: String::new(), file: PathBuf::new(), subject: String::new(), at };
+        let second = Duration::from_secs(1);
+        for (now, left) in [(at - 2 * day, 2), (at - day + second, 0), (at, 0), (at + second, -1), (at + day, -2)] {
+            assert_eq!(expiry.days_left(now), left, "{now:?}");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Looking on at events: `/api/v1/tail` and `tail`.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Stdio};
+
+use serde_json::Value;
+
+use crate::harness::event::{big_event, new_event, new_id};
+use crate::harness::receiver::{Lines, Receiver, Setup};
+use crate::harness::{PATIENCE, wait_for};
+
+#[test]
+fn it_shows_what_comes_from_now_on_as_one_message_each() {
+    let receiver = Setup::new().start();
+    let (before, event) = new_event();
+    receiver.post(&event).assert_durable("stored", &before);
+    receiver.delivered(&before);
+
+    let mut stream = Stream::open(&receiver, "/api/v1/tail", "");
+    assert!(stream.head.contains("content-type: text/event-stream\r\n"), "{}", stream.head);
+    let (id, event) = new_event();
+    receiver.post(event.replacen(',', ",\r\n", 1)).assert_durable("stored", &id);
+    let [first, data] = stream.message();
+    assert_eq!(first, "id: 2", "nothing of before");
+    assert_eq!(data, format!("data: {}", event.replacen(',', ",  ", 1)));
+    receiver.finish();
+}
+
+#[test]
+fn it_goes_on_from_a_sequence_a_time_or_the_last_event_seen() {
+    let receiver = Setup::new().start();
+    for _ in 0..3 {
+        let (id, event) = new_event();
+        receiver.post(&event).assert_durable("stored", &id);
+    }
+    for (query, headers, first) in [("?from=1", "", 1), ("?from=3", "", 3), ("?from=1", "Last-Event-ID: 2\r\n", 3)] {
+        let mut stream = Stream::open(&receiver, &format!("/api/v1/tail{query}"), headers);
+        assert_eq!(stream.message()[0], format!("id: {first}"), "{query} {headers}");
+    }
+    // Past and present join without a gap and without a repeat.
+    let mut stream = Stream::open(&receiver, "/api/v1/tail?from=1", "");
+    let posted: Vec<String> = (0..50)
+        .map(|_| new_event())
+        .map(|(id, event)| {
+            receiver.post(&event).assert_durable("stored", &id);
+            id
+        })
+        .collect();
+    let ids: Vec<String> = (0..53).map(|_| stream.message()[0].clone()).collect();
+    let expected: Vec<String> = (1..=53).map(|n| format!("id: {n}")).collect();
+    assert_eq!((ids, posted.len()), (expected, 50));
+    receiver.finish();
+}
+
+#[test]
+fn it_filters_and_refuses_what_it_does_not_understand() {
+    let receiver = Setup::new().start();
+    let query = "?feeds=queue,journey&event_types=CALL%2A&event_types=hold*&exclude_event_types=*x&company_ids=acme";
+    let mut stream = Stream::open(&receiver, &format!("/api/v1/tail{query}"), "");
+    for event_type in ["CALL_x", "OTHER", "CALL_1", "hold_x", "hold_2"] {
+        let (_, event) = new_event();
+        receiver.post(event.replace("customer_request", event_type));
+        receiver.post(new_event().1.replace("customer_request", event_type).replace("acme", "other"));
+    }
+    assert!(stream.message()[1].contains("CALL_1"));
+    assert!(stream.message()[1].contains("hold_2"));
+
+    for (query, told) in [
+        ("feeds=nonsense", "`feeds`"),
+        ("event_types=%5B", "`event_types`"),
+        ("from=yesterday", "`from`"),
+        ("from=1&from=2", "more than once"),
+        ("event_type=x", "`event_type`"),
+    ] {
+        let answer = receiver.ask_admin(&format!("/api/v1/tail?{query}")).unwrap();
+        answer.assert_problem(400, "invalid");
+        assert!(answer.json()["detail"].as_str().unwrap().contains(told), "{query}: {}", answer.text());
+    }
+    let answer = receiver.ask_admin_as("/api/v1/tail", "Last-Event-ID: x\r\n").unwrap();
+    answer.assert_problem(400, "invalid");
+    receiver.finish();
+}
+
+#[test]
+fn only_so_many_look_on_at_a_time() {
+    let receiver = Setup::new().start();
+    let streams: Vec<Stream> = (0..16).map(|_| Stream::open(&receiver, "/api/v1/tail", "")).collect();
+    receiver.ask_admin("/api/v1/tail").unwrap().assert_problem(429, "too-many");
+    assert!(receiver.is_ready());
+    drop(streams);
+    wait_for("a place", || {
+        let mut stream = TcpStream::connect(receiver.admin).unwrap();
+        write!(stream, "HEAD /api/v1/tail HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.starts_with("HTTP/1.1 200").then_some(())
+    });
+    receiver.finish();
+}
+
+#[test]
+fn one_that_reads_slowly_is_told_what_it_missed_and_delays_nobody() {
+    let receiver = Setup::new().start();
+    let mut slow = Stream::open(&receiver, "/api/v1/tail", "");
+    // More than the newest events in memory and both sockets hold.
+    let mut connection = receiver.connect();
+    let count = 64;
+    for _ in 0..count {
+        let id = new_id();
+        connection.post(big_event(&id, 1_000_000).as_bytes()).assert_durable("stored", &id);
+    }
+    assert_eq!(receiver.sink_settled("stdout")["delivered"], count);
+    let (mut seen, mut skipped) = (0, 0);
+    while seen + skipped < count {
+        let [first, data] = slow.message();
+        if first == "event: skipped" {
+            let data: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
+            skipped += data["skipped"].as_u64().unwrap();
+        } else {
+            seen += 1;
+        }
+    }
+    assert!(seen > 0 && skipped > 0 && seen + skipped == count, "{seen} seen, {skipped} skipped");
+    receiver.finish();
+}
+
+#[test]
+fn the_command_prints_lines_until_the_receiver_goes() {
+    let receiver = Setup::new().start();
+    let mut tail = Tail::start(&receiver, &["--feeds", "journey", "--event-types", "customer_*,other", "--from", "1"]);
+    let (id, event) = new_event();
+    receiver.post(event.replace("customer_request", "unwanted"));
+    let wanted = new_id();
+    receiver.post(event.replace(&id, &wanted)).assert_durable("stored", &wanted);
+    let line = tail.lines.wait("a line", |line| Some(line.to_owned()));
+    assert!(line.contains("customer_request"), "{line}");
+    receiver.finish();
+    let status = tail.child.wait().unwrap();
+    let told = tail.errors.to_end().join("\n");
+    assert_eq!(status.code(), Some(1), "{told}");
+    assert!(told.contains("is being stopped"), "{told}");
+}
+
+#[test]
+fn the_command_ends_in_peace_when_nobody_reads_it() {
+    let receiver = Setup::new().start();
+    let (id, event) = new_event();
+    receiver.post(&event).assert_durable("stored", &id);
+    let mut command = receiver.operate(&["tail", "--from", "1"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line.trim_end(), event);
+    let ended = wait_for("the tail to end", || {
+        receiver.post(new_event().1);
+        child.try_wait().unwrap()
+    });
+    assert_eq!(ended.code(), Some(0));
+    let output = receiver.operate(&["tail", "--feeds", "nonsense"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("`feeds` has to name"), "{output:?}");
+    receiver.finish();
+}
+
+/// `tail` under way.
+struct Tail {
+    child: Child,
+    lines: Lines,
+    errors: Lines,
+}
+
+impl Tail {
+    fn start(receiver: &Receiver, arguments: &[&str]) -> Self {
+        let mut command = receiver.operate(&[&["tail"], arguments].concat());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = Lines::read(child.stdout.take().unwrap());
+        let errors = Lines::read(child.stderr.take().unwrap());
+        Self { child, lines, errors }
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Server-sent events, as they come in.
+struct Stream {
+    head: String,
+    reader: BufReader<TcpStream>,
+    /// Of the chunk that is being read.
+    left: usize,
+}
+
+impl Stream {
+    #[track_caller]
+    fn open(receiver: &Receiver, path: &str, headers: &str) -> Self {
+        let mut stream = TcpStream::connect(receiver.admin).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n").unwrap();
+        let mut reader = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(reader.read_line(&mut head).unwrap(), 0, "{head}");
+        }
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        let mut stream = Self { head: head.to_ascii_lowercase(), reader, left: 0 };
+        assert_eq!(stream.line(), ": tail");
+        assert_eq!(stream.line(), "");
+        stream
+    }
+
+    /// The two lines of the next message.
+    #[track_caller]
+    fn message(&mut self) -> [String; 2] {
+        loop {
+            let first = self.line();
+            if first.starts_with(':') {
+                assert_eq!(self.line(), "");
+                continue;
+            }
+            let message = [first, self.line()];
+            assert_eq!(self.line(), "");
+            return message;
+        }
+    }
+
+    #[track_caller]
+    fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        loop {
+            if self.left == 0 {
+                let mut size = String::new();
+                self.reader.read_line(&mut size).unwrap();
+                self.left = usize::from_str_radix(size.trim(), 16).unwrap();
+                assert_ne!(self.left, 0, "the stream has ended");
+            }
+            let mut part = (&mut self.reader).take(self.left as u64);
+            self.left -= part.read_until(b'\n', &mut line).unwrap();
+            if self.left == 0 {
+                let mut end = [0; 2];
+                self.reader.read_exact(&mut end).unwrap();
+            }
+            if line.ends_with(b"\n") {
+                line.pop();
+                return String::from_utf8(line).unwrap();
+            }
+        }
+    }
+}
