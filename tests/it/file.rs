@@ -238,7 +238,7 @@ fn what_is_not_permitted_is_tried_again_until_it_is() {
     let receiver = setup.start();
     set_mode(folder, 0o500);
     let mut expected = events(&store(&receiver, 2));
-    failing(&receiver, &["cannot be opened", "let the receiver's user write"]);
+    failing(&receiver, &["cannot be opened", "let the receiver's user"]);
     set_mode(folder, 0o700);
     receiver.sink_settled("out");
 

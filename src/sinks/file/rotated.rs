@@ -220,7 +220,8 @@ pub(super) fn inherit(file: &File, from: &Metadata) {
     let group = std::os::unix::fs::fchown(file, None, Some(from.gid()));
     // Another group has not been let in.
     let mode = if group.is_ok() { 0o777 } else { 0o707 };
-    let _ = file.set_permissions(Permissions::from_mode(from.mode() & mode));
+    // This user has to be able to open it again.
+    let _ = file.set_permissions(Permissions::from_mode(from.mode() & mode | 0o600));
 }
 
 fn write_compressed(from: &Path, to: &Path, extension: Extension, stop: Stop<'_>) -> io::Result<()> {

@@ -209,7 +209,7 @@ impl Writer {
     fn failed(&self, what: &str, error: &io::Error) -> Reason {
         let remedy = match error.kind() {
             ErrorKind::NotFound | ErrorKind::NotADirectory => ": make its folder, or mount its volume",
-            ErrorKind::PermissionDenied => ": let the receiver's user write to it and to its folder",
+            ErrorKind::PermissionDenied => ": let the receiver's user read and write it and its folder",
             ErrorKind::ReadOnlyFilesystem => ": mount its volume writable",
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ": make room; it goes on by itself",
             _ => "",
