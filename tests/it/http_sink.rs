@@ -404,6 +404,7 @@ fn a_dead_target_holds_no_other_sink() {
         .set("sinks.alive.type", "http")
         .set("sinks.alive.url", &*alive.url("/"))
         .set("sinks.web.max_ahead", 100)
+        .set("sinks.web.batch.max_events", 50)
         .start();
     store(&receiver, 3_000);
     assert_eq!(receiver.sink_settled("alive")["delivered"], 3_000);
