@@ -114,7 +114,7 @@ async fn watch(client: &Client, mut progress: Value, json: bool) -> Result<(), F
     let number = |progress: &Value, key: &str| progress[key].as_u64().unwrap_or_default();
     let first = number(&progress, "first");
     let bar = ProgressBar::new((number(&progress, "last") + 1).saturating_sub(first));
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3}%  {msg}  {eta} left") {
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3}%  {msg}  {elapsed}") {
         bar.set_style(style);
     }
     while progress["state"] == "running" {
