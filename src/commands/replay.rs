@@ -16,7 +16,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// Deliver events that are still in the journal to a sink once more, and watch it
 #[derive(Debug, clap::Args)]
 #[command(
-    args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     after_help = "Example: asapp-receiver replay --sink warehouse --from 2026-11-22T10:00:00Z --to 2h --rate 500\n\n\
                   The receiver does it by itself, beside the live events: this command only watches. Without it the \

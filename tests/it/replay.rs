@@ -113,6 +113,9 @@ fn what_cannot_be_done_is_refused() {
     let output = run(&receiver, &["resume", "1"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("it is at its end"), "{output:?}");
+    let admin = format!("http://{}", receiver.admin);
+    let mut options_first = Command::new(env!("CARGO_BIN_EXE_asapp-receiver"));
+    assert!(options_first.args(["replay", "--admin", &admin, "list"]).output().unwrap().status.success());
     assert_eq!(run(&receiver, &[]).status.code(), Some(2));
     assert_eq!(run(&receiver, &["--sink", "web"]).status.code(), Some(2));
     receiver.finish();
