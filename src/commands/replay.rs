@@ -16,7 +16,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// Deliver events that are still in the journal to a sink once more, and watch it
 #[derive(Debug, clap::Args)]
 #[command(
-    args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     after_help = "Example: asapp-receiver replay --sink warehouse --from 2026-11-22T10:00:00Z --to 2h --rate 500\n\n\
                   The receiver does it by itself, beside the live events: this command only watches. Without it the \
@@ -114,7 +113,7 @@ async fn watch(client: &Client, mut progress: Value, json: bool) -> Result<(), F
     let number = |progress: &Value, key: &str| progress[key].as_u64().unwrap_or_default();
     let first = number(&progress, "first");
     let bar = ProgressBar::new((number(&progress, "last") + 1).saturating_sub(first));
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3}%  {msg}  {eta} left") {
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3}%  {msg}  {elapsed}") {
         bar.set_style(style);
     }
     while progress["state"] == "running" {

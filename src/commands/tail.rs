@@ -31,10 +31,13 @@ pub struct Filter {
     /// Not these; * and ? are wildcards
     #[arg(long, value_name = "TYPE", value_delimiter = ',')]
     pub exclude_event_types: Vec<String>,
+    /// Only of these companies
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     pub company_ids: Vec<String>,
+    /// Only of these segments
     #[arg(long, value_name = "SEGMENT", value_delimiter = ',')]
     pub company_segments: Vec<String>,
+    /// Only of these subdivisions
     #[arg(long, value_name = "SUBDIVISION", value_delimiter = ',')]
     pub company_subdivisions: Vec<String>,
 }

@@ -113,6 +113,9 @@ fn what_cannot_be_done_is_refused() {
     let output = run(&receiver, &["resume", "1"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("it is at its end"), "{output:?}");
+    let admin = format!("http://{}", receiver.admin);
+    let mut options_first = Command::new(env!("CARGO_BIN_EXE_asapp-receiver"));
+    assert!(options_first.args(["replay", "--admin", &admin, "list"]).output().unwrap().status.success());
     assert_eq!(run(&receiver, &[]).status.code(), Some(2));
     assert_eq!(run(&receiver, &["--sink", "web"]).status.code(), Some(2));
     receiver.finish();
@@ -161,4 +164,24 @@ fn curl(receiver: &Receiver, arguments: &[&str], path: &str, body: &str) -> (u16
     let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
     let (body, status) = output.rsplit_once('\n').unwrap();
     (status.parse().unwrap(), serde_json::from_str(body).unwrap_or_else(|_| panic!("no JSON: {body}")))
+}
+
+#[test]
+fn what_the_target_does_not_take_is_counted_and_passed_over() {
+    let target = Target::start(|_| Reply::status(204));
+    for batch in [1u64, 8] {
+        let receiver = to(&target).set("sinks.web.batch.max_events", batch).start();
+        let ids = store(&receiver, 12);
+        receiver.sink_settled("web");
+        let bad = ids[5].clone();
+        target.answer(move |request| Reply::status(if request.text().contains(&bad) { 422 } else { 204 }));
+        let output = run(&receiver, &["--sink", "web", "--from", "1", "--json"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let progress = json_of(&output);
+        assert_eq!((&progress["delivered"], &progress["rejected"]), (&json!(11), &json!(1)), "{progress}");
+        let sink = receiver.sink("web");
+        assert_eq!((&sink["delivered"], &sink["dead_lettered"]), (&json!(12), &json!(0)), "{sink}");
+        target.answer(|_| Reply::status(204));
+        receiver.finish();
+    }
 }
