@@ -222,6 +222,7 @@ fn a_sink_keeps_its_place_while_it_is_off_or_gone() {
     let sink = receiver.sink("other");
     assert_eq!((&sink["state"], &sink["pending"]), (&"gone".into(), &6.into()));
     receiver.log.wait("the alarm", |line| line.contains("gone from the settings").then_some(()));
+    assert_eq!(receiver.metric(r#"sink_gone{sink="other"}"#), 1);
     receiver.kill();
 
     let receiver = with(true).start();
