@@ -384,6 +384,57 @@ fn after_a_crash_the_key_is_the_same() {
     receiver.finish();
 }
 
+/// One event of an issue keeps failing: that issue waits, the others go ahead, up to `max_ahead`, and are not sent again.
+#[test]
+fn one_entity_that_fails_holds_no_other_and_what_went_ahead_is_remembered() {
+    let answer = |request: &Request| Reply::status(if request.text().contains(r#""bad""#) { 503 } else { 204 });
+    let target = Target::start(answer);
+    let setup = to(&target.url("/")).set("sinks.web.max_ahead", 6);
+    let receiver = setup.start();
+    let of = |id: &str, issue: &str| event(id).replace("issue-1", issue);
+    let mut bodies = vec![of("bad", "a"), of("next", "a")];
+    bodies.extend((0..8).map(|number| of(&format!("other-{number}"), &format!("b-{number}"))));
+    for body in &bodies {
+        assert_eq!(receiver.post(body).status, 200);
+    }
+    // The sequences 3 to 7 are up to 6 past the first one.
+    let ahead: Vec<String> = (0..5).map(|number| format!("other-{number}")).collect();
+    let went = |requests: &[Request]| {
+        let mut went = keys(requests);
+        went.retain(|key| key != "bad");
+        went.sort();
+        went
+    };
+    wait_for("those ahead", || (receiver.sink("web")["delivered"] == 5).then_some(()));
+    failing(&receiver, &["503"]);
+    assert_eq!(went(&target.requests()), ahead);
+    receiver.finish();
+
+    let before = target.requests().len();
+    let receiver = setup.start();
+    failing(&receiver, &["503"]);
+    assert!(went(&target.requests()[before..]).is_empty(), "what went ahead does not go again");
+    target.answer(ok);
+    assert_eq!(receiver.sink_settled("web")["delivered"], 10);
+    let after = keys(&target.requests()[before..]);
+    let at = |id: &str| after.iter().position(|key| key == id);
+    assert!(at("bad") < at("next") && after.len() == 5, "{after:?}");
+    receiver.finish();
+}
+
+#[test]
+fn past_its_age_an_event_is_a_dead_letter_whatever_the_target_says() {
+    let target = Target::start(|_| Reply::status(401));
+    let receiver = to(&target.url("/")).set("sinks.web.retry.max_age", "500ms").start();
+    let began = Instant::now();
+    receiver.store(1);
+    assert_eq!(receiver.sink_settled("web")["dead_lettered"], 1);
+    assert!(began.elapsed() >= Duration::from_millis(500) && target.requests().len() > 1);
+    let letters = receiver.ask_admin("/api/v1/dead-letters").unwrap().json();
+    assert!(letters["dead_letters"][0]["reason"].as_str().unwrap().contains("401"), "{letters}");
+    receiver.finish();
+}
+
 #[test]
 fn a_dead_target_holds_no_other_sink() {
     let mut dead = Target::start(ok);
