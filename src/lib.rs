@@ -19,14 +19,17 @@
 //! 5. [`journal`] owns the order of events. Its one writer decides what is a duplicate, writes a group, syncs once and
 //!    only then hands out a [`journal::Receipt`]; a 200 can only be built from one.
 //! 6. [`dispatch`] runs one lane per sink, each with a cursor of its own in the journal: it filters, puts batches
-//!    together, keeps each entity's events in order, tries again, and gives up into the dead letters.
-//! 7. [`shape`] makes of an event what the sink gets to see: its format, with the redacted members cut out of the bytes.
-//! 8. [`sinks`] do the delivering. A new sink is one file in `sinks/`, one arm in [`dispatch::Lanes::start`] and its
-//!    settings.
+//!    together, keeps each entity's events in order, tries again, gives up into the dead letters, and tells the journal
+//!    what became of each event. Beside the live events, and out of their order, it takes dead letters that an operator
+//!    wants to be tried again, and, when nothing else can go, copies for a replay.
+//! 7. [`sinks`] do the delivering. A new sink is a file in `sinks/`, a variant of [`config::SinkKind`] with its keys, and
+//!    an arm in [`dispatch::Lanes::start`].
+//! 8. [`shape`] makes of an event, for its sink, what that gets to see: its format, with the redacted members cut out of
+//!    the bytes.
 //!
-//! Around the path: [`config`] (settings), [`admin`] (the operators' port), [`problem`] (error answers of both ports), [`telemetry`] (names of metrics and log
-//! fields), [`simulator`] (ASAPP's side) and [`commands`] (the command line). Imports run one way, from the door
-//! inwards.
+//! Around the path: [`service`] (puts all of it together, and drains it), [`config`] (settings), [`admin`] (the operators'
+//! port), [`problem`] (error answers of both ports), [`telemetry`] (names of metrics and log fields), [`simulator`]
+//! (ASAPP's side) and [`commands`] (the command line). Imports run one way, from the door inwards.
 //!
 //! # Invariants
 //!

@@ -152,6 +152,9 @@ pub(super) fn registry(Status { sinks, certificates, .. }: &Status) -> Registry 
     let level = |gauge: &Gauge<u64, AtomicU64>, value| _ = gauge.set(value);
     series(r, "dead_lettered", "events in the dead letters", sinks, |m, sink| level(m, sink.dead_lettered));
     series(r, "pending", "events not settled yet", sinks, |m, sink| level(m, sink.pending));
+    series(r, "gone", "1 while the sink is gone from the settings", sinks, |m, sink| {
+        level(m, u64::from(sink.state == "gone"));
+    });
     series(r, "lag_seconds", "age of the oldest pending event", sinks, |m: &Gauge<f64, AtomicU64>, sink| {
         m.set(sink.lag_seconds);
     });
@@ -247,6 +250,7 @@ mod tests {
             r#"asapp_receiver_sink_dead_lettered{sink="a"} 1"#,
             r#"asapp_receiver_sink_pending{sink="a"} 2"#,
             r#"asapp_receiver_sink_pending{sink="b"} 3"#,
+            r#"asapp_receiver_sink_gone{sink="a"} 0"#,
             r#"asapp_receiver_sink_lag_seconds{sink="a"} 1.5"#,
             r#"asapp_receiver_certificate_expiry_timestamp_seconds{key="tls.certificate",subject="CN=x"} 1800000000"#,
             "# EOF",

@@ -88,10 +88,9 @@ fn data_folder(config: &Config) -> Vec<Finding> {
     const KEY: &str = "journal.path";
     let path = config.journal.path.as_path();
     let shown = path.display();
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let (place, found) = match std::fs::metadata(path) {
         Ok(found) => (path, Some(found)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => (parent, None),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => (folder_of(path), None),
         Err(error) => return vec![Finding::error(KEY, format!("{shown} cannot be looked at: {error}"))],
     };
     if found.as_ref().is_some_and(|found| !found.is_dir()) {
@@ -132,6 +131,10 @@ fn data_folder(config: &Config) -> Vec<Finding> {
     findings
 }
 
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Whether the folder is empty: what lies in a used one is part of the room it may take.
 fn found_nothing_yet(path: &Path) -> bool {
     std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none())
@@ -164,6 +167,9 @@ fn sink(sink: &config::Sink) -> Vec<Finding> {
     };
     let key = format!("sinks.{}", sink.name);
     let mut findings = vec![Finding::good(&key, format!("{kind}, {duty}"))];
+    if let config::SinkKind::File(file) = &sink.kind {
+        findings.extend(unwritable(&format!("{key}.path"), &file.path));
+    }
     if let config::SinkKind::Http(http) = &sink.kind {
         let secrets = [
             ("bearer_token_file", &http.bearer_token_file),
@@ -176,6 +182,20 @@ fn sink(sink: &config::Sink) -> Vec<Finding> {
         findings.extend(unusable.map(|bad| Finding::error(&format!("{key}.{}", bad.key()), bad.to_string())));
     }
     findings
+}
+
+/// Why a file sink's events would wait. It does not keep the receiver from starting.
+fn unwritable(key: &str, path: &Path) -> Option<Finding> {
+    let why = match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.is_file() => "is no regular file".to_owned(),
+        Ok(_) => rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK).err()?.to_string(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let access = rustix::fs::access(folder_of(path), Access::WRITE_OK | Access::EXEC_OK);
+            format!("cannot be made in its folder: {}", access.err()?)
+        }
+        Err(error) => error.to_string(),
+    };
+    Some(Finding::warning(key, format!("{} {why}; its events would wait in the journal until it can", path.display())))
 }
 
 impl Finding {

@@ -21,7 +21,7 @@ const PAGE: u64 = 1000;
 
 /// List, show, retry or discard the events that a sink did not take
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: asapp-receiver dead-letters retry --sink warehouse")]
+#[command(after_help = "Example: asapp-receiver dead-letters retry --sink stdout")]
 pub struct DeadLetters {
     #[command(flatten)]
     pub admin: Admin,
@@ -58,7 +58,7 @@ pub enum LetterVerb {
 
 /// List, show, retry or discard the bodies that could not be accepted
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: asapp-receiver quarantine show 17")]
+#[command(after_help = "Example: asapp-receiver quarantine list")]
 pub struct Quarantine {
     #[command(flatten)]
     pub admin: Admin,

@@ -17,7 +17,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 #[derive(Debug, clap::Args)]
 #[command(
     subcommand_negates_reqs = true,
-    after_help = "Example: asapp-receiver replay --sink warehouse --from 2026-11-22T10:00:00Z --to 2h --rate 500\n\n\
+    after_help = "Example: asapp-receiver replay --sink stdout --from 4h --to 2h --rate 500\n\n\
                   The receiver does it by itself, beside the live events: this command only watches. Without it the \
                   replay goes on, after a restart too."
 )]

@@ -305,6 +305,11 @@ impl<S: Sink> Lane<S> {
         let word = if kind == FailureKind::Reject { "rejected" } else { "retry" };
         let labels = vec![("sink".to_owned(), self.settler.sink().to_owned()), ("reason".to_owned(), word.to_owned())];
         self.metrics.sink_failures.get_or_create(&labels).inc();
+        if kind == FailureKind::Reject {
+            // The sink works; what becomes of the event is told when it is known.
+            tracing::debug!(sink = self.settler.sink(), reason, attempts, "delivery rejected");
+            return;
+        }
         let first_of_many = self.health.condition().last_error.is_none();
         self.health.set(|condition| condition.last_error = Some(reason.to_owned()));
         if first_of_many {

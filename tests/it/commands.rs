@@ -83,6 +83,8 @@ fn check_looks_at_the_data_folder_and_at_secrets() {
         assert!(text.contains("ok       sinks.crm: http, required"), "{text}");
         assert!(text.contains("warning  sinks.crm.bearer_token_file:"), "{text}");
         assert!(text.contains("error    sinks.crm.tls.private_key:"), "{text}");
+        assert!(text.contains("warning  sinks.gone.path:") && text.contains("warning  sinks.dir.path:"), "{text}");
+        assert!(text.contains("ok       sinks.good: file") && !text.contains("sinks.good.path"), "{text}");
     }
     assert!(!folder.path().join("new").exists(), "check makes nothing");
 }
@@ -186,9 +188,14 @@ fn check(folder: &Path, journal: &Path) -> Output {
         "[tls]\ncertificate = 's.pem'\nprivate_key = 'k.pem'\nclient_ca = ['c.pem']\n\
          allowed_clients = [{{ dns = 'x' }}]\n[journal]\npath = '{}'\n[admin]\ntoken_file = '{token}'\n\
          [sinks.crm]\ntype = 'http'\nurl = 'https://x/'\nbearer_token_file = '{token}'\n\
-         tls = {{ certificate = 'c.pem', private_key = 'k.pem' }}\n",
+         tls = {{ certificate = 'c.pem', private_key = 'k.pem' }}\n\
+         [sinks.gone]\ntype = 'file'\npath = '{nowhere}'\n[sinks.dir]\ntype = 'file'\npath = '{dir}'\n\
+         [sinks.good]\ntype = 'file'\npath = '{good}'\n",
         journal.display(),
         token = folder.join("token").display(),
+        nowhere = folder.join("nowhere/events.jsonl").display(),
+        dir = folder.join("open").display(),
+        good = folder.join("events.jsonl").display(),
     );
     fs::write(&file, settings).unwrap();
     run(&["--config", file.to_str().unwrap(), "check"])

@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 
 use crate::harness::event::{event, new_event, new_id};
+use crate::harness::programs::json_of;
 use crate::harness::receiver::{Receiver, Setup};
 use crate::harness::target::{Reply, Target};
 use crate::harness::wait_for;
@@ -248,9 +249,4 @@ fn post(receiver: &Receiver, path: &str, body: &Value) -> Value {
     let answer = receiver.call_admin("POST", &format!("/api/v1/{path}"), &body.to_string());
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()
-}
-
-#[track_caller]
-fn json_of(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no JSON: {output:?}"))
 }

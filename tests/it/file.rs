@@ -15,7 +15,7 @@ use crate::harness::event::{big_event, event, new_id};
 use crate::harness::not_tested;
 use crate::harness::receiver::{Receiver, Setup};
 use crate::harness::wait_for;
-use crate::sinks::{events, store};
+use crate::sinks::events;
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -36,7 +36,7 @@ fn to_file(setup: Setup, sink: &str, path: &Path) -> Setup {
 /// Stores events and waits until `out` has them.
 #[track_caller]
 fn deliver(receiver: &Receiver, count: usize) -> Vec<String> {
-    let ids = store(receiver, count);
+    let ids = receiver.store(count);
     receiver.sink_settled("out");
     events(&ids)
 }
@@ -185,7 +185,7 @@ fn while_its_folder_is_gone_only_this_sink_waits() {
     let before = deliver(&receiver, 2);
     let (folder, aside) = (path.parent().unwrap(), path.parent().unwrap().with_extension("aside"));
     rename(folder, &aside);
-    let ids = store(&receiver, 20);
+    let ids = receiver.store(20);
     failing(&receiver, &["events.jsonl cannot be opened", "make its folder"]);
     assert_eq!(receiver.sink("out")["pending"], 20);
     assert_eq!(receiver.sink_settled("other")["delivered"], 22);
@@ -208,7 +208,7 @@ fn only_a_regular_file_is_written_to() {
             "pipe" => assert!(Command::new("mkfifo").arg(&path).status().unwrap().success()),
             _ => symlink(&elsewhere, &path).unwrap(),
         }
-        expected.extend(events(&store(&receiver, 2)));
+        expected.extend(events(&receiver.store(2)));
         failing(&receiver, &["is not a regular file", "name another path"]);
         if in_the_way == "folder" {
             fs::remove_dir(&path).unwrap()
@@ -237,7 +237,7 @@ fn what_is_not_permitted_is_tried_again_until_it_is() {
     let setup = setup.set("sinks.out.rotate_bytes", 2_000).through(&BOUND);
     let receiver = setup.start();
     set_mode(folder, 0o500);
-    let mut expected = events(&store(&receiver, 2));
+    let mut expected = events(&receiver.store(2));
     failing(&receiver, &["cannot be opened", "let the receiver's user"]);
     set_mode(folder, 0o700);
     receiver.sink_settled("out");
@@ -296,7 +296,7 @@ fn a_full_quota_and_a_failing_disk_are_tried_again() {
     let mut expected = deliver(&receiver, 1);
     for (fault, words) in [("EDQUOT", "make room"), ("EIO", "cannot be written to")] {
         let faults = receiver.inject_on(&path, &format!("write:error={fault}"), Path::new("/dev/null"));
-        let ids = store(&receiver, 5);
+        let ids = receiver.store(5);
         failing(&receiver, &[words]);
         assert_eq!(receiver.sink("out")["pending"], 5);
         drop(faults);
@@ -314,7 +314,7 @@ fn with_sync_batch_no_event_counts_before_it_is_synced() {
     let mut expected = deliver(&receiver, 1);
     let trace = setup.folder().join("trace");
     let faults = receiver.inject_on(&path, "fdatasync:delay_enter=600000000", &trace);
-    let id = store(&receiver, 1);
+    let id = receiver.store(1);
     wait_for("the sync to be asked for", || fs::read_to_string(&trace).unwrap().contains("fdatasync(").then_some(()));
     expected.extend(events(&id));
     assert_eq!(lines(&path), expected, "it is written, and yet");
@@ -328,7 +328,7 @@ fn with_sync_batch_no_event_counts_before_it_is_synced() {
     assert_eq!(lines(&path), expected);
 
     let faults = receiver.inject_on(&path, "fdatasync:error=EIO", &trace);
-    let id = store(&receiver, 1);
+    let id = receiver.store(1);
     failing(&receiver, &["cannot be synced"]);
     assert_eq!(receiver.sink("out")["pending"], 1);
     drop(faults);
@@ -358,7 +358,7 @@ fn with_sync_interval_all_is_synced_within_the_second_and_a_failure_shows() {
     expected.extend(deliver(&receiver, 1));
     wait_for("the failed sync", || traced().contains("INJECTED").then_some(()));
     drop(faults);
-    let ids = store(&receiver, 1);
+    let ids = receiver.store(1);
     receiver.log.wait("the failure", |line| line.contains("could not be synced").then_some(()));
     receiver.sink_settled("out");
     expected.extend(events(&ids));
@@ -563,7 +563,7 @@ fn after_kills_under_load_every_event_is_there_in_whole_lines() {
     let mut expected = Vec::new();
     for _ in 0..15 {
         let receiver = setup.start();
-        expected.extend(events(&store(&receiver, random.usize(1..120))));
+        expected.extend(events(&receiver.store(random.usize(1..120))));
         std::thread::sleep(Duration::from_micros(random.u64(0..3_000)));
         let (_, ended) = receiver.kill();
         assert!(!ended.log.iter().any(|line| line.contains("ERROR")), "{ended:?}");

@@ -31,17 +31,6 @@ fn ok(_: &Request) -> Reply {
     Reply::status(204)
 }
 
-/// Posts this many events, and gives their ids.
-#[track_caller]
-fn store(receiver: &Receiver, count: usize) -> Vec<String> {
-    let mut wire = receiver.connect();
-    let ids: Vec<String> = (0..count).map(|_| new_id()).collect();
-    for id in &ids {
-        wire.post(event(id).as_bytes()).assert_durable("stored", id);
-    }
-    ids
-}
-
 /// The sink's account, once its last error has all of these words.
 #[track_caller]
 fn failing(receiver: &Receiver, words: &[&str]) -> Value {
@@ -108,9 +97,9 @@ fn an_event_is_a_request_with_its_bytes() {
 fn a_batch_is_an_array_in_order() {
     let target = Target::start(|_| Reply::status(503));
     let receiver = strictly_to(&target.url("/")).set("sinks.web.batch.max_events", 4).start();
-    let mut ids = store(&receiver, 1);
+    let mut ids = receiver.store(1);
     failing(&receiver, &["503"]);
-    ids.extend(store(&receiver, 9));
+    ids.extend(receiver.store(9));
     target.answer(ok);
     assert_eq!(receiver.sink_settled("web")["delivered"], 10);
     let requests: Vec<Request> = target.requests().into_iter().filter(|r| r.answered == Some(204)).collect();
@@ -136,7 +125,7 @@ fn what_may_pass_is_tried_again() {
         Reply::status(if attempt % 2 == 0 { PASSING[attempt / 2 % PASSING.len()] } else { 200 })
     });
     let receiver = strictly_to(&target.url("/")).start();
-    let ids = store(&receiver, PASSING.len());
+    let ids = receiver.store(PASSING.len());
     let sink = receiver.sink_settled("web");
     assert_eq!(sink["delivered"], PASSING.len(), "{sink}");
     assert_eq!(sink["last_error"], Value::Null);
@@ -156,7 +145,7 @@ fn what_may_pass_is_tried_again() {
 fn signs_of_a_misconfiguration_say_where_to_look_and_bury_nothing() {
     let target = Target::start(|_| Reply::status(404));
     let receiver = to(&target.url("/")).start();
-    store(&receiver, 3);
+    receiver.store(3);
     for (status, hint) in [
         (404, "check url"),
         (401, "bearer_token_file"),
@@ -232,7 +221,7 @@ fn a_pause_is_kept_in_seconds_and_as_a_date() {
         _ => Reply::status(204),
     });
     let receiver = to(&target.url("/")).set("sinks.web.retry.max_backoff", "5s").start();
-    store(&receiver, 1);
+    receiver.store(1);
     receiver.sink_settled("web");
     let times: Vec<Instant> = target.requests().iter().map(|request| request.at).collect();
     let pauses: Vec<f64> = times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
@@ -245,10 +234,10 @@ fn a_pause_is_kept_in_seconds_and_as_a_date() {
 fn a_target_that_is_away_is_waited_for() {
     let mut target = Target::start(ok);
     let receiver = to(&target.url("/secret/path?token=s3cret")).start();
-    store(&receiver, 2);
+    receiver.store(2);
     receiver.sink_settled("web");
     target.go_away();
-    let ids = store(&receiver, 3);
+    let ids = receiver.store(3);
     let sink = failing(&receiver, &["cannot connect to 127.0.0.1", "refused"]);
     assert_eq!(sink["pending"], 3, "{sink}");
     assert!(receiver.is_ready());
@@ -263,7 +252,7 @@ fn a_target_that_is_away_is_waited_for() {
 #[test]
 fn a_host_that_is_not_known_is_told() {
     let receiver = to("https://nowhere.invalid:8443/").set("sinks.web.timeout", "15s").start();
-    store(&receiver, 1);
+    receiver.store(1);
     let sink = failing(&receiver, &["nowhere.invalid:8443"]);
     assert_eq!(sink["pending"], 1, "{sink}");
     receiver.finish();
@@ -277,13 +266,13 @@ fn hanging_and_broken_exchanges_are_tried_again_with_the_same_key() {
         _ => Reply::status(200),
     });
     let receiver = to(&target.url("/")).set("sinks.web.timeout", "300ms").start();
-    let ids = store(&receiver, 1);
+    let ids = receiver.store(1);
     target.wait_requests(5);
     receiver.sink_settled("web");
     assert_eq!(keys(&target.requests()), ids);
 
     target.answer(|_| Reply::hang());
-    store(&receiver, 1);
+    receiver.store(1);
     failing(&receiver, &["no answer from 127.0.0.1", "within 300ms"]);
     target.answer(|_| Reply::break_off());
     failing(&receiver, &["the exchange with 127.0.0.1", "broke off"]);
@@ -302,14 +291,14 @@ fn an_answers_body_holds_nobody() {
         _ => Reply::status(200).hanging_body(),
     });
     let receiver = strictly_to(&target.url("/")).set("sinks.web.timeout", "30s").start();
-    let ids = store(&receiver, 12);
+    let ids = receiver.store(12);
     let sink = receiver.sink_settled("web");
     assert_eq!((&sink["delivered"], &sink["last_error"]), (&12.into(), &Value::Null), "{sink}");
     let requests = target.requests();
     assert_eq!((requests.len(), keys(&requests)), (12, ids));
     // An endless body is no reason to take what was asked for as done.
     target.answer(|request| Reply::status(if request.number < 14 { 500 } else { 200 }).endless_body());
-    store(&receiver, 1);
+    receiver.store(1);
     receiver.sink_settled("web");
     assert_eq!(target.requests().len(), 15);
     receiver.finish();
@@ -319,7 +308,7 @@ fn an_answers_body_holds_nobody() {
 fn connections_are_used_again_after_small_answers() {
     let target = Target::start(|_| Reply::status(200).body(vec![b'x'; 60_000]));
     let receiver = strictly_to(&target.url("/")).start();
-    store(&receiver, 20);
+    receiver.store(20);
     receiver.sink_settled("web");
     let connections: Vec<usize> = target.requests().iter().map(|request| request.connection).collect();
     assert_eq!(connections, [0; 20]);
@@ -330,7 +319,7 @@ fn connections_are_used_again_after_small_answers() {
 fn no_more_requests_are_under_way_than_allowed() {
     let target = Target::start(|_| Reply::status(204).after(Duration::from_millis(30)));
     let receiver = to(&target.url("/")).set("sinks.web.ordering", "none").set("sinks.web.concurrency", 4).start();
-    store(&receiver, 60);
+    receiver.store(60);
     receiver.sink_settled("web");
     assert_eq!(target.most_in_flight(), 4);
     assert_eq!(target.connections(), 4);
@@ -352,7 +341,7 @@ fn redirects_are_not_followed_and_proxies_not_asked() {
     let wrapper: Vec<&str> =
         ["env", "-u", "NO_PROXY", "-u", "no_proxy"].into_iter().chain(variables.iter().map(|v| &**v)).collect();
     let receiver = to(&target.url("/")).through(&wrapper).start();
-    store(&receiver, 1);
+    receiver.store(1);
     receiver.sink_settled("web");
     assert_eq!(target.requests().len(), 3);
     assert!(elsewhere.requests().is_empty() && elsewhere.connections() == 0);
@@ -384,7 +373,7 @@ fn bodies_are_compressed_on_request() {
 fn after_a_crash_the_key_is_the_same() {
     let target = Target::start(|_| Reply::hang());
     let receiver = to(&target.url("/")).start();
-    let ids = store(&receiver, 1);
+    let ids = receiver.store(1);
     target.wait_requests(1);
     let (setup, _) = receiver.kill();
     target.answer(ok);
@@ -392,6 +381,57 @@ fn after_a_crash_the_key_is_the_same() {
     assert_eq!(receiver.sink_settled("web")["delivered"], 1);
     let requests = target.requests();
     assert_eq!((requests.len(), keys(&requests)), (2, ids));
+    receiver.finish();
+}
+
+/// One event of an issue keeps failing: that issue waits, the others go ahead, up to `max_ahead`, and are not sent again.
+#[test]
+fn one_entity_that_fails_holds_no_other_and_what_went_ahead_is_remembered() {
+    let answer = |request: &Request| Reply::status(if request.text().contains(r#""bad""#) { 503 } else { 204 });
+    let target = Target::start(answer);
+    let setup = to(&target.url("/")).set("sinks.web.max_ahead", 6);
+    let receiver = setup.start();
+    let of = |id: &str, issue: &str| event(id).replace("issue-1", issue);
+    let mut bodies = vec![of("bad", "a"), of("next", "a")];
+    bodies.extend((0..8).map(|number| of(&format!("other-{number}"), &format!("b-{number}"))));
+    for body in &bodies {
+        assert_eq!(receiver.post(body).status, 200);
+    }
+    // The sequences 3 to 7 are up to 6 past the first one.
+    let ahead: Vec<String> = (0..5).map(|number| format!("other-{number}")).collect();
+    let went = |requests: &[Request]| {
+        let mut went = keys(requests);
+        went.retain(|key| key != "bad");
+        went.sort();
+        went
+    };
+    wait_for("those ahead", || (receiver.sink("web")["delivered"] == 5).then_some(()));
+    failing(&receiver, &["503"]);
+    assert_eq!(went(&target.requests()), ahead);
+    receiver.finish();
+
+    let before = target.requests().len();
+    let receiver = setup.start();
+    failing(&receiver, &["503"]);
+    assert!(went(&target.requests()[before..]).is_empty(), "what went ahead does not go again");
+    target.answer(ok);
+    assert_eq!(receiver.sink_settled("web")["delivered"], 10);
+    let after = keys(&target.requests()[before..]);
+    let at = |id: &str| after.iter().position(|key| key == id);
+    assert!(at("bad") < at("next") && after.len() == 5, "{after:?}");
+    receiver.finish();
+}
+
+#[test]
+fn past_its_age_an_event_is_a_dead_letter_whatever_the_target_says() {
+    let target = Target::start(|_| Reply::status(401));
+    let receiver = to(&target.url("/")).set("sinks.web.retry.max_age", "500ms").start();
+    let began = Instant::now();
+    receiver.store(1);
+    assert_eq!(receiver.sink_settled("web")["dead_lettered"], 1);
+    assert!(began.elapsed() >= Duration::from_millis(500) && target.requests().len() > 1);
+    let letters = receiver.ask_admin("/api/v1/dead-letters").unwrap().json();
+    assert!(letters["dead_letters"][0]["reason"].as_str().unwrap().contains("401"), "{letters}");
     receiver.finish();
 }
 
@@ -406,7 +446,7 @@ fn a_dead_target_holds_no_other_sink() {
         .set("sinks.web.max_ahead", 100)
         .set("sinks.web.batch.max_events", 50)
         .start();
-    store(&receiver, 3_000);
+    receiver.store(3_000);
     assert_eq!(receiver.sink_settled("alive")["delivered"], 3_000);
     let sink = failing(&receiver, &["cannot connect"]);
     assert_eq!((&sink["pending"], &sink["delivered"]), (&3_000.into(), &0.into()));
@@ -420,7 +460,7 @@ fn replayed_copies_are_marked() {
     for max_events in [1, 3] {
         let target = Target::start(ok);
         let receiver = strictly_to(&target.url("/")).set("sinks.web.batch.max_events", max_events).start();
-        let ids = store(&receiver, 4);
+        let ids = receiver.store(4);
         receiver.sink_settled("web");
         let first = target.requests();
         assert!(first.iter().all(|request| !request.headers.contains_key("asapp-receiver-replayed")));

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use time::{Duration, OffsetDateTime};
 
-use crate::harness::event::new_event;
 use crate::harness::pki::{Ca, Key, PKI, write_private};
 use crate::harness::receiver::{Receiver, Setup, log_line};
 use crate::harness::target::{Reply, Request, Target};
@@ -26,18 +25,11 @@ fn ok(_: &Request) -> Reply {
     Reply::status(204)
 }
 
-#[track_caller]
-fn store(receiver: &Receiver) -> String {
-    let (id, event) = new_event();
-    receiver.post(event).assert_durable("stored", &id);
-    id
-}
-
 /// The event is delivered.
 #[track_caller]
 fn assert_delivers(setup: &Setup) {
     let receiver = setup.start();
-    store(&receiver);
+    receiver.store(1);
     receiver.sink_settled("web");
     receiver.finish();
 }
@@ -46,7 +38,7 @@ fn assert_delivers(setup: &Setup) {
 #[track_caller]
 fn assert_fails(setup: &Setup, words: &[&str]) {
     let receiver = setup.start();
-    store(&receiver);
+    receiver.store(1);
     failing(&receiver, words);
     receiver.finish();
 }
@@ -198,25 +190,25 @@ fn a_new_token_is_used_from_when_it_is_there() {
     publish("first");
     symlink("data/token", folder.join("token")).unwrap();
     let receiver = setup.set("sinks.web.bearer_token_file", &folder.join("token")).start();
-    store(&receiver);
+    receiver.store(1);
     receiver.sink_settled("web");
 
     target.answer(|request| match request.header("authorization") {
         Some("Bearer second") => Reply::status(204),
         _ => Reply::status(401),
     });
-    store(&receiver);
+    receiver.store(1);
     failing(&receiver, &["401", "bearer_token_file"]);
     publish("second");
     receiver.sink_settled("web");
 
     // Without a token nothing is sent, not even the old one.
     fs::remove_file(folder.join("data")).unwrap();
-    store(&receiver);
+    receiver.store(1);
     let delivered_before_it_showed = wait_for("the loss of the token to show", || {
         let sink = receiver.sink("web");
         if sink["pending"] == 0 {
-            store(&receiver);
+            receiver.store(1);
         }
         let error = sink["last_error"].as_str()?;
         error.contains("bearer_token_file").then(|| (target.requests().len(), error.to_owned()))

@@ -25,7 +25,6 @@ mod order;
 mod process;
 mod recovery;
 mod replay;
-mod replays;
 mod shapes;
 mod sinks;
 mod storage;

@@ -6,18 +6,8 @@ use rusqlite::Connection;
 
 use crate::harness::disk::Pipe;
 use crate::harness::event::{big_event, event, new_event, new_id};
-use crate::harness::receiver::{Receiver, Setup};
+use crate::harness::receiver::Setup;
 use crate::harness::wait_for;
-
-#[track_caller]
-pub(crate) fn store(receiver: &Receiver, count: usize) -> Vec<String> {
-    let mut wire = receiver.connect();
-    let ids: Vec<String> = (0..count).map(|_| new_id()).collect();
-    for id in &ids {
-        wire.post(event(id).as_bytes()).assert_durable("stored", id);
-    }
-    ids
-}
 
 pub(crate) fn events(ids: &[String]) -> Vec<String> {
     ids.iter().map(|id| event(id)).collect()
@@ -28,7 +18,7 @@ fn a_blocked_stdout_holds_nobody_but_its_lane() {
     let mut pipe = Pipe::new();
     let receiver = Setup::new().stdout_to(&pipe.path()).start();
     // More than a pipe holds.
-    let ids = store(&receiver, 600);
+    let ids = receiver.store(600);
     let sink = receiver.sink("stdout");
     assert!(sink["pending"].as_u64().unwrap() > 100, "{sink}");
     wait_for("the lag to show", || (receiver.sink("stdout")["lag_seconds"].as_f64().unwrap() > 0.2).then_some(()));
@@ -44,7 +34,7 @@ fn a_blocked_stdout_holds_nobody_but_its_lane() {
 fn a_blocked_stdout_does_not_hold_the_end() {
     let mut pipe = Pipe::new();
     let receiver = Setup::new().set("listen.drain_timeout", "2s").stdout_to(&pipe.path()).start();
-    let ids = store(&receiver, 300);
+    let ids = receiver.store(300);
     let setup = receiver.setup().clone();
     let ended = receiver.stop();
     assert!(ended.status.success(), "{ended:?}");
@@ -62,7 +52,7 @@ fn a_closed_stdout_is_tried_again_until_it_is_back() {
     let mut pipe = Pipe::new();
     let receiver = Setup::new().set("sinks.stdout.retry.max_backoff", "300ms").stdout_to(&pipe.path()).start();
     pipe.close();
-    let ids = store(&receiver, 20);
+    let ids = receiver.store(20);
     let failing = || Some(receiver.sink("stdout")).filter(|sink| sink["state"] == "failing");
     let sink = wait_for("the failure to show", failing);
     assert!(sink["last_error"].as_str().unwrap().contains("standard output"), "{sink}");
@@ -86,11 +76,11 @@ fn when_its_attempts_end_an_event_is_in_the_dead_letters() {
         .stdout_to(&pipe.path())
         .start();
     pipe.close();
-    let dead = store(&receiver, 10);
+    let dead = receiver.store(10);
     assert_eq!(receiver.sink_settled("stdout")["dead_lettered"], 10);
     pipe.open();
     pipe.read();
-    let delivered = store(&receiver, 5);
+    let delivered = receiver.store(5);
     let sink = receiver.sink_settled("stdout");
     assert_eq!((&sink["delivered"], &sink["dead_lettered"]), (&5.into(), &10.into()), "{sink}");
     let setup = receiver.setup().clone();
@@ -151,7 +141,7 @@ fn a_partial_last_line_is_ended_first() {
     let mut expected = vec!["{\"a\":1}".to_owned(), "{\"cut o".to_owned()];
     for _ in 0..2 {
         let receiver = setup.start();
-        expected.extend(events(&store(&receiver, 3)));
+        expected.extend(events(&receiver.store(3)));
         receiver.finish();
     }
     let text = fs::read_to_string(out).unwrap();
@@ -164,7 +154,7 @@ fn a_stdout_on_a_full_disk_is_tried_again() {
     let out = disk.path().join("out");
     let receiver = Setup::new().set("sinks.stdout.retry.max_backoff", "300ms").stdout_to(&out).start();
     let filler = disk.fill();
-    let ids = store(&receiver, 20);
+    let ids = receiver.store(20);
     wait_for("the failure to show", || (receiver.sink("stdout")["state"] == "failing").then_some(()));
     assert!(receiver.is_ready());
     fs::remove_file(filler).unwrap();
@@ -217,21 +207,22 @@ fn a_sink_keeps_its_place_while_it_is_off_or_gone() {
     let with = |enabled: bool| base.clone().set("sinks.other.type", "stdout").set("sinks.other.enabled", enabled);
     let receiver = with(true).start();
     let mut missed = Vec::new();
-    let before = store(&receiver, 3);
+    let before = receiver.store(3);
     receiver.sink_settled("other");
     assert_eq!(receiver.finish().stdout, events(&before));
 
     let receiver = with(false).start();
-    missed.extend(store(&receiver, 3));
+    missed.extend(receiver.store(3));
     let sink = receiver.sink("other");
     assert_eq!((&sink["state"], &sink["pending"]), (&"disabled".into(), &3.into()));
     assert!(receiver.finish().stdout.is_empty());
 
     let receiver = base.start();
-    missed.extend(store(&receiver, 3));
+    missed.extend(receiver.store(3));
     let sink = receiver.sink("other");
     assert_eq!((&sink["state"], &sink["pending"]), (&"gone".into(), &6.into()));
     receiver.log.wait("the alarm", |line| line.contains("gone from the settings").then_some(()));
+    assert_eq!(receiver.metric(r#"sink_gone{sink="other"}"#), 1);
     receiver.kill();
 
     let receiver = with(true).start();
@@ -244,13 +235,13 @@ fn a_sink_keeps_its_place_while_it_is_off_or_gone() {
 fn a_new_sink_starts_where_it_is_told_to() {
     let first = Setup::new().set("sinks.first.type", "stdout");
     let receiver = first.start();
-    let old = store(&receiver, 4);
+    let old = receiver.store(4);
     assert_eq!(receiver.finish().stdout, events(&old));
 
     // `latest` is the default.
     let receiver = first.clone().set("sinks.late.type", "stdout").start();
     assert_eq!(receiver.sink("late")["stored"], 0);
-    let new = store(&receiver, 2);
+    let new = receiver.store(2);
     assert_eq!(receiver.sink_settled("late")["delivered"], 2);
     assert_eq!(receiver.finish().stdout.len(), 4, "two sinks share the output");
 

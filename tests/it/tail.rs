@@ -111,7 +111,7 @@ fn one_that_reads_slowly_is_told_what_it_missed_and_delays_nobody() {
     let mut slow = Stream::open(&receiver, "/api/v1/tail", "");
     // More than the newest events in memory and both sockets hold.
     let mut connection = receiver.connect();
-    let count = 64;
+    let count = 48;
     for _ in 0..count {
         let id = new_id();
         connection.post(big_event(&id, 1_000_000).as_bytes()).assert_durable("stored", &id);

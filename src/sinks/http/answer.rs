@@ -8,9 +8,6 @@ use hyper::header::{HeaderMap, RETRY_AFTER};
 
 use crate::sinks::{Blame, Failure, FailureKind};
 
-/// No target may ask for a longer pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
-
 /// What becomes of the batch after an answer with this head.
 pub(super) fn outcome(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Result<(), Failure> {
     if status.is_success() {
@@ -43,16 +40,14 @@ fn hint(status: StatusCode) -> &'static str {
     }
 }
 
-/// How long the target asks to be left alone: seconds or a date.
+/// How long the target asks to be left alone: seconds or a date. The lane bounds it.
 fn pause(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let pause = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // More digits than a u64 has are a long pause as well.
-        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
-    } else {
-        httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default()
-    };
-    Some(pause.min(LONGEST_PAUSE))
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
+    }
+    Some(httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default())
 }
 
 /// Why there is no answer, without the URL.
@@ -119,19 +114,17 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_is_seconds_or_a_date_and_no_longer_than_an_hour() {
+    fn a_pause_is_seconds_or_a_date() {
         let pause = |text| match failure(503, Some(text)) {
             Some(FailureKind::Retry { after, .. }) => after.map(|after| after.as_secs()),
             other => panic!("{other:?}"),
         };
         assert_eq!(pause("0"), Some(0));
         assert_eq!(pause("120"), Some(120));
-        assert_eq!(pause("86400"), Some(3600));
-        assert_eq!(pause("99999999999999999999999"), Some(3600));
+        assert_eq!(pause("99999999999999999999999"), Some(u64::MAX));
         assert_eq!(pause("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
         assert_eq!(pause("Sunday, 06-Nov-94 08:50:37 GMT"), Some(60));
         assert_eq!(pause("Sun, 06 Nov 1994 08:00:00 GMT"), Some(0));
-        assert_eq!(pause("Sun, 06 Nov 2044 08:49:37 GMT"), Some(3600));
         for odd in ["", "soon", "-1", "1.5", "1, 2"] {
             assert_eq!(pause(odd), None, "{odd}");
         }

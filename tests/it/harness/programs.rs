@@ -1,7 +1,7 @@
 //! Real programs in front of the receiver: curl and OpenSSL.
 
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use super::pki::{Identity, PKI};
 use super::receiver::Receiver;
@@ -41,6 +41,12 @@ pub(crate) fn s_client(receiver: &Receiver, client: Option<&Identity>, arguments
     }
     command.args(arguments);
     run(command, stdin)
+}
+
+/// What a program printed, as JSON.
+#[track_caller]
+pub(crate) fn json_of(output: &Output) -> serde_json::Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no JSON: {output:?}"))
 }
 
 fn run(mut command: Command, stdin: &[u8]) -> Said {

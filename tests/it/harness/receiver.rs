@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::event::{event, new_id};
 use super::pki::{CLIENT_NAME, Identity, PKI};
 use super::wire::{Answer, Wire};
 use super::{PATIENCE, wait_for};
@@ -196,6 +197,17 @@ impl Receiver {
     #[track_caller]
     pub(crate) fn post(&self, body: impl AsRef<[u8]>) -> Answer {
         self.connect().post(body.as_ref())
+    }
+
+    /// Posts this many events on one connection, and gives their ids.
+    #[track_caller]
+    pub(crate) fn store(&self, count: usize) -> Vec<String> {
+        let mut wire = self.connect();
+        let ids: Vec<String> = (0..count).map(|_| new_id()).collect();
+        for id in &ids {
+            wire.post(event(id).as_bytes()).assert_durable("stored", id);
+        }
+        ids
     }
 
     /// Waits until an event with this id came out on stdout, and gives its line.
