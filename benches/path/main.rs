@@ -54,6 +54,9 @@ struct Options {
     /// Another receiver to measure beside this one, such as the one before a change; may be repeated
     #[arg(long, value_name = "PROGRAM")]
     against: Vec<PathBuf>,
+    /// A setting of one more receiver, on top of the others, to measure beside this one; may be repeated
+    #[arg(long = "beside", value_name = "KEY=VALUE")]
+    beside: Vec<String>,
     /// What cargo passes
     #[arg(long, hide = true)]
     bench: bool,
@@ -113,6 +116,12 @@ impl<'a> Bench<'a> {
         for (number, program) in receivers.enumerate() {
             let folder = folder.join(number.to_string());
             servers.push(Server::receiver(program, &cores, &pki, &folder, &options.settings));
+        }
+        if !options.beside.is_empty() {
+            let settings = [&options.settings[..], &options.beside].concat();
+            let receiver =
+                Server::receiver(Path::new(servers::RECEIVER), &cores, &pki, &folder.join("beside"), &settings);
+            servers.push(receiver.named("… beside"));
         }
         cores.keep_for_load();
         let requests = Requests::new();

@@ -97,6 +97,11 @@ impl Server {
         Self { name, address: address("events"), admin: Some(address("admin")), child, expected: Cell::new(0) }
     }
 
+    pub(crate) fn named(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
