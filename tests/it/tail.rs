@@ -75,6 +75,8 @@ fn it_filters_and_refuses_what_it_does_not_understand() {
     for (query, told) in [
         ("feeds=nonsense", "`feeds`"),
         ("event_types=%5B", "`event_types`"),
+        (&format!("event_types={}a{}", "{".repeat(7_000), "}".repeat(7_000)), "`event_types`"),
+        (&"exclude_event_types=x&".repeat(101), "`event_types`"),
         ("from=yesterday", "`from`"),
         ("from=1&from=2", "more than once"),
         ("event_type=x", "`event_type`"),
