@@ -17,6 +17,8 @@ use crate::dispatch::Bound;
 use crate::problem::{Kind, Problem};
 
 const LARGEST_BODY: usize = 64 << 10;
+/// Each is work for every event.
+const MOST_GLOBS: usize = 100;
 const BODY_WITHIN: Duration = Duration::from_secs(10);
 
 /// An answer in JSON.
@@ -190,14 +192,15 @@ impl FilterWords {
     }
 
     /// # Errors
-    /// A feed or a glob that is none.
+    /// A feed or a glob that is none; too many globs.
     pub(super) fn filter(self) -> Result<config::Filter, Problem> {
         let no_feed = "`feeds` has to name activity, journey, queue, or a full name such as com.asapp.event.queue";
         let feeds = self.feeds.iter().map(|feed| config::feed_name(feed)).collect::<Option<_>>();
         let feeds = feeds.ok_or_else(|| Problem::new(Kind::Invalid, no_feed))?;
         let mut globs = self.event_types.iter().chain(&self.exclude_event_types);
-        if globs.any(|glob| globset::Glob::new(glob).is_err()) {
-            let no_glob = "`event_types` and `exclude_event_types` have to be event types, with * and ? as wildcards";
+        if globs.clone().count() > MOST_GLOBS || globs.any(|text| config::glob(text).is_none()) {
+            let no_glob = "`event_types` and `exclude_event_types` have to be event types of at most 256 bytes, with * \
+                           and ? as wildcards, 100 at most";
             return Err(Problem::new(Kind::Invalid, no_glob));
         }
         Ok(config::Filter {

@@ -13,7 +13,8 @@ pub mod status;
 mod table;
 pub mod tail;
 
-use std::io::{self, Write};
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -131,10 +132,11 @@ fn print(text: &str) -> Result<(), Failure> {
     print_on(text.as_bytes()).map(|_| ())
 }
 
-/// Prints to stdout, and says whether anyone is still reading.
+/// Prints to stdout, and says whether anyone is still reading. Whatever events hold, it does not steer a terminal.
 fn print_on(text: &[u8]) -> Result<Go, Failure> {
     let mut out = io::stdout().lock();
-    match out.write_all(text).and_then(|()| out.flush()) {
+    let text = if out.is_terminal() { Cow::Owned(table::for_terminal(text).into_bytes()) } else { Cow::Borrowed(text) };
+    match out.write_all(&text).and_then(|()| out.flush()) {
         Ok(()) => Ok(Go::On),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Go::Away),
         Err(error) => Err(Failure::failed(format!("cannot write to stdout: {error}"))),

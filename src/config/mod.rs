@@ -17,6 +17,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use units::feed as feed_name;
+pub(crate) use units::glob;
 
 /// Environment variables of this name are settings.
 pub const PREFIX: &str = "ASAPP_RECEIVER__";

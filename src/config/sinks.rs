@@ -247,8 +247,8 @@ fn tls(mut s: Section<'_, '_>) -> HttpTls {
 }
 
 fn filter(mut s: Section<'_, '_>) -> Filter {
-    let glob = |text: &str| globset::Glob::new(text).is_ok().then(|| text.to_owned());
-    let globs = "write event types, with * and ? as wildcards";
+    let glob = |text: &str| super::glob(text).map(|_| text.to_owned());
+    let globs = "write event types of at most 256 bytes, with * and ? as wildcards";
     let exact = |text: &str| Some(text.to_owned());
     let filter = Filter {
         feeds: feeds(&mut s),

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use globset::{Glob, GlobSet};
+
 /// Parses `"64MiB"`, `"1MB"` or a plain number of bytes.
 pub(super) fn size(text: &str) -> Option<u64> {
     let text = text.trim();
@@ -60,6 +62,14 @@ pub(crate) fn feed(name: &str) -> Option<String> {
         _ if name.starts_with("com.asapp.") && !name.ends_with('.') => Some(name.to_owned()),
         _ => None,
     }
+}
+
+/// A glob over event types that can surely be used. The bound is what keeps it so: globset goes down into nested braces by
+/// recursion, on any thread's stack, and refuses too large a pattern only when it is used.
+pub(crate) fn glob(text: &str) -> Option<Glob> {
+    const LONGEST: usize = 256;
+    let glob = (text.len() <= LONGEST).then(|| Glob::new(text).ok()).flatten()?;
+    GlobSet::new([&glob]).is_ok().then_some(glob)
 }
 
 /// The candidate that `word` is most likely a misspelling of.
@@ -125,6 +135,17 @@ mod tests {
         assert_eq!(feed("com.asapp.event.survey").as_deref(), Some("com.asapp.event.survey"));
         for bad in ["", "activities", "com.example.event.activity", "com.asapp."] {
             assert_eq!(feed(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn globs() {
+        let deep = |depth| format!("{}a{}", "{".repeat(depth), "}".repeat(depth));
+        for good in ["CALL*", "{a,b}?", "[!x]", &"a".repeat(256), &deep(127)] {
+            assert!(glob(good).is_some(), "{good}");
+        }
+        for bad in ["[a", "{a", "a}", &"a".repeat(257), &deep(100_000)] {
+            assert!(glob(bad).is_none(), "{bad}");
         }
     }
 

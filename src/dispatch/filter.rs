@@ -1,6 +1,6 @@
 //! Which events a sink wants (SPEC section 5).
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use globset::{GlobSet, GlobSetBuilder};
 
 use crate::config;
 use crate::envelope::{Company, Id};
@@ -63,7 +63,7 @@ impl Filter {
 /// The settings' reader has tried every glob before; one that does not compile matches nothing.
 fn globs(patterns: &[String]) -> GlobSet {
     let mut set = GlobSetBuilder::new();
-    for glob in patterns.iter().filter_map(|pattern| Glob::new(pattern).ok()) {
+    for glob in patterns.iter().filter_map(|pattern| config::glob(pattern)) {
         set.add(glob);
     }
     set.build().unwrap_or_default()

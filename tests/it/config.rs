@@ -423,6 +423,10 @@ fn contradictions_are_refused() {
         ("[sinks.stdout]\nredact = ['/a~']", "sinks.stdout.redact"),
         ("[sinks.stdout]\nredact = '/a'", "sinks.stdout.redact"),
         ("[sinks.stdout]\nfilter = { event_types = ['[a'] }", "sinks.stdout.filter.event_types"),
+        (
+            &format!("[sinks.stdout]\nfilter = {{ exclude_event_types = ['{}'] }}", "{a,b}".repeat(60)),
+            "sinks.stdout.filter.exclude_event_types",
+        ),
         ("[sinks.stdout]\nfilter = { feed = ['queue'] }", "sinks.stdout.filter.feed"),
         (
             "[sinks.stdout]\nretry = { initial_backoff = '2m' }",

@@ -508,6 +508,24 @@ fn what_a_crash_left_of_a_rotation_is_finished_and_nothing_else_touched() {
 }
 
 #[test]
+fn what_is_no_regular_file_is_neither_waited_for_nor_followed_when_rotated_ones_are_compressed() {
+    let (setup, path) = file_sink();
+    let beside = |more: &str| path.with_file_name(format!("events.jsonl{more}"));
+    let (pipe, link, file) = (".20260101T000000.000Z", ".20260102T000000.000Z", ".20260103T000000.000Z");
+    assert!(Command::new("mkfifo").arg(beside(pipe)).status().unwrap().success());
+    fs::write(path.with_file_name("secret"), "another's").unwrap();
+    std::os::unix::fs::symlink(path.with_file_name("secret"), beside(link)).unwrap();
+    fs::write(beside(file), "{}\n").unwrap();
+    let receiver = setup.set("sinks.out.compress", "gzip").set("sinks.out.rotate_bytes", 10_000).start();
+    wait_for("the file to be compressed", || beside(&format!("{file}.gz")).exists().then_some(()));
+    wait_for("the original to be deleted", || (!beside(file).exists()).then_some(()));
+    let left: Vec<String> = rotated(&path).into_keys().collect();
+    assert_eq!(left, [pipe.to_owned(), link.to_owned(), format!("{file}.gz")]);
+    assert_eq!(fs::read_to_string(path.with_file_name("secret")).unwrap(), "another's");
+    receiver.finish();
+}
+
+#[test]
 fn a_clock_set_back_does_not_make_new_files_the_oldest() {
     let (setup, path) = file_sink();
     let future = path.with_file_name("events.jsonl.20990101T000000.000Z");

@@ -105,6 +105,29 @@ fn a_cloudevent_is_the_same_in_every_mode() {
     receiver.finish();
 }
 
+#[test]
+fn attributes_that_no_server_takes_as_headers_make_a_dead_letter_and_hold_nobody() {
+    let target = Target::start(|_| Reply::status(204));
+    let receiver = Setup::new()
+        .set("sinks.binary.type", "http")
+        .set("sinks.binary.url", &*target.url("/"))
+        .set("sinks.binary.format", "cloudevents")
+        .set("sinks.binary.ordering", "strict")
+        .set("sinks.batch.type", "http")
+        .set("sinks.batch.url", &*target.url("/batch"))
+        .set("sinks.batch.format", "cloudevents")
+        .set("sinks.batch.batch.max_events", 2)
+        .start();
+    let (large, next) = (new_id(), new_id());
+    let type_of = "agent_activity_status_updated";
+    store(&receiver, &large, &activity(&large).replace(type_of, &"x".repeat(500_000)));
+    store(&receiver, &next, &activity(&next));
+    let sink = receiver.sink_settled("binary");
+    assert_eq!((&sink["delivered"], &sink["dead_lettered"]), (&1.into(), &1.into()), "{sink}");
+    assert_eq!(receiver.sink_settled("batch")["delivered"], 2);
+    receiver.finish();
+}
+
 /// The names of the CloudEvents headers.
 fn context(request: &Request) -> Vec<&str> {
     request.headers.keys().map(hyper::header::HeaderName::as_str).filter(|name| name.starts_with("ce-")).collect()

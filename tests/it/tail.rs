@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
@@ -75,6 +75,8 @@ fn it_filters_and_refuses_what_it_does_not_understand() {
     for (query, told) in [
         ("feeds=nonsense", "`feeds`"),
         ("event_types=%5B", "`event_types`"),
+        (&format!("event_types={}a{}", "{".repeat(7_000), "}".repeat(7_000)), "`event_types`"),
+        (&"exclude_event_types=x&".repeat(101), "`event_types`"),
         ("from=yesterday", "`from`"),
         ("from=1&from=2", "more than once"),
         ("event_type=x", "`event_type`"),
@@ -166,6 +168,37 @@ fn the_command_ends_in_peace_when_nobody_reads_it() {
     let output = receiver.operate(&["tail", "--feeds", "nonsense"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("`feeds` has to name"), "{output:?}");
+    receiver.finish();
+}
+
+#[test]
+fn on_a_terminal_no_command_lets_an_event_steer_it() {
+    let receiver = Setup::new().start();
+    let (id, event) = new_event();
+    // JSON lets C1 control characters through, and terminals obey them.
+    let event = event.replace("customer_request", "\u{9b}2J\u{202e}\u{7f}");
+    receiver.post(&event).assert_durable("stored", &id);
+    receiver.post("\u{1b}]0;title\u{7}").assert_problem(400, "malformed");
+    let shown = |command: &str| -> String {
+        let command = format!("{} {command} --admin http://{}", env!("CARGO_BIN_EXE_asapp-receiver"), receiver.admin);
+        // `script` gives it a terminal.
+        let mut child = Command::new("script")
+            .args(["-qefc", &command, "/dev/null"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let _ = child.kill();
+        let _ = child.wait();
+        assert!(!line.trim_end().contains(|c: char| c.is_control() || c == '\u{202e}'), "{command}: {line:?}");
+        line
+    };
+    let line = shown("tail --from 1");
+    let [shown_event, sent] = [line.as_str(), &event].map(|json| serde_json::from_str::<Value>(json).unwrap());
+    assert_eq!(shown_event, sent);
+    assert!(shown("quarantine show 1 --body").contains("title"));
     receiver.finish();
 }
 

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use time::format_description::StaticFormatDescription;
 use time::macros::format_description;
@@ -225,8 +225,13 @@ pub(super) fn inherit(file: &File, from: &Metadata) {
 }
 
 fn write_compressed(from: &Path, to: &Path, extension: Extension, stop: Stop<'_>) -> io::Result<()> {
-    let mut source = File::open(from)?;
+    // Whatever has come there under such a name: nothing is followed, and no pipe is waited for.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let mut source = File::from(rustix::fs::open(from, flags, Mode::empty())?);
     let found = source.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
+    }
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
     inherit(&file, &found);
     let file = match extension {

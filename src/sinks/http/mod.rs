@@ -20,7 +20,7 @@ use reqwest::{Client, Response, Url};
 
 use self::secret::SecretFile;
 use self::sign::Signer;
-use super::{Failure, Sink};
+use super::{Failure, FailureKind, Sink};
 use crate::config::{Compress, Format, HttpSink};
 use crate::journal::Event;
 use crate::shape::Shape;
@@ -31,6 +31,8 @@ const IDLE: Duration = Duration::from_secs(30);
 /// So much of an answer's body is read, and so long, for the connection to be used again.
 const ANSWER_BYTES: usize = 64 << 10;
 const ANSWER_TIME: Duration = Duration::from_secs(1);
+/// Of one event. Servers take no larger heads, most answer 431, and their answer to this event would always be the same.
+const ATTRIBUTE_BYTES: usize = 8 << 10;
 /// A larger body is compressed on a thread that may block.
 const LARGE: usize = 64 << 10;
 
@@ -109,7 +111,7 @@ impl Sink for Http {
             let within = humantime::format_duration(sink.settings.timeout);
             return Err(Failure::of_target(0, format!("no answer from {} within {within}", sink.host)));
         };
-        let answer = answered.map_err(|reason| Failure::of_target(0, reason))?;
+        let answer = answered?;
         let outcome = answer::outcome(answer.status(), answer.headers(), SystemTime::now());
         // The status has decided; the rest is only in the way.
         let _ = tokio::time::timeout(ANSWER_TIME, read_away(answer)).await;
@@ -119,13 +121,17 @@ impl Sink for Http {
 
 impl Shared {
     /// The answer's head, or why there is none.
-    async fn exchange(&self, first: &Event, batch: &[Event]) -> Result<Response, String> {
+    async fn exchange(&self, first: &Event, batch: &[Event]) -> Result<Response, Failure> {
         let mut headers = self.headers.clone();
         let (body, id) = if self.settings.batch.max_events == 1 {
             (self.single(first, &mut headers)?, sign::key_of(first.event_id()))
         } else {
             (self.array(batch), sign::key_of_all(batch.iter().map(Event::event_id)))
         };
+        self.send(first, headers, body, id).await.map_err(|reason| Failure::of_target(0, reason))
+    }
+
+    async fn send(&self, first: &Event, mut headers: HeaderMap, body: Bytes, id: String) -> Result<Response, String> {
         if first.is_replayed() {
             headers.insert(REPLAYED, HeaderValue::from_static("true"));
         }
@@ -148,15 +154,21 @@ impl Shared {
     }
 
     /// The event itself.
-    fn single(&self, event: &Event, headers: &mut HeaderMap) -> Result<Bytes, String> {
+    fn single(&self, event: &Event, headers: &mut HeaderMap) -> Result<Bytes, Failure> {
         if let Some(traceparent) = event.traceparent().and_then(|text| HeaderValue::from_str(text).ok()) {
             headers.insert(TRACEPARENT, traceparent);
         }
         if self.shape.format() != Format::CloudEvents {
             return Ok(self.shape.text(event));
         }
-        for (name, text) in self.shape.attributes(event) {
-            headers.insert(HeaderName::from_static(name), value(text)?);
+        let attributes = self.shape.attributes(event);
+        if attributes.iter().map(|(name, text)| name.len() + text.len()).sum::<usize>() > ATTRIBUTE_BYTES {
+            let reason = "its CloudEvents attributes are larger than 8 KiB, too large for headers; batches have room";
+            return Err(Failure { delivered: 0, kind: FailureKind::Reject, reason: reason.to_owned() });
+        }
+        for (name, text) in attributes {
+            let value = value(text).map_err(|reason| Failure::of_target(0, reason))?;
+            headers.insert(HeaderName::from_static(name), value);
         }
         Ok(self.shape.data(event))
     }
