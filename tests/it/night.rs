@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::event::new_event;
+use crate::harness::event::{event, new_event, new_id};
 use crate::harness::receiver::Setup;
+use crate::harness::target::{Reply, Target};
 use crate::harness::wait_for;
 
 #[test]
@@ -126,4 +127,51 @@ fn the_demo_prints_a_command_to_paste_wherever_it_runs() {
 
 fn contains(bytes: &[u8], text: &str) -> bool {
     String::from_utf8_lossy(bytes).contains(text)
+}
+
+#[test]
+fn a_target_that_rejects_everything_does_not_fill_the_log() {
+    let target = Target::start(|_| Reply::status(422));
+    let receiver = Setup::new().set("sinks.web.type", "http").set("sinks.web.url", &*target.url("/")).start();
+    let mut wire = receiver.connect();
+    for _ in 0..300 {
+        wire.post(event(&new_id()).as_bytes());
+    }
+    assert_eq!(receiver.sink_settled("web")["dead_lettered"], 300);
+    // The log of tests is at debug level.
+    let log: Vec<String> = receiver.finish().log.into_iter().filter(|line| !line.contains("DEBUG")).collect();
+    assert_eq!(log.iter().filter(|line| line.contains("event dead-lettered")).count(), 100);
+    assert!(log.iter().any(|line| line.contains("`dead-letters list` shows all")));
+    assert!(log.len() < 120, "{} lines", log.len());
+}
+
+#[test]
+fn what_waits_for_room_in_the_dead_letters_goes_out_once_the_target_is_mended() {
+    let target = Target::start(|_| Reply::status(400));
+    let receiver = Setup::new()
+        .set("dead_letters.max_bytes", "4KiB")
+        .set("sinks.web.type", "http")
+        .set("sinks.web.url", &*target.url("/"))
+        .set("sinks.web.ordering", "none")
+        .set("sinks.web.retry.max_backoff", "1s")
+        .start();
+    let mut wire = receiver.connect();
+    for _ in 0..60 {
+        wire.post(event(&new_id()).as_bytes());
+    }
+    let sink = wait_for("the sink to wait", || Some(receiver.sink("web")).filter(|sink| sink["state"] == "waiting"));
+    let error = sink["last_error"].as_str().unwrap();
+    assert!(error.contains("dead_letters.max_bytes") && error.contains("400"), "{error}");
+    target.wait_requests(62);
+    // Whatever is tried again meanwhile, what status says does not flicker.
+    assert_eq!(receiver.sink("web")["state"], "waiting");
+
+    target.answer(|_| Reply::status(204));
+    let sink = receiver.sink_settled("web");
+    let (delivered, dead) = (sink["delivered"].as_u64().unwrap(), sink["dead_lettered"].as_u64().unwrap());
+    assert!(delivered + dead == 60 && (1..30).contains(&dead), "{sink}");
+    assert_eq!((&sink["state"], &sink["last_error"]), (&"ok".into(), &serde_json::Value::Null));
+    let log = receiver.finish().log;
+    assert!(log.iter().any(|line| line.contains("the dead letters are full")));
+    assert!(log.iter().any(|line| line.contains("no event waits for room")));
 }
