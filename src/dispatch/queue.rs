@@ -204,11 +204,11 @@ impl<T> Queue<T> {
         }
         let due = self.resting.first_key_value().map(|(&(due, _), _)| due);
         match self.fresh_from(now, last) {
-            Ok(()) => {
+            Ok(replay) => {
                 // One of them at a time, until it is known what came of it.
                 self.fresh_after =
                     (self.failing() >= self.limit()).then(|| now + self.plan.retry.max_backoff.max(BURY_AGAIN));
-                Ok(self.put_together(now))
+                Ok(self.put_together(replay, now))
             }
             Err(later) => Err(due.into_iter().chain(later).min()),
         }
@@ -357,22 +357,30 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Whether a first attempt may begin, or when to ask again.
-    fn fresh_from(&mut self, now: Instant, last: bool) -> Result<(), Option<Instant>> {
-        let Some(&(_, sequence, chain)) = self.ready.first() else { return Err(None) };
-        if chain != Chain::Replay && sequence > self.furthest() {
+    /// Which first attempt may begin, replays or others, or when to ask again.
+    fn fresh_from(&mut self, now: Instant, last: bool) -> Result<bool, Option<Instant>> {
+        let replay = self.ready.last().is_some_and(|&(replay, _, _)| replay);
+        let furthest = self.furthest();
+        let first = self.ready.first().filter(|&&(replay, sequence, _)| !replay && sequence <= furthest);
+        if first.is_none() && !replay {
             return Err(None);
         }
         // A target that takes nothing is not asked about event after event.
         if self.failing() >= self.limit() && (last || self.fresh_after.is_some_and(|after| after > now)) {
             return Err(self.fresh_after.filter(|_| !last));
         }
+        let Some((_, _, chain)) = first else { return Ok(true) };
         if last || self.plan.max_wait.is_zero() {
-            return Ok(());
+            return Ok(false);
         }
-        let first = self.lines.get(&chain).and_then(|line| line.waiting.front());
+        let first = self.lines.get(chain).and_then(|line| line.waiting.front());
         let patience = first.map_or(now, |(item, _)| item.arrived + self.plan.max_wait);
-        if patience <= now || self.is_batch_full() { Ok(()) } else { Err(Some(patience)) }
+        match () {
+            () if patience <= now || self.is_batch_full() => Ok(false),
+            // What waits for company leaves the way to those that have theirs.
+            () if replay => Ok(true),
+            () => Err(Some(patience)),
+        }
     }
 
     /// The last sequence that may go. Letters are older than all, and replays are bound by nothing.
@@ -380,11 +388,15 @@ impl<T> Queue<T> {
         self.oldest().map_or(u64::MAX, |oldest| oldest.saturating_add(self.plan.max_ahead))
     }
 
-    /// Whether what may go fills a batch.
+    /// Whether what may go, replays aside, fills a batch.
     fn is_batch_full(&self) -> bool {
         let (mut events, mut bytes) = (0, 0);
-        for (item, _) in
-            self.ready.iter().filter_map(|(_, _, chain)| self.lines.get(chain)).flat_map(|line| &line.waiting)
+        for (item, _) in self
+            .ready
+            .iter()
+            .filter(|entry| !entry.0)
+            .filter_map(|(_, _, chain)| self.lines.get(chain))
+            .flat_map(|line| &line.waiting)
         {
             (events, bytes) = (events + 1, bytes + item.bytes);
             // A divided one goes in small company.
@@ -395,8 +407,8 @@ impl<T> Queue<T> {
         false
     }
 
-    /// A parcel of what may go, the oldest first; there is something.
-    fn put_together(&mut self, now: Instant) -> Parcel<T> {
+    /// A parcel of replays or others that may go, the oldest first; there is something.
+    fn put_together(&mut self, replay: bool, now: Instant) -> Parcel<T> {
         let mut parcel = Parcel {
             items: Vec::new(),
             loads: Vec::new(),
@@ -409,9 +421,9 @@ impl<T> Queue<T> {
         };
         let (mut bytes, mut most) = (0, self.plan.max_events);
         let furthest = self.furthest();
-        let ready: Vec<_> = self.ready.iter().take(most).copied().collect();
+        let ready: Vec<_> = self.ready.iter().filter(|entry| entry.0 == replay).take(most).copied().collect();
         'chains: for entry in ready {
-            let (replay, _, chain) = entry;
+            let (_, _, chain) = entry;
             let Some(line) = self.lines.get_mut(&chain) else { continue };
             while let Some((item, _)) = line.waiting.front() {
                 if !replay && item.sequence > furthest {
@@ -419,7 +431,7 @@ impl<T> Queue<T> {
                 }
                 if let Some(first) = parcel.items.first() {
                     let full = parcel.items.len() >= most.min(item.most) || bytes + item.bytes > self.plan.max_bytes;
-                    if full || replay != (first.chain == Chain::Replay) {
+                    if full {
                         break 'chains;
                     }
                     if item.attempts != first.attempts {

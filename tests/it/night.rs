@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -174,4 +175,32 @@ fn what_waits_for_room_in_the_dead_letters_goes_out_once_the_target_is_mended() 
     let log = receiver.finish().log;
     assert!(log.iter().any(|line| line.contains("the dead letters are full")));
     assert!(log.iter().any(|line| line.contains("no event waits for room")));
+}
+
+#[test]
+fn a_replay_gets_on_beside_live_events_that_wait_for_company() {
+    let target = Target::start(|_| Reply::status(204));
+    let receiver = Setup::new()
+        .set("sinks.web.type", "http")
+        .set("sinks.web.url", &*target.url("/"))
+        .set("sinks.web.batch.max_events", 100)
+        .set("sinks.web.batch.max_wait", "500ms")
+        .start();
+    let mut wire = receiver.connect();
+    for _ in 0..200 {
+        wire.post(event(&new_id()).as_bytes());
+    }
+    receiver.sink_settled("web");
+    let begun = receiver.operate(&["replay", "--sink", "web", "--from", "1", "--rate", "100000", "--detach"]).output();
+    assert!(begun.as_ref().unwrap().status.success(), "{begun:?}");
+    // There is never a moment at which no live event waits.
+    let start = Instant::now();
+    wait_for("the replay to end", || {
+        wire.post(event(&new_id()).as_bytes());
+        let replay = receiver.ask_admin("/api/v1/replay/1").unwrap().json();
+        assert!(start.elapsed() < Duration::from_secs(10), "{replay}");
+        (replay["state"] == "done")
+            .then(|| assert_eq!((&replay["delivered"], &replay["gone"]), (&200.into(), &0.into())))
+    });
+    receiver.finish();
 }
