@@ -3,23 +3,28 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Failures are told once in this time, and so are full dead letters…
-const PAUSE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_secs(60);
+/// In each of them so many failures are told…
+const FAILURES: u32 = 20;
 /// …and so many events that were not taken. Beyond that they are told at debug level.
 const EVENTS: u32 = 100;
 
 #[derive(Debug)]
 pub(super) struct Told {
     sink: Arc<str>,
-    /// The failure that was told last, and whether its end is still to be told.
-    failure: Option<(Instant, String)>,
-    failing: bool,
-    /// The same of dead letters that were full.
-    full: Option<Instant>,
+    /// The failure that was told last, while its end is still to be told.
+    failure: Option<String>,
     is_full: bool,
-    /// Events that were told since then.
-    events: u32,
-    events_since: Instant,
+    failures: Allowance,
+    events: Allowance,
+}
+
+/// So many a minute.
+#[derive(Debug)]
+struct Allowance {
+    most: u32,
+    used: u32,
+    since: Instant,
 }
 
 /// An event that was not taken.
@@ -34,25 +39,23 @@ pub(super) struct NotTaken<'a> {
 
 impl Told {
     pub(super) fn new(sink: Arc<str>) -> Self {
-        let events_since = Instant::now();
-        Self { sink, failure: None, failing: false, full: None, is_full: false, events: 0, events_since }
+        let (failures, events) = (Allowance::new(FAILURES), Allowance::new(EVENTS));
+        Self { sink, failure: None, is_full: false, failures, events }
     }
 
-    /// Told when it is news, but no more than once a minute.
+    /// Told when it is news.
     pub(super) fn failure(&mut self, reason: &str, attempts: u32) {
         let sink = &*self.sink;
-        let known =
-            self.failure.as_ref().is_some_and(|(at, told)| at.elapsed() < PAUSE || self.failing && told == reason);
-        if known {
+        if self.failure.as_deref() == Some(reason) || !self.failures.take() {
             tracing::debug!(sink, reason, attempts, "delivery failed");
         } else {
             tracing::warn!(sink, reason, attempts, "delivery failed");
-            (self.failure, self.failing) = (Some((Instant::now(), reason.to_owned())), true);
+            self.failure = Some(reason.to_owned());
         }
     }
 
     pub(super) fn recovered(&mut self) {
-        if std::mem::take(&mut self.failing) {
+        if self.failure.take().is_some() {
             tracing::info!(sink = &*self.sink, "nothing fails any more");
         }
     }
@@ -60,12 +63,12 @@ impl Told {
     /// Whether an event waits for room in the dead letters.
     pub(super) fn waits_for_room(&mut self, waits: bool) {
         let sink = &*self.sink;
-        if waits && !self.is_full && self.full.is_none_or(|at| at.elapsed() >= PAUSE) {
+        if waits && !self.is_full && self.failures.take() {
             tracing::warn!(
                 sink,
                 "the dead letters are full: events that have to go there wait, and others behind them"
             );
-            (self.full, self.is_full) = (Some(Instant::now()), true);
+            self.is_full = true;
         } else if !waits && self.is_full {
             tracing::info!(sink, "no event waits for room in the dead letters any more");
             self.is_full = false;
@@ -73,22 +76,37 @@ impl Told {
     }
 
     pub(super) fn not_taken(&mut self, event: NotTaken<'_>, what: &'static str) {
-        if self.events_since.elapsed() >= PAUSE {
-            (self.events, self.events_since) = (0, Instant::now());
-        }
-        self.events = self.events.saturating_add(1);
         let NotTaken { sequence, letter, reason, attempts } = event;
         let sink = &*self.sink;
-        if self.events > EVENTS {
+        if !self.events.take() {
             tracing::debug!(sink, sequence, letter, reason, attempts, "{what}");
             return;
         }
         tracing::warn!(sink, sequence, letter, reason, attempts, "{what}");
-        if self.events == EVENTS {
+        if self.events.is_used_up() {
             tracing::warn!(
                 sink,
                 "more such events are not told for up to a minute; `dead-letters list` shows all dead letters"
             );
         }
+    }
+}
+
+impl Allowance {
+    fn new(most: u32) -> Self {
+        Self { most, used: 0, since: Instant::now() }
+    }
+
+    fn take(&mut self) -> bool {
+        if self.since.elapsed() >= MINUTE {
+            (self.used, self.since) = (0, Instant::now());
+        }
+        let is_left = self.used < self.most;
+        self.used += u32::from(is_left);
+        is_left
+    }
+
+    fn is_used_up(&self) -> bool {
+        self.used == self.most
     }
 }
