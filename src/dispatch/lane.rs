@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::queue::{Chain, Item, Parcel, Plan, Queue};
 use super::replay::{Copies, Done};
+use super::told::{NotTaken, Told};
 use super::{Filter, Health};
 use crate::config::Ordering;
 use crate::journal::{Cursor, Event, Letter, Letters, Refused, Settled, Settler};
@@ -43,6 +44,10 @@ pub(super) struct Lane<S> {
     copying: Option<(oneshot::Sender<Done>, Done)>,
     finish: CancellationToken,
     health: Health,
+    told: Told,
+    /// The reason of the attempt that failed last, until nothing fails any more; and of the last dead letter that failed.
+    failure: Option<String>,
+    no_room: Option<String>,
     metrics: Arc<Metrics>,
 }
 
@@ -65,6 +70,9 @@ impl<S: Sink> Lane<S> {
         finish: CancellationToken,
     ) -> Self {
         Self {
+            told: Told::new(cursor.sink().into()),
+            failure: None,
+            no_room: None,
             settler: cursor.settler(),
             letters: cursor.letters(),
             cursor,
@@ -231,14 +239,16 @@ impl<S: Sink> Lane<S> {
         let reason = parcel.bury.clone().unwrap_or_default();
         for (item, event) in parcel.items.iter().zip(&parcel.loads) {
             if let Err(why) = self.bury_one(item, event, &reason, parcel.attempts).await {
-                self.health.set(|condition| {
-                    condition.last_error = Some(format!("the dead letters take no more: {why}"));
-                    condition.waiting = true;
-                });
+                let why = match why {
+                    Refused::Full => "the dead letters are full (`dead_letters.max_bytes`), or the disk is: retry or \
+                                      discard some, or make room"
+                        .to_owned(),
+                    other => format!("no dead letter can be written: {other}"),
+                };
+                self.no_room = Some(format!("{why}. What has to go there: {reason}"));
                 break;
             }
             buried += 1;
-            self.health.set(|condition| condition.waiting = false);
         }
         self.queue.buried(parcel, buried, Instant::now());
         if self.queue.failing() == 0 {
@@ -247,22 +257,22 @@ impl<S: Sink> Lane<S> {
     }
 
     async fn bury_one(&mut self, item: &Item, event: &Event, reason: &str, attempts: u32) -> Result<(), Refused> {
-        let (sink, sequence) = (self.settler.sink(), item.sequence);
+        let event_not_taken = |letter| NotTaken { sequence: item.sequence, letter, reason, attempts };
         match item.chain {
             Chain::Replay => {
                 // It is no dead letter: its first copy was delivered, or is one.
                 if let Some((_, done)) = &mut self.copying {
                     done.rejected += 1;
                 }
-                tracing::warn!(sink, sequence, reason, attempts, "replayed event not taken");
+                self.told.not_taken(event_not_taken(None), "replayed event not taken");
             }
             Chain::Letter(id) => {
                 self.settler.letter_failed(id, reason, attempts).await;
-                tracing::warn!(sink, sequence, letter = id, reason, attempts, "dead letter not taken again");
+                self.told.not_taken(event_not_taken(Some(id)), "dead letter not taken again");
             }
             Chain::Lane | Chain::Entity(_) | Chain::Alone(_) => {
                 self.settler.dead_letter(event, reason, attempts).await?;
-                tracing::warn!(sink, sequence, reason, attempts, "event dead-lettered");
+                self.told.not_taken(event_not_taken(None), "event dead-lettered");
             }
         }
         Ok(())
@@ -293,15 +303,12 @@ impl<S: Sink> Lane<S> {
     }
 
     /// Nothing fails any more.
-    fn recovered(&self) {
-        let failed = self.health.condition().last_error.is_some();
-        if failed {
-            self.health.set(|condition| condition.last_error = None);
-            tracing::info!(sink = self.settler.sink(), "nothing fails any more");
-        }
+    fn recovered(&mut self) {
+        self.failure = None;
+        self.told.recovered();
     }
 
-    fn note(&self, kind: FailureKind, reason: &str, attempts: u32) {
+    fn note(&mut self, kind: FailureKind, reason: &str, attempts: u32) {
         let word = if kind == FailureKind::Reject { "rejected" } else { "retry" };
         let labels = vec![("sink".to_owned(), self.settler.sink().to_owned()), ("reason".to_owned(), word.to_owned())];
         self.metrics.sink_failures.get_or_create(&labels).inc();
@@ -310,17 +317,20 @@ impl<S: Sink> Lane<S> {
             tracing::debug!(sink = self.settler.sink(), reason, attempts, "delivery rejected");
             return;
         }
-        let first_of_many = self.health.condition().last_error.is_none();
-        self.health.set(|condition| condition.last_error = Some(reason.to_owned()));
-        if first_of_many {
-            tracing::warn!(sink = self.settler.sink(), reason, attempts, "delivery failed");
-        } else {
-            tracing::debug!(sink = self.settler.sink(), reason, attempts, "delivery failed");
-        }
+        self.told.failure(reason, attempts);
+        self.failure = Some(reason.to_owned());
     }
 
-    /// Lets `status` know how far behind the lane is.
+    /// Lets `status` know what is amiss, and how far behind the lane is.
     fn tell(&mut self) {
+        let waiting = self.queue.waits_for_room();
+        // Full dead letters have a remedy of their own, and their text says the other reason too.
+        let error = if waiting { &self.no_room } else { &self.failure };
+        self.health.set(|condition| {
+            condition.waiting = waiting;
+            condition.last_error.clone_from(error);
+        });
+        self.told.waits_for_room(waiting);
         let oldest = self.queue.oldest();
         while self.received.front().is_some_and(|&(sequence, _)| oldest.is_none_or(|oldest| sequence < oldest)) {
             self.received.pop_front();

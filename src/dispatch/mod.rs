@@ -9,6 +9,7 @@ mod filter;
 mod lane;
 mod queue;
 mod replay;
+mod told;
 
 use std::io;
 use std::panic::AssertUnwindSafe;

@@ -71,6 +71,8 @@ pub(super) struct Parcel<T> {
     pub(super) loads: Vec<T>,
     /// No more attempts: into the dead letters, for this reason.
     pub(super) bury: Option<String>,
+    /// Once it had to go there, and while there is no room: when it is worth another attempt all the same.
+    again: Option<Instant>,
     /// Attempts that failed.
     pub(super) attempts: u32,
     began: Instant,
@@ -105,6 +107,11 @@ pub(super) struct Queue<T> {
     letters: usize,
     replayed: usize,
     successes: u64,
+    /// Resting parcels, and one on its way, that go to the dead letters; until when those, being full, are left alone.
+    to_bury: usize,
+    full_until: Option<Instant>,
+    /// The target took the last of them that was tried again.
+    mended: bool,
     /// The target wants a pause.
     pause_until: Option<Instant>,
     /// First attempts that failed in a row, while `limit` parcels were failing; and when the next one may be made.
@@ -127,6 +134,9 @@ impl<T> Queue<T> {
             letters: 0,
             replayed: 0,
             successes: 0,
+            to_bury: 0,
+            full_until: None,
+            mended: false,
             pause_until: None,
             fresh_failures: 0,
             fresh_after: None,
@@ -170,6 +180,11 @@ impl<T> Queue<T> {
         self.resting.len() + self.failing_under_way
     }
 
+    /// Whether the dead letters had no room for an event that has to go there.
+    pub(super) fn waits_for_room(&self) -> bool {
+        self.to_bury > 0 && self.full_until.is_some()
+    }
+
     /// The oldest sequence from the journal that is not settled.
     pub(super) fn oldest(&self) -> Option<u64> {
         self.unsettled.front().map(|&(sequence, _)| sequence)
@@ -182,21 +197,18 @@ impl<T> Queue<T> {
             return Err(Some(until));
         }
         self.pause_until = None;
-        let due = self.resting.first_key_value().map(|(&(due, _), parcel)| (due, parcel.bury.is_some()));
-        if due.is_some_and(|(due, bury)| due <= now && (bury || !last))
-            && let Some((_, parcel)) = self.resting.pop_first()
-        {
+        if let Some(parcel) = self.pop_due(now, last) {
             self.under_way += 1;
             self.failing_under_way += 1;
             return Ok(parcel);
         }
-        let due = due.map(|(due, _)| due);
+        let due = self.resting.first_key_value().map(|(&(due, _), _)| due);
         match self.fresh_from(now, last) {
-            Ok(()) => {
+            Ok(replay) => {
                 // One of them at a time, until it is known what came of it.
                 self.fresh_after =
                     (self.failing() >= self.limit()).then(|| now + self.plan.retry.max_backoff.max(BURY_AGAIN));
-                Ok(self.put_together(now))
+                Ok(self.put_together(replay, now))
             }
             Err(later) => Err(due.into_iter().chain(later).min()),
         }
@@ -206,6 +218,7 @@ impl<T> Queue<T> {
     pub(super) fn delivered(&mut self, parcel: &Parcel<T>, now: Instant) {
         self.back(parcel);
         self.successes += 1;
+        self.mended |= parcel.again.is_some();
         self.fresh_after = None;
         // The target is there again: what found it gone need not wait any longer.
         if std::mem::take(&mut self.fresh_failures) > 0 {
@@ -271,16 +284,14 @@ impl<T> Queue<T> {
                 } else if is_over {
                     self.bury(parcel, reason, now);
                 } else {
-                    let longest = LONGEST_PAUSE.max(self.plan.retry.max_backoff);
-                    let after = after.map(|after| now + after.min(longest));
+                    let after = after.map(|after| now + after.min(self.longest_pause()));
                     if blame == Blame::Target {
                         self.pause_until = self.pause_until.max(after);
                     }
                     let mut backoff = self.backoff(parcel.attempts);
                     if self.fresh_failures > 0 {
                         // It is away: however many are tried again, they share the pace of a few.
-                        let many = u32::try_from(self.failing() / self.limit()).unwrap_or(u32::MAX);
-                        backoff = backoff.saturating_mul(many.max(1));
+                        backoff = backoff.saturating_mul(self.crowd());
                         parcel.hopeless = true;
                     }
                     let due = now + backoff;
@@ -295,10 +306,12 @@ impl<T> Queue<T> {
     pub(super) fn buried(&mut self, mut parcel: Parcel<T>, buried: usize, now: Instant) {
         self.back(&parcel);
         let rest = parcel.items.split_off(buried.min(parcel.items.len()));
+        self.full_until = (!rest.is_empty()).then(|| now + BURY_AGAIN);
         let gone = std::mem::replace(&mut parcel.items, rest);
         drop(parcel.loads.drain(..gone.len()));
         self.settle(&gone);
         if parcel.items.is_empty() {
+            self.to_bury -= 1;
             self.free(&gone);
         } else {
             self.rest(parcel, now + BURY_AGAIN);
@@ -315,27 +328,59 @@ impl<T> Queue<T> {
         let of_replay = |parcel: &Parcel<T>| parcel.items.iter().any(|item| item.chain == Chain::Replay);
         let resting: Vec<_> = self.resting.extract_if(.., |_, parcel| of_replay(parcel)).collect();
         for (_, parcel) in resting {
+            self.to_bury -= usize::from(parcel.bury.is_some());
             self.settle(&parcel.items);
             self.free(&parcel.items);
         }
     }
 
-    /// Whether a first attempt may begin, or when to ask again.
-    fn fresh_from(&mut self, now: Instant, last: bool) -> Result<(), Option<Instant>> {
-        let Some(&(_, sequence, chain)) = self.ready.first() else { return Err(None) };
-        if chain != Chain::Replay && sequence > self.furthest() {
+    /// A parcel that has rested. While the dead letters are full those that have to go there rest on, and are tried again
+    /// at times: the target may be mended.
+    fn pop_due(&mut self, now: Instant, last: bool) -> Option<Parcel<T>> {
+        loop {
+            let entry = self.resting.first_entry()?;
+            let (due, _) = *entry.key();
+            if due > now || last && entry.get().bury.is_none() {
+                return None;
+            }
+            let mut parcel = entry.remove();
+            let Some(until) = self.full_until.filter(|_| parcel.bury.is_some()) else { return Some(parcel) };
+            if !last && (self.mended || parcel.again.is_some_and(|again| again <= now)) {
+                parcel.bury = None;
+                self.to_bury -= 1;
+                return Some(parcel);
+            }
+            if until <= now {
+                return Some(parcel);
+            }
+            self.rest(parcel, until);
+        }
+    }
+
+    /// Which first attempt may begin, replays or others, or when to ask again.
+    fn fresh_from(&mut self, now: Instant, last: bool) -> Result<bool, Option<Instant>> {
+        let replay = self.ready.last().is_some_and(|&(replay, _, _)| replay);
+        let furthest = self.furthest();
+        let first = self.ready.first().filter(|&&(replay, sequence, _)| !replay && sequence <= furthest);
+        if first.is_none() && !replay {
             return Err(None);
         }
         // A target that takes nothing is not asked about event after event.
         if self.failing() >= self.limit() && (last || self.fresh_after.is_some_and(|after| after > now)) {
             return Err(self.fresh_after.filter(|_| !last));
         }
+        let Some((_, _, chain)) = first else { return Ok(true) };
         if last || self.plan.max_wait.is_zero() {
-            return Ok(());
+            return Ok(false);
         }
-        let first = self.lines.get(&chain).and_then(|line| line.waiting.front());
+        let first = self.lines.get(chain).and_then(|line| line.waiting.front());
         let patience = first.map_or(now, |(item, _)| item.arrived + self.plan.max_wait);
-        if patience <= now || self.is_batch_full() { Ok(()) } else { Err(Some(patience)) }
+        match () {
+            () if patience <= now || self.is_batch_full() => Ok(false),
+            // What waits for company leaves the way to those that have theirs.
+            () if replay => Ok(true),
+            () => Err(Some(patience)),
+        }
     }
 
     /// The last sequence that may go. Letters are older than all, and replays are bound by nothing.
@@ -343,11 +388,15 @@ impl<T> Queue<T> {
         self.oldest().map_or(u64::MAX, |oldest| oldest.saturating_add(self.plan.max_ahead))
     }
 
-    /// Whether what may go fills a batch.
+    /// Whether what may go, replays aside, fills a batch.
     fn is_batch_full(&self) -> bool {
         let (mut events, mut bytes) = (0, 0);
-        for (item, _) in
-            self.ready.iter().filter_map(|(_, _, chain)| self.lines.get(chain)).flat_map(|line| &line.waiting)
+        for (item, _) in self
+            .ready
+            .iter()
+            .filter(|entry| !entry.0)
+            .filter_map(|(_, _, chain)| self.lines.get(chain))
+            .flat_map(|line| &line.waiting)
         {
             (events, bytes) = (events + 1, bytes + item.bytes);
             // A divided one goes in small company.
@@ -358,12 +407,13 @@ impl<T> Queue<T> {
         false
     }
 
-    /// A parcel of what may go, the oldest first; there is something.
-    fn put_together(&mut self, now: Instant) -> Parcel<T> {
+    /// A parcel of replays or others that may go, the oldest first; there is something.
+    fn put_together(&mut self, replay: bool, now: Instant) -> Parcel<T> {
         let mut parcel = Parcel {
             items: Vec::new(),
             loads: Vec::new(),
             bury: None,
+            again: None,
             attempts: 0,
             began: now,
             successes: self.successes,
@@ -371,9 +421,9 @@ impl<T> Queue<T> {
         };
         let (mut bytes, mut most) = (0, self.plan.max_events);
         let furthest = self.furthest();
-        let ready: Vec<_> = self.ready.iter().take(most).copied().collect();
+        let ready: Vec<_> = self.ready.iter().filter(|entry| entry.0 == replay).take(most).copied().collect();
         'chains: for entry in ready {
-            let (replay, _, chain) = entry;
+            let (_, _, chain) = entry;
             let Some(line) = self.lines.get_mut(&chain) else { continue };
             while let Some((item, _)) = line.waiting.front() {
                 if !replay && item.sequence > furthest {
@@ -381,7 +431,7 @@ impl<T> Queue<T> {
                 }
                 if let Some(first) = parcel.items.first() {
                     let full = parcel.items.len() >= most.min(item.most) || bytes + item.bytes > self.plan.max_bytes;
-                    if full || replay != (first.chain == Chain::Replay) {
+                    if full {
                         break 'chains;
                     }
                     if item.attempts != first.attempts {
@@ -418,6 +468,11 @@ impl<T> Queue<T> {
 
     fn bury(&mut self, mut parcel: Parcel<T>, reason: &str, now: Instant) {
         parcel.bury = Some(reason.to_owned());
+        self.mended &= parcel.again.is_none();
+        // However many they are, they share the pace of a few.
+        let wait = self.backoff(parcel.attempts).saturating_mul(self.crowd()).clamp(BURY_AGAIN, self.longest_pause());
+        parcel.again = Some(now + wait);
+        self.to_bury += 1;
         self.rest(parcel, now);
     }
 
@@ -473,6 +528,15 @@ impl<T> Queue<T> {
     /// Parcels that may fail at a time before first attempts become rare.
     fn limit(&self) -> usize {
         (2 * self.plan.concurrency).max(8)
+    }
+
+    /// How many times more than that fail.
+    fn crowd(&self) -> u32 {
+        u32::try_from(self.failing() / self.limit()).unwrap_or(u32::MAX).max(1)
+    }
+
+    fn longest_pause(&self) -> Duration {
+        LONGEST_PAUSE.max(self.plan.retry.max_backoff)
     }
 
     fn count_against_target(&mut self, fresh: bool, now: Instant) {

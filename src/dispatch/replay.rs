@@ -22,8 +22,10 @@ use crate::journal::{Event, Journal, Refused};
 const NOTE: &str = "replays";
 /// Replays that are remembered after their end.
 const REMEMBERED: usize = 20;
-/// Events handed to the lane at a time.
+/// Events handed to the lane at a time, at most…
 const AT_A_TIME: usize = 100;
+/// …and about how many bytes of them are read for it.
+const BYTES_AT_A_TIME: usize = 4 << 20;
 /// How often progress is written down.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// Events a second, unless told otherwise.
@@ -360,7 +362,14 @@ impl Run {
         let mut pace = Pace::new(self.progress.rate);
         let mut written = Instant::now();
         while self.progress.next <= self.progress.last {
-            let mut events = scan.read().await.map_err(|_| Ended)?;
+            let mut events = Vec::new();
+            // Events that came one by one would go one by one, each after the answer to the one before.
+            let mut bytes = 0;
+            while events.len() < pace.at_a_time && bytes < BYTES_AT_A_TIME && scan.next() <= self.progress.last {
+                let some = scan.read().await.map_err(|_| Ended)?;
+                bytes += some.iter().map(|event| event.body().len()).sum::<usize>();
+                events.extend(some);
+            }
             events.retain(|event| event.sequence() <= self.progress.last);
             for events in events.chunks(pace.at_a_time) {
                 self.copy(events, &mut pace).await?;
@@ -385,6 +394,7 @@ impl Run {
     async fn copy(&mut self, events: &[Event], pace: &mut Pace) -> Result<(), Ended> {
         let (Some(first), Some(last)) = (events.first(), events.last()) else { return Ok(()) };
         self.pass_over(first.sequence());
+        self.progress.gone += last.sequence() + 1 - first.sequence() - events.len() as u64;
         let wanted =
             |event: &&Event| self.progress.wants(event) && self.wanted.passes(event) && self.way.filter.passes(event);
         let copies: Vec<Event> = events.iter().filter(wanted).map(|event| event.clone().replay()).collect();

@@ -4,11 +4,13 @@ use std::fs;
 use std::io::Read;
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::event::new_event;
+use crate::harness::event::{event, new_event, new_id};
 use crate::harness::receiver::Setup;
+use crate::harness::target::{Reply, Target};
 use crate::harness::wait_for;
 
 #[test]
@@ -126,4 +128,79 @@ fn the_demo_prints_a_command_to_paste_wherever_it_runs() {
 
 fn contains(bytes: &[u8], text: &str) -> bool {
     String::from_utf8_lossy(bytes).contains(text)
+}
+
+#[test]
+fn a_target_that_rejects_everything_does_not_fill_the_log() {
+    let target = Target::start(|_| Reply::status(422));
+    let receiver = Setup::new().set("sinks.web.type", "http").set("sinks.web.url", &*target.url("/")).start();
+    let mut wire = receiver.connect();
+    for _ in 0..300 {
+        wire.post(event(&new_id()).as_bytes());
+    }
+    assert_eq!(receiver.sink_settled("web")["dead_lettered"], 300);
+    // The log of tests is at debug level.
+    let log: Vec<String> = receiver.finish().log.into_iter().filter(|line| !line.contains("DEBUG")).collect();
+    assert_eq!(log.iter().filter(|line| line.contains("event dead-lettered")).count(), 100);
+    assert!(log.iter().any(|line| line.contains("`dead-letters list` shows all")));
+    assert!(log.len() < 160, "{} lines", log.len());
+}
+
+#[test]
+fn what_waits_for_room_in_the_dead_letters_goes_out_once_the_target_is_mended() {
+    let target = Target::start(|_| Reply::status(400));
+    let receiver = Setup::new()
+        .set("dead_letters.max_bytes", "4KiB")
+        .set("sinks.web.type", "http")
+        .set("sinks.web.url", &*target.url("/"))
+        .set("sinks.web.ordering", "none")
+        .set("sinks.web.retry.max_backoff", "1s")
+        .start();
+    let mut wire = receiver.connect();
+    for _ in 0..60 {
+        wire.post(event(&new_id()).as_bytes());
+    }
+    let sink = wait_for("the sink to wait", || Some(receiver.sink("web")).filter(|sink| sink["state"] == "waiting"));
+    let error = sink["last_error"].as_str().unwrap();
+    assert!(error.contains("dead_letters.max_bytes") && error.contains("400"), "{error}");
+    target.wait_requests(62);
+    // Whatever is tried again meanwhile, what status says does not flicker.
+    assert_eq!(receiver.sink("web")["state"], "waiting");
+
+    target.answer(|_| Reply::status(204));
+    let sink = receiver.sink_settled("web");
+    let (delivered, dead) = (sink["delivered"].as_u64().unwrap(), sink["dead_lettered"].as_u64().unwrap());
+    assert!(delivered + dead == 60 && (1..30).contains(&dead), "{sink}");
+    assert_eq!((&sink["state"], &sink["last_error"]), (&"ok".into(), &serde_json::Value::Null));
+    let log = receiver.finish().log;
+    assert!(log.iter().any(|line| line.contains("the dead letters are full")));
+    assert!(log.iter().any(|line| line.contains("no event waits for room")));
+}
+
+#[test]
+fn a_replay_gets_on_beside_live_events_that_wait_for_company() {
+    let target = Target::start(|_| Reply::status(204));
+    let receiver = Setup::new()
+        .set("sinks.web.type", "http")
+        .set("sinks.web.url", &*target.url("/"))
+        .set("sinks.web.batch.max_events", 100)
+        .set("sinks.web.batch.max_wait", "500ms")
+        .start();
+    let mut wire = receiver.connect();
+    for _ in 0..200 {
+        wire.post(event(&new_id()).as_bytes());
+    }
+    receiver.sink_settled("web");
+    let begun = receiver.operate(&["replay", "--sink", "web", "--from", "1", "--rate", "100000", "--detach"]).output();
+    assert!(begun.as_ref().unwrap().status.success(), "{begun:?}");
+    // There is never a moment at which no live event waits.
+    let start = Instant::now();
+    wait_for("the replay to end", || {
+        wire.post(event(&new_id()).as_bytes());
+        let replay = receiver.ask_admin("/api/v1/replay/1").unwrap().json();
+        assert!(start.elapsed() < Duration::from_secs(10), "{replay}");
+        (replay["state"] == "done")
+            .then(|| assert_eq!((&replay["delivered"], &replay["gone"]), (&200.into(), &0.into())))
+    });
+    receiver.finish();
 }
