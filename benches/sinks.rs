@@ -47,7 +47,7 @@ const WRITE: usize = 1024;
 #[command(after_help = "Example: cargo bench --bench sinks -- --events 5000 --rounds 1")]
 struct Options {
     /// Simulated events in the journal
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 50_000)]
     events: usize,
     /// Runs of each, taking turns; the medians are shown
     #[arg(long, default_value_t = 5)]

@@ -121,6 +121,8 @@ pub(super) struct Writer {
     dirty: BTreeMap<Arc<str>, ()>,
     dirty_since: Option<Instant>,
     touched: Vec<(Box<str>, u32)>,
+    /// Events in the last group.
+    last_group: usize,
     endings: Endings,
     /// When the oldest group was written, as of the last look.
     oldest: Option<SystemTime>,
@@ -170,6 +172,7 @@ impl Writer {
             dirty: BTreeMap::new(),
             dirty_since: None,
             touched: Vec::new(),
+            last_group: 0,
             endings: Endings::default(),
             oldest: None,
             tick_at: Instant::now() + TICK,
@@ -250,7 +253,8 @@ impl Writer {
     }
 
     /// Takes `first` and whatever waits behind it, as far as the batch has room. When events come in numbers, those whose
-    /// requests share this core are let go ahead once more: a commit costs the same for few as for many.
+    /// requests share this core are let go ahead once more: a commit costs the same for few as for many. So are they when
+    /// there were many the last time, for whatever woke this thread may have come just before them.
     fn gather(&mut self, first: Command, batch: &mut Batch) -> Result<(), String> {
         self.take(first, batch)?;
         let mut yielded = false;
@@ -262,7 +266,7 @@ impl Writer {
                     }
                     yielded = false;
                 }
-                Err(_) if yielded || batch.waiting.len() < MANY => break,
+                Err(_) if yielded || batch.waiting.len().max(self.last_group) < MANY => break,
                 Err(_) => {
                     std::thread::yield_now();
                     yielded = true;
@@ -415,6 +419,7 @@ impl Writer {
         }
         if let Some(group) = group {
             self.metrics.journal_groups.inc();
+            self.last_group = batch.order.len();
             self.touched.clear();
             self.recovered.live_bytes += group.size();
             self.oldest.get_or_insert(group.at);
