@@ -3,6 +3,8 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use serde_json::Value;
 
@@ -112,23 +114,31 @@ fn one_that_reads_slowly_is_told_what_it_missed_and_delays_nobody() {
     let receiver = Setup::new().start();
     let mut slow = Stream::open(&receiver, "/api/v1/tail", "");
     // More than the newest events in memory and both sockets hold.
-    let mut connection = receiver.connect();
-    let count = 48;
-    for _ in 0..count {
-        let id = new_id();
-        connection.post(big_event(&id, 1_000_000).as_bytes()).assert_durable("stored", &id);
-    }
-    assert_eq!(receiver.sink_settled("stdout")["delivered"], count);
+    let (count, stored) = (64, AtomicU64::new(0));
     let (mut seen, mut skipped) = (0, 0);
-    while seen + skipped < count {
-        let [first, data] = slow.message();
-        if first == "event: skipped" {
-            let data: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
-            skipped += data["skipped"].as_u64().unwrap();
-        } else {
-            seen += 1;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut connection = receiver.connect();
+            for _ in 0..count {
+                let id = new_id();
+                connection.post(big_event(&id, 1_000_000).as_bytes()).assert_durable("stored", &id);
+                stored.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        while seen + skipped < count {
+            let [first, data] = slow.message();
+            if first == "event: skipped" {
+                let data: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
+                skipped += data["skipped"].as_u64().unwrap();
+            } else {
+                seen += 1;
+            }
+            // Four come in for each that is read; one that reads nothing at all for long would be cut off.
+            let enough = (seen * 4).min(count);
+            wait_for("more events", || (stored.load(Ordering::SeqCst) >= enough).then_some(()));
         }
-    }
+    });
+    assert_eq!(receiver.sink_settled("stdout")["delivered"], count);
     assert!(seen > 0 && skipped > 0 && seen + skipped == count, "{seen} seen, {skipped} skipped");
     receiver.finish();
 }
@@ -278,7 +288,9 @@ impl Stream {
                 assert_ne!(self.left, 0, "the stream has ended");
             }
             let mut part = (&mut self.reader).take(self.left as u64);
-            self.left -= part.read_until(b'\n', &mut line).unwrap();
+            let read = part.read_until(b'\n', &mut line).unwrap();
+            assert_ne!(read, 0, "the stream was cut off");
+            self.left -= read;
             if self.left == 0 {
                 let mut end = [0; 2];
                 self.reader.read_exact(&mut end).unwrap();
