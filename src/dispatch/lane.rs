@@ -150,9 +150,8 @@ impl<S: Sink> Lane<S> {
             let sequence = event.sequence();
             if self.filter.passes(&event) {
                 let chain = self.chain(&event);
-                let bytes = event.body().len() + AROUND_EVENT;
                 self.received.push_back((sequence, event.received_at()));
-                self.queue.push(sequence, chain, bytes, event, now);
+                self.enqueue(chain, event, now);
                 continue;
             }
             match &mut left_out {
@@ -173,8 +172,7 @@ impl<S: Sink> Lane<S> {
     fn take_letters(&mut self, letters: Vec<Letter>) {
         let now = Instant::now();
         for Letter { id, event, .. } in letters {
-            let bytes = event.body().len() + AROUND_EVENT;
-            self.queue.push(event.sequence(), Chain::Letter(id), bytes, event, now);
+            self.enqueue(Chain::Letter(id), event, now);
         }
     }
 
@@ -182,10 +180,14 @@ impl<S: Sink> Lane<S> {
     fn take_copies(&mut self, Copies { events, done }: Copies) {
         let now = Instant::now();
         for event in events {
-            let bytes = event.body().len() + AROUND_EVENT;
-            self.queue.push(event.sequence(), Chain::Replay, bytes, event, now);
+            self.enqueue(Chain::Replay, event, now);
         }
         self.copying = Some((done, Done::default()));
+    }
+
+    fn enqueue(&mut self, chain: Chain, event: Event, now: Instant) {
+        let bytes = event.body().len() + AROUND_EVENT;
+        self.queue.push(event.sequence(), chain, bytes, event, now);
     }
 
     /// Tells what became of the copies under way once nothing is left of them; drops them when nobody wants them any more.
@@ -326,18 +328,19 @@ impl<S: Sink> Lane<S> {
         let waiting = self.queue.waits_for_room();
         // Full dead letters have a remedy of their own, and their text says the other reason too.
         let error = if waiting { &self.no_room } else { &self.failure };
-        self.health.set(|condition| {
-            condition.waiting = waiting;
-            condition.last_error.clone_from(error);
-        });
         self.told.waits_for_room(waiting);
         let oldest = self.queue.oldest();
         while self.received.front().is_some_and(|&(sequence, _)| oldest.is_none_or(|oldest| sequence < oldest)) {
             self.received.pop_front();
         }
         let oldest = self.received.front().map(|&(_, received_at)| received_at);
-        if oldest.is_some() || self.cursor.caught_up() {
-            self.health.set(|condition| condition.oldest = oldest);
-        }
+        let is_known = oldest.is_some() || self.cursor.caught_up();
+        self.health.set(|condition| {
+            condition.waiting = waiting;
+            condition.last_error.clone_from(error);
+            if is_known {
+                condition.oldest = oldest;
+            }
+        });
     }
 }

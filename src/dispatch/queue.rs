@@ -5,6 +5,8 @@
 //! chain at most one **parcel** (a batch with what is known of its attempts) is under way or waiting for its next attempt;
 //! other chains go ahead meanwhile, up to `max_ahead` sequences past the oldest event that is not settled.
 
+mod pace;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -13,8 +15,6 @@ use crate::sinks::{Blame, FailureKind};
 
 /// Bytes of events that a lane holds before it reads on.
 const HELD_BYTES: usize = 64 << 20;
-/// A target's `Retry-After` counts up to this, or up to `max_backoff` where that is longer.
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// How long the dead letters, once full, are left alone.
 const BURY_AGAIN: Duration = Duration::from_secs(1);
 /// Failed attempts after which a batch is divided if the target takes others meanwhile.
@@ -89,17 +89,23 @@ struct Line<T> {
     busy: bool,
 }
 
+/// Where a line stands among those that may go: whether it is of replays, the sequence of its first, its chain.
+type Turn = (bool, u64, Chain);
+
+fn turn(chain: Chain, first: u64) -> Turn {
+    (chain == Chain::Replay, first, chain)
+}
+
 #[derive(Debug)]
 pub(super) struct Queue<T> {
     plan: Plan,
     lines: HashMap<Chain, Line<T>>,
-    /// The lines that may go, in order of arrival, replays last: (is a replay, sequence of the first, chain).
-    ready: BTreeSet<(bool, u64, Chain)>,
+    /// The lines that may go, in order of arrival, replays last.
+    ready: BTreeSet<Turn>,
     /// Parcels before their next attempt, by when it is due and a number that tells them apart.
     resting: BTreeMap<(Instant, u64), Parcel<T>>,
     rested: u64,
-    /// Parcels under way, those that failed before among them.
-    under_way: usize,
+    /// Parcels under way that failed before.
     failing_under_way: usize,
     /// Sequences from the journal, oldest first, and whether they are settled.
     unsettled: VecDeque<(u64, bool)>,
@@ -119,6 +125,15 @@ pub(super) struct Queue<T> {
     fresh_after: Option<Instant>,
 }
 
+impl<T> Parcel<T> {
+    /// Takes out the first `count` of it.
+    fn take_first(&mut self, count: usize) -> Vec<Item> {
+        let count = count.min(self.items.len());
+        self.loads.drain(..count);
+        self.items.drain(..count).collect()
+    }
+}
+
 impl<T> Queue<T> {
     pub(super) fn new(plan: Plan) -> Self {
         Self {
@@ -127,7 +142,6 @@ impl<T> Queue<T> {
             ready: BTreeSet::new(),
             resting: BTreeMap::new(),
             rested: 0,
-            under_way: 0,
             failing_under_way: 0,
             unsettled: VecDeque::new(),
             held_bytes: 0,
@@ -156,7 +170,7 @@ impl<T> Queue<T> {
         let line = self.lines.entry(chain).or_insert_with(|| Line { waiting: VecDeque::new(), busy: false });
         line.waiting.push_back((item, load));
         if !line.busy && line.waiting.len() == 1 {
-            self.ready.insert((chain == Chain::Replay, sequence, chain));
+            self.ready.insert(turn(chain, sequence));
         }
     }
 
@@ -198,7 +212,6 @@ impl<T> Queue<T> {
         }
         self.pause_until = None;
         if let Some(parcel) = self.pop_due(now, last) {
-            self.under_way += 1;
             self.failing_under_way += 1;
             return Ok(parcel);
         }
@@ -244,9 +257,7 @@ impl<T> Queue<T> {
     ) -> Vec<Item> {
         self.back(&parcel);
         let fresh = parcel.attempts == 0;
-        let rest = parcel.items.split_off(delivered.min(parcel.items.len()));
-        let delivered = std::mem::replace(&mut parcel.items, rest);
-        drop(parcel.loads.drain(..delivered.len()));
+        let delivered = parcel.take_first(delivered);
         if !delivered.is_empty() {
             self.successes += 1;
             self.settle(&delivered);
@@ -259,7 +270,7 @@ impl<T> Queue<T> {
         }
         let kept: Vec<Chain> = parcel.items.iter().map(|item| item.chain).collect();
         for item in delivered.iter().filter(|item| !kept.contains(&item.chain)) {
-            self.free(std::slice::from_ref(item));
+            self.let_go(item.chain);
         }
         if parcel.items.is_empty() {
             return delivered;
@@ -305,10 +316,8 @@ impl<T> Queue<T> {
     /// The first `buried` events of the parcel are in the dead letters; there was no room for the others.
     pub(super) fn buried(&mut self, mut parcel: Parcel<T>, buried: usize, now: Instant) {
         self.back(&parcel);
-        let rest = parcel.items.split_off(buried.min(parcel.items.len()));
-        self.full_until = (!rest.is_empty()).then(|| now + BURY_AGAIN);
-        let gone = std::mem::replace(&mut parcel.items, rest);
-        drop(parcel.loads.drain(..gone.len()));
+        let gone = parcel.take_first(buried);
+        self.full_until = (!parcel.items.is_empty()).then(|| now + BURY_AGAIN);
         self.settle(&gone);
         if parcel.items.is_empty() {
             self.to_bury -= 1;
@@ -375,12 +384,11 @@ impl<T> Queue<T> {
         }
         let first = self.lines.get(chain).and_then(|line| line.waiting.front());
         let patience = first.map_or(now, |(item, _)| item.arrived + self.plan.max_wait);
-        match () {
-            () if patience <= now || self.is_batch_full() => Ok(false),
-            // What waits for company leaves the way to those that have theirs.
-            () if replay => Ok(true),
-            () => Err(Some(patience)),
+        if patience <= now || self.is_batch_full() {
+            return Ok(false);
         }
+        // What waits for company leaves the way to those that have theirs.
+        if replay { Ok(true) } else { Err(Some(patience)) }
     }
 
     /// The last sequence that may go. Letters are older than all, and replays are bound by nothing.
@@ -450,14 +458,12 @@ impl<T> Queue<T> {
                 parcel.loads.push(load);
             }
         }
-        self.under_way += 1;
         self.failing_under_way += usize::from(parcel.attempts > 0);
         parcel
     }
 
     /// The parcel is not under way any more.
     fn back(&mut self, parcel: &Parcel<T>) {
-        self.under_way -= 1;
         self.failing_under_way -= usize::from(parcel.attempts > 0);
     }
 
@@ -502,7 +508,7 @@ impl<T> Queue<T> {
         let Some(line) = self.lines.get_mut(&chain).filter(|line| line.busy) else { return };
         line.busy = false;
         match line.waiting.front() {
-            Some((first, _)) => _ = self.ready.insert((chain == Chain::Replay, first.sequence, chain)),
+            Some((first, _)) => _ = self.ready.insert(turn(chain, first.sequence)),
             None => _ = self.lines.remove(&chain),
         }
     }
@@ -523,41 +529,6 @@ impl<T> Queue<T> {
         while self.unsettled.front().is_some_and(|&(_, settled)| settled) {
             self.unsettled.pop_front();
         }
-    }
-
-    /// Parcels that may fail at a time before first attempts become rare.
-    fn limit(&self) -> usize {
-        (2 * self.plan.concurrency).max(8)
-    }
-
-    /// How many times more than that fail.
-    fn crowd(&self) -> u32 {
-        u32::try_from(self.failing() / self.limit()).unwrap_or(u32::MAX).max(1)
-    }
-
-    fn longest_pause(&self) -> Duration {
-        LONGEST_PAUSE.max(self.plan.retry.max_backoff)
-    }
-
-    fn count_against_target(&mut self, fresh: bool, now: Instant) {
-        if fresh && self.failing() + 1 >= self.limit() {
-            self.fresh_failures = self.fresh_failures.saturating_add(1);
-            self.fresh_after = Some(now + self.backoff(self.fresh_failures));
-        }
-    }
-
-    /// Whether the settings end the attempts here.
-    fn is_over(&self, parcel: &Parcel<T>, now: Instant) -> bool {
-        let Retry { max_attempts, max_age, .. } = &self.plan.retry;
-        max_attempts.is_some_and(|most| parcel.attempts >= most)
-            || max_age.is_some_and(|age| now.saturating_duration_since(parcel.began) >= age)
-    }
-
-    /// Exponential, full jitter: anything from nothing up to the bound, so that retries do not come in step.
-    fn backoff(&self, attempts: u32) -> Duration {
-        let Retry { initial_backoff, max_backoff, .. } = self.plan.retry;
-        let doubled = initial_backoff.saturating_mul(1 << attempts.saturating_sub(1).min(20));
-        doubled.min(max_backoff).mul_f64(fastrand::f64())
     }
 }
 

@@ -92,14 +92,6 @@ impl Event {
         self.replayed
     }
 
-    /// The same event, alone: it no longer keeps the events it was stored with in memory.
-    #[must_use]
-    pub fn detached(&self) -> Self {
-        let alone = Self::read_single(self.sequence, single(self).into());
-        // What was just written can be read.
-        alone.map_or_else(|_| self.clone(), |alone| Self { replayed: self.replayed, ..alone })
-    }
-
     /// Marks it as delivered once more.
     #[must_use]
     pub fn replay(self) -> Self {
