@@ -1,7 +1,6 @@
 //! `/api/v1/replay`: events that are still in the journal, delivered to one sink once more.
 
 use std::ops::RangeInclusive;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
@@ -11,6 +10,7 @@ use serde_json::json;
 use super::View;
 use super::call::{self, FilterWords, Place, rfc3339};
 use crate::dispatch::{self, Bound, DEFAULT_RATE, Progress, ReplayError, ReplayState};
+use crate::journal::from_millis;
 use crate::problem::{Kind, Problem};
 
 /// Events a second.
@@ -68,14 +68,10 @@ impl From<Progress> for Shown {
             rejected: progress.rejected,
             gone: progress.gone,
             rate: progress.rate,
-            started_at: rfc3339(time(progress.started_at)),
-            ended_at: progress.ended_at.map(|millis| rfc3339(time(millis))),
+            started_at: rfc3339(from_millis(progress.started_at)),
+            ended_at: progress.ended_at.map(|at| rfc3339(from_millis(at))),
         }
     }
-}
-
-fn time(millis: u64) -> SystemTime {
-    UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH)
 }
 
 pub(super) async fn start(State(view): State<View>, request: Request) -> Result<Response, Problem> {
@@ -96,8 +92,7 @@ pub(super) async fn list(State(view): State<View>) -> Result<Response, Problem> 
 }
 
 pub(super) async fn show(State(view): State<View>, Path(id): Path<String>) -> Result<Response, Problem> {
-    let (replays, id) = (view.insight()?.replays, call::id(&id)?);
-    shown(replays.list().into_iter().find(|progress| progress.id == id).ok_or(ReplayError::Unknown))
+    shown(view.insight()?.replays.progress(call::id(&id)?))
 }
 
 pub(super) async fn pause(State(view): State<View>, Path(id): Path<String>) -> Result<Response, Problem> {

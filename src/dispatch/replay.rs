@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Filter;
 use crate::config;
-use crate::journal::{Event, Journal, Refused};
+use crate::journal::{Event, Journal, Refused, millis};
 
 /// Where the journal keeps the replays.
 const NOTE: &str = "replays";
@@ -273,7 +273,11 @@ impl Replays {
         self.progress(id)
     }
 
-    fn progress(&self, id: u64) -> Result<Progress, ReplayError> {
+    /// How far one is.
+    ///
+    /// # Errors
+    /// [`ReplayError::Unknown`].
+    pub fn progress(&self, id: u64) -> Result<Progress, ReplayError> {
         self.inner.known().get(&id).map(|known| known.progress.clone()).ok_or(ReplayError::Unknown)
     }
 
@@ -456,9 +460,4 @@ impl Progress {
         let received = millis(event.received_at());
         self.received_from.is_none_or(|from| from <= received) && self.received_to.is_none_or(|to| received <= to)
     }
-}
-
-fn millis(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

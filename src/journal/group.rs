@@ -266,12 +266,12 @@ pub(super) fn digest(body: &[u8]) -> u32 {
 }
 
 /// Milliseconds since 1970; a clock before that counts as 1970.
-pub(super) fn millis(time: SystemTime) -> u64 {
+pub(crate) fn millis(time: SystemTime) -> u64 {
     u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The time `millis` means; an absurd number becomes 1970.
-pub(super) fn from_millis(millis: u64) -> SystemTime {
+pub(crate) fn from_millis(millis: u64) -> SystemTime {
     UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH)
 }
 
