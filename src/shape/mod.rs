@@ -83,10 +83,11 @@ impl Shape {
     }
 
     /// The attributes of a CloudEvent in binary mode, whatever the format: HTTP headers, named as they are sent, values
-    /// percent-encoded. The data's type is not among them: that is the `Content-Type`, `application/json`.
+    /// percent-encoded. `data` is that of the event, [redacted](Self::data). Its type is not among them: that is the
+    /// `Content-Type`, `application/json`.
     #[must_use]
-    pub fn attributes(&self, event: &Event) -> Vec<(&'static str, String)> {
-        Attributes::of(event, &self.data(event)).headers()
+    pub fn attributes(&self, event: &Event, data: &Bytes) -> Vec<(&'static str, String)> {
+        Attributes::of(event, data).headers()
     }
 }
 

@@ -161,7 +161,8 @@ impl Shared {
         if self.shape.format() != Format::CloudEvents {
             return Ok(self.shape.text(event));
         }
-        let attributes = self.shape.attributes(event);
+        let data = self.shape.data(event);
+        let attributes = self.shape.attributes(event, &data);
         if attributes.iter().map(|(name, text)| name.len() + text.len()).sum::<usize>() > ATTRIBUTE_BYTES {
             let reason = "its CloudEvents attributes are larger than 8 KiB, too large for headers; batches have room";
             return Err(Failure { delivered: 0, kind: FailureKind::Reject, reason: reason.to_owned() });
@@ -170,7 +171,7 @@ impl Shared {
             let value = value(text).map_err(|reason| Failure::of_target(0, reason))?;
             headers.insert(HeaderName::from_static(name), value);
         }
-        Ok(self.shape.data(event))
+        Ok(data)
     }
 
     /// The events in a JSON array, even if there is one only.
