@@ -1,4 +1,4 @@
-//! The whole path over loopback: mutual TLS, HTTP, scan, dedup, sync, 200, and out on standard output. Beside it, in the
+//! The whole path over loopback: mutual TLS, HTTP, scan, dedup, sync, 200, and out to a file. Beside it, in the
 //! same run, the least that any server on this stack has to do ([`baseline`]). The README has the last results.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark that cannot go on ends there")]
@@ -12,16 +12,18 @@ mod load;
 mod pki;
 mod servers;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
 
 use load::{Load, Requests};
 use pki::Pki;
-use servers::{Cores, Server};
+use servers::{Cores, Run, Server};
 
 /// How long a load runs before it is measured.
 const WARM_UP: Duration = Duration::from_millis(700);
@@ -45,9 +47,15 @@ struct Options {
     /// How long each of those is measured
     #[arg(long, default_value_t = 12)]
     open_loop_seconds: u64,
+    /// Count instructions in user space too, with valgrind's callgrind; leaves everything else out
+    #[arg(long)]
+    instructions: bool,
     /// Where the journal is made: on the disk that is meant
     #[arg(long, value_name = "FOLDER", default_value = env!("CARGO_TARGET_TMPDIR"))]
     folder: PathBuf,
+    /// Let the load sleep when there is nothing to do
+    #[arg(long)]
+    sleep: bool,
     /// A setting of the receiver, as in its files; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
@@ -74,30 +82,37 @@ fn main() {
     if let Some(kind) = asapp_receiver::journal::volatile_file_system(folder.path()) {
         println!("No sync here: {} is on {kind}. Give another --folder.\n", folder.path().display());
     }
-    let bench = Bench::start(&options, folder.path());
+    let cores = Cores::choose();
+    let bench = Bench::new(&options, folder.path());
+    println!("{}; {cores}\n", bench.requests);
+    if options.instructions {
+        return bench.instructions(&cores);
+    }
+    cores.keep_for_servers();
+    let servers = bench.servers("one");
+    cores.keep_for_load();
     for &connections in &options.connections {
-        bench.closed_loop(connections);
+        bench.closed_loop(&servers, connections);
     }
     if options.rate > 0 {
-        bench.open_loop();
+        bench.open_loop(&servers);
     }
-    for server in &bench.servers {
-        server.check();
-    }
+    drop(servers);
+    cores.share();
+    println!("Server and load on both cores\n");
+    bench.closed_loop(&bench.servers("both"), options.connections[0]);
 }
 
 struct Bench<'a> {
     options: &'a Options,
     folder: &'a Path,
     pki: Pki,
-    /// The bare one first.
-    servers: Vec<Server>,
     requests: Requests,
     runtime: Runtime,
 }
 
 /// A closed-loop run.
-struct Run {
+struct Measured {
     cpu_us: f64,
     rate: f64,
     p50: f64,
@@ -107,46 +122,47 @@ struct Run {
 }
 
 impl<'a> Bench<'a> {
-    fn start(options: &'a Options, folder: &'a Path) -> Self {
-        let cores = Cores::choose();
-        let pki = Pki::make(folder);
-        let mut servers = vec![Server::baseline(&cores, &pki)];
-        let receivers =
-            std::iter::once(Path::new(servers::RECEIVER)).chain(options.against.iter().map(PathBuf::as_path));
-        for (number, program) in receivers.enumerate() {
-            let folder = folder.join(number.to_string());
-            servers.push(Server::receiver(program, &cores, &pki, &folder, &options.settings));
-        }
-        if !options.beside.is_empty() {
-            let settings = [&options.settings[..], &options.beside].concat();
-            let receiver =
-                Server::receiver(Path::new(servers::RECEIVER), &cores, &pki, &folder.join("beside"), &settings);
-            servers.push(receiver.named("… beside"));
-        }
-        cores.keep_for_load();
-        let requests = Requests::new();
+    fn new(options: &'a Options, folder: &'a Path) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        println!("{requests}; {cores}\n");
-        Self { options, folder, pki, servers, requests, runtime }
+        Self { options, folder, pki: Pki::make(folder), requests: Requests::new(), runtime }
+    }
+
+    /// The bare one first; the journals in folders of this name.
+    fn servers(&self, name: &str) -> Vec<Server> {
+        let Options { against, settings, beside, .. } = self.options;
+        let folder = self.folder.join(name);
+        fs::create_dir(&folder).unwrap();
+        let own = Path::new(servers::RECEIVER);
+        let receiver = |program: &Path, number: usize, settings: &[String]| {
+            Server::receiver(program, Run::Plain, &self.pki, &folder.join(number.to_string()), settings)
+        };
+        let mut servers = vec![Server::baseline(Run::Plain, &self.pki)];
+        for program in std::iter::once(own).chain(against.iter().map(PathBuf::as_path)) {
+            servers.push(receiver(program, servers.len(), settings));
+        }
+        if !beside.is_empty() {
+            servers.push(receiver(own, servers.len(), &[&settings[..], beside].concat()).named("… beside"));
+        }
+        servers
     }
 
     /// As many events as go through `connections` connections, each of which waits for its 200.
-    fn closed_loop(&self, connections: usize) {
+    fn closed_loop(&self, servers: &[Server], connections: usize) {
         let Options { rounds, seconds, .. } = *self.options;
         println!("{connections} connections, closed loop, medians of {rounds} × {seconds} s");
         println!(
             "{:>16} {:>13} {:>7} {:>7} {:>7} {:>9} {:>7} {:>7} {:>13}",
             "", "CPU µs/event", "ratio", "(best", "ratio)", "events/s", "p50 ms", "p99 ms", "events/commit"
         );
-        let mut runs: Vec<Vec<Run>> = self.servers.iter().map(|_| Vec::new()).collect();
+        let mut runs: Vec<Vec<Measured>> = servers.iter().map(|_| Vec::new()).collect();
         for _ in 0..rounds {
-            for (server, runs) in self.servers.iter().zip(&mut runs) {
+            for (server, runs) in servers.iter().zip(&mut runs) {
                 runs.push(self.runtime.block_on(self.run(server, connections)));
             }
         }
         let bare = (median(&runs[0], |run| run.cpu_us), least(&runs[0]));
-        for (server, runs) in self.servers.iter().zip(&runs) {
-            let of = |what: fn(&Run) -> f64| median(runs, what);
+        for (server, runs) in servers.iter().zip(&runs) {
+            let of = |what: fn(&Measured) -> f64| median(runs, what);
             let (name, cpu, best, rate) = (server.name(), of(|run| run.cpu_us), least(runs), of(|run| run.rate));
             let (p50, p99, group) = (of(|run| run.p50), of(|run| run.p99), of(|run| run.group));
             let (ratio, best_ratio) = (cpu / bare.0, best / bare.1);
@@ -157,8 +173,15 @@ impl<'a> Bench<'a> {
         println!();
     }
 
-    async fn run(&self, server: &Server, connections: usize) -> Run {
+    async fn run(&self, server: &Server, connections: usize) -> Measured {
         let load = Load::closed(&self.pki.connector(), server.address(), connections, &self.requests).await;
+        let awake = (!self.options.sleep).then(|| {
+            JoinSet::from_iter([async {
+                loop {
+                    tokio::task::yield_now().await;
+                }
+            }])
+        });
         tokio::time::sleep(WARM_UP).await;
         let (groups, answered, cpu, start) = (server.groups(), load.answered(), server.cpu(), Instant::now());
         load.measure();
@@ -167,9 +190,10 @@ impl<'a> Bench<'a> {
         let answered = (load.answered() - answered) as f64;
         let groups = (server.groups() - groups) as f64;
         let done = load.end().await;
+        drop(awake);
         server.expect(done.answered);
         let times = Times::of(done.times);
-        Run {
+        Measured {
             cpu_us: cpu.as_secs_f64() * 1e6 / answered,
             rate: answered / took.as_secs_f64(),
             p50: times.at(0.5),
@@ -179,7 +203,7 @@ impl<'a> Bench<'a> {
     }
 
     /// A steady rate; an event's time runs from when it was due, however late it could be sent.
-    fn open_loop(&self) {
+    fn open_loop(&self, servers: &[Server]) {
         let Options { rate, open_loop_seconds: seconds, .. } = *self.options;
         println!("{rate} events/s, open loop, 64 connections, {seconds} s");
         println!(
@@ -187,7 +211,7 @@ impl<'a> Bench<'a> {
             "", "CPU µs/event", "p50 ms", "p90", "p99", "p99.9", "max"
         );
         let mut disk = disk::sync_times(self.folder);
-        for server in &self.servers {
+        for server in servers {
             let (times, cpu) = self.runtime.block_on(async {
                 let load = Load::open(&self.pki.connector(), server.address(), 64, &self.requests, rate).await;
                 tokio::time::sleep(WARM_UP).await;
@@ -203,6 +227,39 @@ impl<'a> Bench<'a> {
         }
         disk.extend(disk::sync_times(self.folder));
         println!("{:>16} {:>13} {}   (write and fdatasync of 2.5 KB)\n", "disk", "", Times::of(disk));
+    }
+
+    /// Instructions in user space an event, which noise does not change. Under valgrind a server is slow and one of its
+    /// threads runs at a time, so its groups are not those of the other runs.
+    fn instructions(&self, cores: &Cores) {
+        let Options { seconds, connections, settings, .. } = self.options;
+        cores.keep_for_servers();
+        let counts = |name: &str| self.options.folder.join(format!("callgrind.{name}"));
+        let (bare, own) = (counts("bare"), counts("receiver"));
+        let receiver = Path::new(servers::RECEIVER);
+        let servers = [
+            (Server::baseline(Run::Counted(&bare), &self.pki), &bare),
+            (Server::receiver(receiver, Run::Counted(&own), &self.pki, &self.folder.join("counted"), settings), &own),
+        ];
+        cores.keep_for_load();
+        println!("{} connections, closed loop, under valgrind", connections[0]);
+        println!("{:>16} {:>19} {:>7} {:>13}", "", "instructions/event", "ratio", "events/commit");
+        let mut first = None;
+        for (server, counts) in &servers {
+            let (each, group) = self.runtime.block_on(async {
+                let load = Load::closed(&self.pki.connector(), server.address(), connections[0], &self.requests).await;
+                tokio::time::sleep(10 * WARM_UP).await;
+                let (answered, groups) = (load.answered(), server.groups());
+                server.count();
+                tokio::time::sleep(Duration::from_secs(2 * seconds)).await;
+                let instructions = server.counted(counts) as f64;
+                let (answered, groups) = ((load.answered() - answered) as f64, server.groups() - groups);
+                server.expect(load.end().await.answered);
+                (instructions / answered, answered / groups as f64)
+            });
+            let ratio = each / *first.get_or_insert(each);
+            println!("{:>16} {each:>19.0} {ratio:>7.2} {group:>13.1}", server.name());
+        }
     }
 }
 
@@ -231,11 +288,11 @@ impl std::fmt::Display for Times {
 }
 
 /// The CPU per event of the run that other programs disturbed least.
-fn least(runs: &[Run]) -> f64 {
+fn least(runs: &[Measured]) -> f64 {
     runs.iter().map(|run| run.cpu_us).fold(f64::INFINITY, f64::min)
 }
 
-fn median(runs: &[Run], what: impl Fn(&Run) -> f64) -> f64 {
+fn median(runs: &[Measured], what: impl Fn(&Measured) -> f64) -> f64 {
     let mut values: Vec<f64> = runs.iter().map(what).collect();
     values.sort_unstable_by(f64::total_cmp);
     values[values.len() / 2]

@@ -29,15 +29,19 @@ impl Cores {
         Self { servers, load: cores.next().unwrap_or(servers) }
     }
 
-    /// Starts `command` on the servers' core: a child keeps to its parent's.
-    fn start(&self, command: &mut Command) -> Child {
-        keep_to(self.servers);
-        command.stdin(Stdio::null()).spawn().unwrap()
+    /// Where servers that are started from now on run: a child keeps to its parent's cores.
+    pub(crate) fn keep_for_servers(&self) {
+        keep_to([self.servers]);
     }
 
     /// Keeps this thread, and those that it starts, to the load's core.
     pub(crate) fn keep_for_load(&self) {
-        keep_to(self.load);
+        keep_to([self.load]);
+    }
+
+    /// For servers and load alike.
+    pub(crate) fn share(&self) {
+        keep_to([self.servers, self.load]);
     }
 }
 
@@ -51,9 +55,9 @@ impl fmt::Display for Cores {
     }
 }
 
-fn keep_to(core: usize) {
+fn keep_to(cores: impl IntoIterator<Item = usize>) {
     let mut set = CpuSet::new();
-    set.set(core);
+    cores.into_iter().for_each(|core| set.set(core));
     sched_setaffinity(None, &set).unwrap();
 }
 
@@ -68,24 +72,55 @@ pub(crate) struct Server {
     expected: Cell<u64>,
 }
 
+/// How a server is run.
+#[derive(Clone, Copy)]
+pub(crate) enum Run<'a> {
+    Plain,
+    /// Under callgrind, which counts instructions once it is told to, and writes what they were spent on to this file.
+    Counted(&'a Path),
+}
+
+impl Run<'_> {
+    fn command(self, program: &Path) -> Command {
+        let mut command = match self {
+            Self::Plain => Command::new(program),
+            Self::Counted(counts) => {
+                let mut command = Command::new("valgrind");
+                command.args(["--quiet", "--tool=callgrind", "--instr-atstart=no"]);
+                command.arg(format!("--callgrind-out-file={}", counts.display())).arg(program);
+                command
+            }
+        };
+        command.stdin(Stdio::null());
+        command
+    }
+}
+
 impl Server {
-    pub(crate) fn baseline(cores: &Cores, pki: &Pki) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.arg("--serve-baseline").arg(&pki.0).stdout(Stdio::piped());
-        let mut child = cores.start(&mut command);
+    pub(crate) fn baseline(run: Run<'_>, pki: &Pki) -> Self {
+        let mut command = run.command(&std::env::current_exe().unwrap());
+        let mut child = command.arg("--serve-baseline").arg(&pki.0).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().parse().unwrap();
         Self { name: "bare server".to_owned(), child, address, admin: None, expected: Cell::new(0) }
     }
 
-    /// A receiver with a fresh journal in `folder`.
-    pub(crate) fn receiver(program: &Path, cores: &Cores, pki: &Pki, folder: &Path, settings: &[String]) -> Self {
+    /// A receiver with a fresh journal in `folder`, and one `raw` file sink there unless the settings have sinks.
+    pub(crate) fn receiver(program: &Path, run: Run<'_>, pki: &Pki, folder: &Path, settings: &[String]) -> Self {
         fs::create_dir(folder).unwrap();
+        let mut settings = settings.to_vec();
+        if !settings.iter().any(|setting| setting.starts_with("sinks.")) {
+            let path = folder.join("events.jsonl");
+            let path = path.display();
+            settings.push(format!(
+                "sinks.file = {{ type = 'file', path = '{path}' }}"
+            ));
+        }
         let settings = pki.settings(folder, &settings.join("\n"));
-        let mut command = Command::new(program);
+        let mut command = run.command(program);
         command.arg("--config").arg(settings).arg("serve").stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = cores.start(&mut command);
+        let mut child = command.spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
         let mut lines = log.lines().map(Result::unwrap);
         let listening = lines.find(|line| line.contains("\"listening\"")).expect("a receiver that listens");
@@ -121,6 +156,26 @@ impl Server {
         TICK * (user + system)
     }
 
+    /// From now on instructions are counted, those in user space; of a server run [`Run::Counted`].
+    pub(crate) fn count(&self) {
+        self.control("--instr=on");
+    }
+
+    /// Instructions counted since; what they were spent on is in the file at `counts`, for callgrind_annotate.
+    pub(crate) fn counted(&self, counts: &Path) -> u64 {
+        self.control("--dump");
+        // The first dump's number is appended to the name.
+        let counts = counts.with_added_extension("1");
+        let text = fs::read_to_string(&counts).unwrap();
+        let total = text.lines().find_map(|line| line.strip_prefix("totals: ")).unwrap();
+        total.trim().parse().unwrap()
+    }
+
+    fn control(&self, what: &str) {
+        let output = Command::new("callgrind_control").arg(what).arg(self.child.id().to_string()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
     /// Commit groups written so far.
     pub(crate) fn groups(&self) -> u64 {
         self.metric("journal_groups_total").unwrap_or(0)
@@ -129,13 +184,6 @@ impl Server {
     /// The load has had so many answers more.
     pub(crate) fn expect(&self, answered: u64) {
         self.expected.set(self.expected.get() + answered);
-    }
-
-    /// Every event that was answered is stored: nothing was measured but that.
-    pub(crate) fn check(&self) {
-        if let Some(stored) = self.metric("stored_total") {
-            assert_eq!(stored, self.expected.get(), "{}: stored, and answered", self.name);
-        }
     }
 
     /// `None` for a server without an admin port.
@@ -150,7 +198,13 @@ impl Server {
 }
 
 impl Drop for Server {
+    /// Every event that was answered is stored: nothing was measured but that.
     fn drop(&mut self) {
+        if !std::thread::panicking()
+            && let Some(stored) = self.metric("stored_total")
+        {
+            assert_eq!(stored, self.expected.get(), "{}: stored, and answered", self.name);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
