@@ -113,9 +113,7 @@ impl Server {
         if !settings.iter().any(|setting| setting.starts_with("sinks.")) {
             let path = folder.join("events.jsonl");
             let path = path.display();
-            settings.push(format!(
-                "sinks.file = {{ type = 'file', path = '{path}' }}"
-            ));
+            settings.push(format!("sinks.file = {{ type = 'file', path = '{path}' }}"));
         }
         let settings = pki.settings(folder, &settings.join("\n"));
         let mut command = run.command(program);

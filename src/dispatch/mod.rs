@@ -37,6 +37,8 @@ use replay::Way;
 const LINES: (usize, usize) = (1024, 4 << 20);
 /// How far such a lane reads ahead, in sequences.
 const LINES_AHEAD: u64 = 4096;
+/// How long a line for a file waits for others: one write and one sync serve all that came meanwhile.
+const FILE_WAIT: Duration = Duration::from_millis(20);
 
 /// The running lanes.
 #[derive(Debug)]
@@ -84,7 +86,9 @@ impl Lanes {
                 SinkKind::Stdout => lanes.add(cursor, settings, vec![Stdout::new(shape)?], lines(settings), metrics),
                 SinkKind::File(file) => {
                     let sink = FileSink::new(file.clone(), shape);
-                    lanes.add(cursor, settings, vec![sink], lines(settings), metrics);
+                    let (plan, ordering) = lines(settings);
+                    let plan = Plan { max_wait: FILE_WAIT, ..plan };
+                    lanes.add(cursor, settings, vec![sink], (plan, ordering), metrics);
                 }
                 SinkKind::Http(http) => {
                     let sink = Http::new(http, shape).map_err(|error| {

@@ -54,7 +54,7 @@ use group::digest;
 use letters::Retries;
 use store::{Kept, OpenReader, Reader};
 use window::IdKey;
-use writer::{Append, Arriving, Clock, Command, Forgotten, Limits, Mailbox, Operation, Shared, Waiter, Writer};
+use writer::{Answer, Append, Arriving, Clock, Command, Forgotten, Limits, Mailbox, Operation, Shared, Waiter, Writer};
 
 /// A handle to the journal. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -274,7 +274,7 @@ impl Journal {
         let digest = digest(event.envelope.body());
         let (event, waiter) = (Arriving::New(event), Waiter::Request(admitted, reply));
         self.inner.mailbox.send(Command::Append(Box::new(Append { event, hash, digest, waiter })));
-        answer.await.unwrap_or(Err(Refused::Closed))
+        answer.await.map_or(Err(Refused::Closed), Answer::result)
     }
 
     /// Keeps a body in the quarantine, once however often it comes; `outcome` is what to count when it is kept.

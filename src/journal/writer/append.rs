@@ -52,7 +52,11 @@ impl Writer {
             (Arriving::Released(..), None) => Role::Contest,
         };
         let waiting = Waiting { event_id, role, waiter };
-        if role == Role::Settled { waiting.settle(&self.metrics) } else { batch.waiting.push(waiting) }
+        if role == Role::Settled {
+            waiting.settle(&self.metrics, &mut batch.answers);
+        } else {
+            batch.waiting.push(waiting);
+        }
     }
 }
 

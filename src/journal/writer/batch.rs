@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use tokio::sync::oneshot;
 
-use super::mailbox::{Operation, Released, Waiter, settle};
+use super::mailbox::{Answers, Operation, Released, Waiter};
 use crate::admission::{Admitted, Outcome};
 use crate::journal::group::Ids;
 use crate::journal::store::{DeadLetter, Kept};
@@ -32,6 +32,8 @@ pub(super) struct Batch {
     pub(super) fresh: HashMap<IdHash, u32>,
     pub(super) order: Vec<(IdHash, u32)>,
     pub(super) waiting: Vec<Waiting>,
+    /// To those that need no commit.
+    pub(super) answers: Answers,
     pub(super) kept: Vec<Kept>,
     /// Bodies that came under the id of another one in this group: conflicts if that one is stored, else nothing.
     pub(super) contesting: Vec<Kept>,
@@ -67,15 +69,18 @@ pub(super) enum Role {
 }
 
 impl Waiting {
-    /// Tells whoever waits that the commit went through, or that none was needed.
-    pub(super) fn settle(self, metrics: &Metrics) {
+    /// The commit went through, or none was needed: counts that, and leaves it to `answers` to tell whoever waits.
+    pub(super) fn settle(self, metrics: &Metrics, answers: &mut Answers) {
         let Self { event_id, role, waiter } = self;
         match waiter {
             Waiter::Request(admitted, reply) => {
                 let receipt = Receipt { event_id };
-                let is_first = role == Role::First;
-                let appended = if is_first { Appended::Stored(receipt) } else { Appended::Duplicate(receipt) };
-                settle(admitted, reply, Ok(appended));
+                let (outcome, appended) = match role {
+                    Role::First => (Outcome::Stored, Appended::Stored(receipt)),
+                    _ => (Outcome::Duplicate, Appended::Duplicate(receipt)),
+                };
+                admitted.settle(outcome);
+                answers.push(reply, appended);
             }
             Waiter::Release(_, reply) => {
                 let released = match role {

@@ -137,9 +137,63 @@ pub(in crate::journal) enum Arriving {
 
 #[derive(Debug)]
 pub(in crate::journal) enum Waiter {
-    Request(Admitted, oneshot::Sender<Result<Appended, Refused>>),
+    Request(Admitted, oneshot::Sender<Answer>),
     /// An operator lets the body of this id out of the quarantine.
     Release(u64, oneshot::Sender<Result<Released, Refused>>),
+}
+
+/// The answer to an append, and those to others, which whoever has this one gives them.
+#[derive(Debug)]
+pub(in crate::journal) struct Answer {
+    result: Result<Appended, Refused>,
+    others: Others,
+}
+
+/// Answers to requests. Dropped, it gives them to one that passes them on: the writer wakes one task and not each of them,
+/// which would take its core from it before the next is woken.
+#[derive(Debug, Default)]
+pub(super) struct Answers(Vec<(oneshot::Sender<Answer>, Appended)>);
+
+/// Answers to be passed on. Dropped, wherever that is, it does so.
+#[derive(Debug, Default)]
+struct Others(Vec<(oneshot::Sender<Answer>, Appended)>);
+
+impl Answer {
+    fn alone(result: Result<Appended, Refused>) -> Self {
+        Self { result, others: Others::default() }
+    }
+
+    pub(in crate::journal) fn result(self) -> Result<Appended, Refused> {
+        self.result
+    }
+}
+
+impl Answers {
+    pub(super) fn push(&mut self, reply: oneshot::Sender<Answer>, appended: Appended) {
+        self.0.push((reply, appended));
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        let mut answers = std::mem::take(&mut self.0);
+        while let Some((reply, appended)) = answers.pop() {
+            // Whoever asked may be gone; then another one passes them on.
+            match reply.send(Answer { result: Ok(appended), others: Others(answers) }) {
+                Ok(()) => return,
+                Err(mut back) => answers = std::mem::take(&mut back.others.0),
+            }
+        }
+    }
+}
+
+impl Drop for Others {
+    fn drop(&mut self) {
+        for (reply, appended) in self.0.drain(..) {
+            // Whoever asked may be gone; the outcome stands.
+            let _ = reply.send(Answer::alone(Ok(appended)));
+        }
+    }
 }
 
 /// What became of a body that was let out of the quarantine.
@@ -240,25 +294,14 @@ impl Operation {
 impl Waiter {
     pub(super) fn refuse(self, why: Refused) {
         match self {
-            Self::Request(admitted, reply) => settle(admitted, reply, Err(why)),
+            Self::Request(admitted, reply) => {
+                admitted.settle(Outcome::Refused(why.word()));
+                // Whoever asked may be gone.
+                let _ = reply.send(Answer::alone(Err(why)));
+            }
             Self::Release(_, reply) => {
                 let _ = reply.send(Err(why));
             }
         }
     }
-}
-
-/// Counts an append's outcome and tells it to whoever asked.
-pub(super) fn settle(
-    admitted: Admitted,
-    reply: oneshot::Sender<Result<Appended, Refused>>,
-    result: Result<Appended, Refused>,
-) {
-    admitted.settle(match &result {
-        Ok(Appended::Stored(_)) => Outcome::Stored,
-        Ok(Appended::Duplicate(_)) => Outcome::Duplicate,
-        Err(why) => Outcome::Refused(why.word()),
-    });
-    // Whoever asked may be gone; the outcome stands.
-    let _ = reply.send(result);
 }

@@ -35,8 +35,8 @@ use crate::telemetry::Metrics;
 use batch::Batch;
 pub(super) use letters::Ending;
 use letters::Endings;
-use mailbox::Posted;
-pub(super) use mailbox::{Append, Arriving, Command, Forgotten, Mailbox, Operation, Released, Step, Waiter};
+pub(super) use mailbox::{Answer, Append, Arriving, Command, Forgotten, Mailbox, Operation, Released, Step, Waiter};
+use mailbox::{Answers, Posted};
 use room::{Full, Room};
 
 /// How long a moved cursor may wait for a group to travel with, before it is written by itself.
@@ -308,6 +308,7 @@ impl Writer {
 
     /// Finds room for the batch's group, or refuses it, and writes what is left.
     fn commit(&mut self, mut batch: Batch) -> Result<(), String> {
+        drop(std::mem::take(&mut batch.answers));
         if self.is_disk_full() {
             // What little room there is belongs to the cursors.
             batch.refuse(Refused::Full);
@@ -431,9 +432,11 @@ impl Writer {
         }
         // Before the answers: whoever asks for the status after a 200 finds that event in it.
         self.publish();
+        let mut answers = Answers::default();
         for waiting in batch.waiting {
-            waiting.settle(&self.metrics);
+            waiting.settle(&self.metrics, &mut answers);
         }
+        drop(answers);
         for (admitted, outcome, reply) in batch.keeping {
             admitted.settle(outcome);
             let _ = reply.send(Ok(()));
