@@ -52,6 +52,8 @@ pub(super) struct SqliteStore {
     path: PathBuf,
     /// Pages written since the last checkpoint, about.
     pages: usize,
+    /// For the next group's row; used again and again, so that it need not be cleared.
+    buffer: Vec<u8>,
 }
 
 impl SqliteStore {
@@ -76,7 +78,7 @@ impl SqliteStore {
         let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0")?;
         connection.set_prepared_statement_cache_capacity(32);
-        Ok(Self { reader: SqliteReader { connection }, path: path.to_owned(), pages: 0 })
+        Ok(Self { reader: SqliteReader { connection }, path: path.to_owned(), pages: 0, buffer: Vec::new() })
     }
 
     /// Whether nothing was ever written to it: not even its schema.
@@ -127,11 +129,10 @@ impl SqliteStore {
         let _ = self.reader.connection.close();
     }
 
-    fn write(&self, commit: &Commit) -> rusqlite::Result<usize> {
+    fn write(&self, commit: &Commit, row: Option<&Row>) -> rusqlite::Result<usize> {
         let connection = &self.reader.connection;
         let mut pages = 1;
-        if let Some(new) = &commit.group {
-            let row = Row::of(new.group);
+        if let (Some(new), Some(row)) = (&commit.group, row) {
             connection.prepare_cached("INSERT INTO groups VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(params![
                 row.first,
                 row.last,
@@ -197,11 +198,15 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
+        let row = commit.group.as_ref().map(|new| Row::of(new.group, std::mem::take(&mut self.buffer)));
         self.reader.connection.execute_batch("BEGIN IMMEDIATE")?;
-        let written = self.write(commit).and_then(|pages| {
+        let written = self.write(commit, row.as_ref()).and_then(|pages| {
             self.reader.connection.execute_batch("COMMIT")?;
             Ok(pages)
         });
+        if let Some(row) = row {
+            self.buffer = row.block;
+        }
         match written {
             Ok(pages) => {
                 self.pages += pages;

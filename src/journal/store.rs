@@ -345,10 +345,21 @@ pub(super) struct Row {
 }
 
 impl Row {
-    pub(super) fn of(group: &Group) -> Self {
+    /// `buffer` is the memory to use for its block.
+    pub(super) fn of(group: &Group, mut buffer: Vec<u8>) -> Self {
+        const LENGTH: usize = size_of::<u32>();
         let (first, last, at) = (group.first, group.last, millis(group.at));
-        let block = lz4_flex::compress_prepend_size(&group.block);
-        Self { first, last, at, checksum: checksum(first, last, at, &block), block }
+        // A group is far smaller than 4 GiB.
+        let length = u32::try_from(group.block.len()).unwrap_or(u32::MAX);
+        buffer.resize(LENGTH + lz4_flex::block::get_maximum_output_size(group.block.len()), 0);
+        let (head, packed) = buffer.split_at_mut(LENGTH);
+        head.copy_from_slice(&length.to_le_bytes());
+        match lz4_flex::block::compress_into(&group.block, packed) {
+            Ok(packed) => buffer.truncate(LENGTH + packed),
+            // There is room for whatever comes of it; should that ever be wrong, it is made.
+            Err(_) => buffer = lz4_flex::compress_prepend_size(&group.block),
+        }
+        Self { first, last, at, checksum: checksum(first, last, at, &buffer), block: buffer }
     }
 
     /// The group, if every bit of the row is as it was written.

@@ -15,7 +15,9 @@ impl Writer {
         let durable = self.recovered.window.touch(hash, self.clock.now());
         let known = durable.or_else(|| batch.fresh.get(&hash).copied());
         let Some(first_digest) = known else {
-            batch.block.reserve(event.envelope().body().len() + ENCODED_OVERHEAD);
+            let room = event.envelope().body().len() + ENCODED_OVERHEAD;
+            // As much as the last group took is likely to be needed again.
+            batch.block.reserve(if batch.count == 0 { room.max(self.last_block) } else { room });
             encode(&mut batch.block, &event.parts());
             batch.ids.push(&event_id, digest);
             batch.fresh.insert(hash, digest);

@@ -121,8 +121,9 @@ pub(super) struct Writer {
     dirty: BTreeMap<Arc<str>, ()>,
     dirty_since: Option<Instant>,
     touched: Vec<(Box<str>, u32)>,
-    /// Events in the last group.
+    /// Events in the last group, and bytes of its block.
     last_group: usize,
+    last_block: usize,
     endings: Endings,
     /// When the oldest group was written, as of the last look.
     oldest: Option<SystemTime>,
@@ -173,6 +174,7 @@ impl Writer {
             dirty_since: None,
             touched: Vec::new(),
             last_group: 0,
+            last_block: 0,
             endings: Endings::default(),
             oldest: None,
             tick_at: Instant::now() + TICK,
@@ -421,6 +423,7 @@ impl Writer {
         if let Some(group) = group {
             self.metrics.journal_groups.inc();
             self.last_group = batch.order.len();
+            self.last_block = group.block.len();
             self.touched.clear();
             self.recovered.live_bytes += group.size();
             self.oldest.get_or_insert(group.at);
