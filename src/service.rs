@@ -16,7 +16,7 @@ use crate::config::{self, Config, Engine, SinkKind};
 use crate::dispatch::{Health, Lanes};
 use crate::ingest::Ingest;
 use crate::journal::{self, Journal, OpenError};
-use crate::receiver;
+use crate::receiver::Receiver;
 use crate::server::{self, Limits, Phase, Transport};
 use crate::telemetry::Metrics;
 use crate::tls::{Expiry, Finding, ServerTls, Severity};
@@ -102,13 +102,13 @@ impl Service {
         let ingest = Ingest::new(journal.clone(), config.listen.answer_within);
         let admission = Admission::new(&config.listen, Arc::clone(&metrics));
         let endpoints = config.endpoints.iter().cloned().map(Arc::new).collect();
-        let router = receiver::router(endpoints, ingest, admission, &config.listen, Arc::clone(&metrics));
+        let receiver = Receiver::new(endpoints, ingest, admission, &config.listen, Arc::clone(&metrics));
         let (listener, events) = listen("listen.address", config.listen.address)?;
         let (phase, phases) = watch::channel(Phase::Serving);
         let max_connections = server::connections_within_limits(config.listen.max_connections);
         let limits = Limits { max_connections, ..Limits::of(&config.listen) };
         let counted = Some(Arc::clone(&metrics));
-        connections.spawn(server::serve(listener, Transport::Tls(Arc::clone(&tls)), router, limits, counted, phases));
+        connections.spawn(server::serve(listener, Transport::Tls(Arc::clone(&tls)), receiver, limits, counted, phases));
 
         let insight = insight(&config, tls, &journal, &lanes, &metrics);
         admin_phase.send_replace(admin::Phase::Serving(insight.clone()));

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
@@ -18,11 +17,10 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::Service as _;
 use tracing::{debug, warn};
 
 use super::activity::{Activity, Answer, Busy, Due, Watched};
-use super::{Phase, Server, Transport, stopping};
+use super::{Handler, Phase, Server, Transport, stopping};
 use crate::tls::{Alpn, PeerIdentity, Reason, Refused};
 
 const MAX_HEAD: usize = 16 * 1024;
@@ -36,7 +34,12 @@ const MAX_HEADER_LIST: u32 = 16 * 1024;
 const STOPPING_TICK: Duration = Duration::from_millis(100);
 
 /// Serves the connection to its end, whatever that is, and counts it.
-pub(super) async fn run(server: &Server, stream: TcpStream, remote: SocketAddr, handshake_within: Duration) {
+pub(super) async fn run<H: Handler>(
+    server: &Server<H>,
+    stream: TcpStream,
+    remote: SocketAddr,
+    handshake_within: Duration,
+) {
     // Answers are one small write each; a failure means the peer is gone, which the first read will tell.
     let _ = stream.set_nodelay(true);
     let ended = match &server.transport {
@@ -79,7 +82,7 @@ pub(super) async fn run(server: &Server, stream: TcpStream, remote: SocketAddr, 
     }
 }
 
-fn refuse(server: &Server, remote: SocketAddr, refused: &Refused) {
+fn refuse<H>(server: &Server<H>, remote: SocketAddr, refused: &Refused) {
     let (reason, detail) = (refused.reason.word(), &refused.detail);
     match refused.reason {
         Reason::Probe => {
@@ -99,14 +102,14 @@ fn refuse(server: &Server, remote: SocketAddr, refused: &Refused) {
     server.tally.closed(if refused.reason == Reason::Timeout { "handshake-timeout" } else { "refused" });
 }
 
-async fn http1<IO: AsyncRead + AsyncWrite + Unpin>(
-    server: &Server,
+async fn http1<H: Handler, IO: AsyncRead + AsyncWrite + Unpin>(
+    server: &Server<H>,
     io: IO,
     peer: Option<PeerIdentity>,
     first_within: Duration,
 ) -> Ended {
     let activity = Activity::new(false, first_within);
-    let service = service_fn(|request| respond(server.router.clone(), peer.clone(), request, activity.begin()));
+    let service = service_fn(|request| respond(&server.handler, peer.clone(), request, activity.begin()));
     let io = TokioIo::new(Watched { io, activity: activity.clone() });
     let connection = http1::Builder::new()
         // Replaced by `activity`.
@@ -117,13 +120,20 @@ async fn http1<IO: AsyncRead + AsyncWrite + Unpin>(
     supervise(server, &activity, pin!(connection), http1::Connection::graceful_shutdown).await
 }
 
-async fn http2<IO: AsyncRead + AsyncWrite + Unpin>(server: &Server, io: IO, peer: Option<PeerIdentity>) -> Ended {
+async fn http2<H: Handler, IO: AsyncRead + AsyncWrite + Unpin>(
+    server: &Server<H>,
+    io: IO,
+    peer: Option<PeerIdentity>,
+) -> Ended {
     let activity = Activity::new(true, server.limits.idle_timeout);
     let gone = CancellationToken::new();
     let streams = Streams { tasks: server.tasks.clone(), gone: gone.clone() };
     let _gone = gone.drop_guard();
-    let (router, requests) = (server.router.clone(), activity.clone());
-    let service = service_fn(move |request| respond(router.clone(), peer.clone(), request, requests.begin()));
+    let (handler, requests) = (server.handler.clone(), activity.clone());
+    let service = service_fn(move |request| {
+        let (handler, peer, busy) = (handler.clone(), peer.clone(), requests.begin());
+        async move { respond(&handler, peer, request, busy).await }
+    });
     let io = TokioIo::new(Watched { io, activity: activity.clone() });
     let connection = http2::Builder::new(streams)
         .timer(TokioTimer::new())
@@ -140,9 +150,9 @@ async fn http2<IO: AsyncRead + AsyncWrite + Unpin>(server: &Server, io: IO, peer
     supervise(server, &activity, pin!(connection), http2::Connection::graceful_shutdown).await
 }
 
-/// Hands one request to the router. `busy` was taken when the head was complete.
+/// Hands one request on. `busy` was taken when the head was complete.
 async fn respond(
-    mut router: Router,
+    handler: &impl Handler,
     peer: Option<PeerIdentity>,
     mut request: Request<Incoming>,
     busy: Busy,
@@ -159,7 +169,7 @@ async fn respond(
         request.extensions_mut().insert(peer);
     }
     let http1 = request.version() < Version::HTTP_2;
-    let mut response = router.call(request).await?;
+    let mut response = handler.handle(request).await;
     if http1 && busy.is_last() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -177,8 +187,8 @@ enum Ended {
 /// Drives the connection, and sees to it that no peer is waited for longer than the limits allow and that it ends when
 /// the server does. `finish` asks it to end after what is under way. One timer serves all deadlines: it goes off at
 /// least once in the shortest of them, looks at the marks and sets itself anew, so that a request never touches it.
-async fn supervise<C: Future<Output = hyper::Result<()>>>(
-    server: &Server,
+async fn supervise<H, C: Future<Output = hyper::Result<()>>>(
+    server: &Server<H>,
     activity: &Activity,
     mut connection: Pin<&mut C>,
     finish: impl Fn(Pin<&mut C>),

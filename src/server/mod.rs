@@ -14,10 +14,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::Response;
+use hyper::Request;
+use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
+use tower::Service as _;
 use tracing::{debug, info, warn};
 
 pub use files::connections_within_limits;
@@ -123,12 +127,24 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves `router` until `phase` says to stop and every connection is gone. Requests over TLS carry the
+/// What a server hands its requests to. Cheap to clone.
+pub trait Handler: Clone + Send + Sync + 'static {
+    fn handle(&self, request: Request<Incoming>) -> impl Future<Output = Response> + Send;
+}
+
+impl Handler for Router {
+    async fn handle(&self, request: Request<Incoming>) -> Response {
+        let Ok(response) = self.clone().call(request).await;
+        response
+    }
+}
+
+/// Serves `handler` until `phase` says to stop and every connection is gone. Requests over TLS carry the
 /// [`PeerIdentity`](crate::tls::PeerIdentity) in their extensions. Without `metrics` nothing is counted (the admin port).
 pub async fn serve(
     listener: TcpListener,
     transport: Transport,
-    router: Router,
+    handler: impl Handler,
     limits: Limits,
     metrics: Option<Arc<Metrics>>,
     phase: watch::Receiver<Phase>,
@@ -137,7 +153,7 @@ pub async fn serve(
     let tasks = TaskTracker::new();
     let server = Arc::new(Server {
         transport,
-        router,
+        handler,
         limits,
         tally: Tally(metrics),
         refusals: Refusals::default(),
@@ -154,9 +170,9 @@ pub async fn serve(
 }
 
 /// What all connections of a server share.
-struct Server {
+struct Server<H> {
     transport: Transport,
-    router: Router,
+    handler: H,
     limits: Limits,
     tally: Tally,
     refusals: Refusals,
@@ -166,7 +182,7 @@ struct Server {
 }
 
 /// Accepts for ever. One that is cancelled here, between permit and task, was never read from.
-async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>, server: &Arc<Server>) {
+async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>, server: &Arc<Server<impl Handler>>) {
     let mut backoff = FIRST_BACKOFF;
     // The semaphore is never closed.
     while let Ok(permit) = Arc::clone(permits).acquire_owned().await {
@@ -198,7 +214,7 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>, server: &Arc<S
 }
 
 fn begin(
-    server: &Arc<Server>,
+    server: &Arc<Server<impl Handler>>,
     stream: TcpStream,
     remote: SocketAddr,
     handshake_within: Duration,
