@@ -4,11 +4,13 @@
 //! an event is due at its time however slowly the ones before it are answered, and its latency counts from then. At
 //! most [`Settings::connections`] events are under way at once.
 
+pub mod ledger;
 pub mod model;
 pub mod sender;
 mod summary;
 #[cfg(test)]
 mod tests;
+pub mod verify;
 
 use std::pin::pin;
 use std::time::Duration;
