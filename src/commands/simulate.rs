@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::serve::Signals;
 use super::{Failure, print, tell};
 use crate::simulator::sender::{Credentials, Pem};
-use crate::simulator::{self, Settings};
+use crate::simulator::{self, Settings, verify};
 
 /// How long it sends when neither an end nor a number was given.
 const UNLESS_TOLD: Duration = Duration::from_secs(10);
@@ -20,17 +20,17 @@ const UNLESS_TOLD: Duration = Duration::from_secs(10);
                         --cert data/certs/client.pem --key data/certs/client-key.pem --rate 100 --duration 30s")]
 pub struct Args {
     /// Where to post, https://HOST:PORT/PATH
-    #[arg(long)]
-    pub url: String,
+    #[arg(long, required_unless_present = "verify")]
+    pub url: Option<String>,
     /// The CA that signed the receiver's certificate (PEM)
-    #[arg(long, value_name = "FILE")]
-    pub ca: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "verify")]
+    pub ca: Option<PathBuf>,
     /// The client certificate and its chain (PEM)
-    #[arg(long, value_name = "FILE")]
-    pub cert: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "verify")]
+    pub cert: Option<PathBuf>,
     /// The client certificate's private key (PEM)
-    #[arg(long, value_name = "FILE")]
-    pub key: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "verify")]
+    pub key: Option<PathBuf>,
     /// Events a second
     #[arg(long, default_value_t = 10.0, value_parser = super::rate)]
     pub rate: f64,
@@ -52,18 +52,41 @@ pub struct Args {
     /// Connections at a time, at most
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub connections: u32,
+    #[command(flatten)]
+    pub verify: Verify,
     /// Print the summary as JSON
     #[arg(long)]
     pub json: bool,
 }
 
-/// Sends until done, then prints the summary. Events that were dropped are no failure.
+#[derive(Debug, clap::Args)]
+pub struct Verify {
+    /// Send nothing: tell whether every event that this ledger has as acknowledged was delivered, unaltered and once
+    #[arg(long, value_name = "LEDGER", requires = "against", conflicts_with_all = ["url", "ca", "cert", "key"])]
+    pub verify: Option<PathBuf>,
+    /// Where it was delivered to: the files of a sink with the format `raw`, rotated ones too, or - for standard input
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "verify")]
+    pub against: Vec<PathBuf>,
+    /// Of a run with crashes: lines may be repeated or broken off
+    #[arg(long, requires = "verify")]
+    pub allow_repeats: bool,
+}
+
+/// Findings of each kind that a person is shown.
+const SHOWN: usize = 20;
+
+/// Sends until done, then prints the summary. Events that were dropped are no failure. Or verifies.
 ///
 /// # Errors
-/// When the certificates cannot be used.
+/// When the certificates cannot be used; when what was delivered is not what the ledger says.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let credentials =
-        Credentials { ca: Pem::File(args.ca), certificate: Pem::File(args.cert), private_key: Pem::File(args.key) };
+    if let Some(ledger) = args.verify.verify {
+        return verify(ledger, args.verify.against, args.verify.allow_repeats, args.json);
+    }
+    let (Some(url), Some(ca), Some(cert), Some(key)) = (args.url, args.ca, args.cert, args.key) else {
+        return Err(Failure::usage("--url, --ca, --cert and --key are needed"));
+    };
+    let credentials = Credentials { ca: Pem::File(ca), certificate: Pem::File(cert), private_key: Pem::File(key) };
     let endless = args.events.is_none() && args.duration.is_none();
     let settings = Settings {
         rate: args.rate,
@@ -73,7 +96,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         timeout_ms: args.timeout_ms,
         retries: args.retries,
         connections: usize::try_from(args.connections).unwrap_or(usize::MAX),
-        ..Settings::new(args.url, credentials)
+        ..Settings::new(url, credentials)
     };
     tell(&format!("simulate: seed {}\n", settings.seed));
     let stop = CancellationToken::new();
@@ -88,4 +111,16 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     };
     let summary = summary.map_err(|error| Failure::from_error(&error))?;
     if args.json { print(&format!("{}\n", summary.json())) } else { print(&format!("{summary}\n")) }
+}
+
+fn verify(ledger: PathBuf, against: Vec<PathBuf>, allow_repeats: bool, json: bool) -> Result<(), Failure> {
+    let keep = if json { usize::MAX } else { SHOWN };
+    let report = verify::verify(&verify::Settings { ledger, against, allow_repeats, keep })
+        .map_err(|error| Failure::from_error(&error))?;
+    if json {
+        print(&format!("{}\n", serde_json::json!(report)))?
+    } else {
+        print(&format!("{report}\n"))?
+    }
+    if report.good { Ok(()) } else { Err(Failure::failed("what was delivered is not what the ledger says")) }
 }
