@@ -98,7 +98,7 @@ async fn journals(folder: &Path) {
             lanes.spawn(settle(cursor));
         }
         let door = Arc::new(door);
-        let mut model = Model::new(1);
+        let mut model = Model::new(1, 20.0);
         for (appenders, count) in [(1, 2_000), (64, 20_000)] {
             let mut new = Vec::new();
             let mut known = Vec::new();

@@ -112,7 +112,7 @@ async fn run(options: &Options, folder: &Path) {
 async fn fill(count: usize, folder: &Path, pki: &Pki) -> Vec<Bytes> {
     let (config, _) = Config::from_sources(&[pki.settings(folder, "")], std::iter::empty()).unwrap();
     let (door, _) = Door::open(config, pki).await;
-    let (door, mut model, mut tasks) = (Arc::new(door), Model::new(1), JoinSet::new());
+    let (door, mut model, mut tasks) = (Arc::new(door), Model::new(1, 20.0), JoinSet::new());
     let mut bodies = Vec::new();
     for _ in 0..count {
         let envelope = Envelope::parse(model.next(time::OffsetDateTime::now_utc()).body).unwrap();

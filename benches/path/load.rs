@@ -36,7 +36,7 @@ struct Request {
 
 impl Requests {
     pub(crate) fn new() -> Self {
-        let mut model = Model::new(1);
+        let mut model = Model::new(1, 20.0);
         let mut events: Vec<_> = (0..EVENTS).map(|_| model.next(time::OffsetDateTime::now_utc())).collect();
         events.sort_unstable_by_key(|event| event.body.len());
         let mean = |events: &[Event]| events.iter().map(|event| event.body.len()).sum::<usize>() / events.len();

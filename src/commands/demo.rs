@@ -3,17 +3,17 @@
 use std::fs::{self, File, TryLockError};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
+use indicatif::ProgressBar;
 
 use super::serve::{Signals, run_until_stopped};
-use super::{Failure, tell};
+use super::{Failure, simulate, tell};
 use crate::config::{Config, PREFIX};
 use crate::service::{Running, Service};
-use crate::simulator::sender::{Credentials, Pem};
-use crate::simulator::{self, Settings};
+use crate::simulator::Settings;
+use crate::simulator::credentials::{Credentials, Pem};
+use crate::simulator::pace::Pace;
 use crate::telemetry;
 use crate::tls::profile::{self, Options};
 
@@ -28,10 +28,10 @@ const SETTLE: Duration = Duration::from_secs(10);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: asapp-receiver demo --duration 10s --rate 50")]
 pub struct Args {
-    /// How long the simulator sends
+    /// How long the simulator sends, such as 5s or 1m
     #[arg(long, default_value = "5s", value_parser = super::duration)]
     pub duration: Duration,
-    /// Events a second
+    /// Events a second, evenly spaced: above 0, up to 1000000
     #[arg(long, default_value_t = 10.0, value_parser = super::rate)]
     pub rate: f64,
     /// Go on serving afterwards, until SIGINT
@@ -62,20 +62,12 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let credentials =
         Credentials { ca: file("ca.pem"), certificate: file("client.pem"), private_key: file("client-key.pem") };
     let settings = Settings {
-        rate: args.rate,
+        pace: Pace::Rate(args.rate),
         duration: Some(args.duration),
         ..Settings::new(format!("https://{}/events", running.events()), credentials)
     };
-    let stop = CancellationToken::new();
-    let mut sending = pin!(simulator::run(settings, stop.clone()));
-    let (summary, stopped) = tokio::select! {
-        summary = &mut sending => (summary, false),
-        () = signals.stop() => {
-            stop.cancel();
-            (sending.await, true)
-        }
-    };
-    let summary = summary.map_err(|error| Failure::from_error(&error))?;
+    // What comes out is progress enough.
+    let (summary, stopped) = simulate::run_until_stopped(settings, &mut signals, &ProgressBar::hidden()).await?;
     wait_for_delivery(&running).await;
     tell(&format!("\n{summary}\n\n{}", account(&running)?));
     if !stopped {

@@ -1,28 +1,48 @@
 //! ASAPP's side: makes up events and posts them as ASAPP does. It works against any receiver.
 //!
-//! [`model`] says what is sent, [`sender`] how one event is sent; [`run`] keeps the rate. The rate is kept open-loop:
-//! an event is due at its time however slowly the ones before it are answered, and its latency counts from then. At
-//! most [`Settings::connections`] events are under way at once.
+//! [`model`] says what happens, [`pace`] when that is due, [`faults`] what is done to it on the way, [`sender`] how one
+//! event is sent over a [`link`]; [`ledger`] and [`summary`] tell what became of it. [`run`] puts them together:
+//!
+//! ```text
+//! model → faults → (when due) queue → senders, one a connection → ledger, summary
+//! ```
+//!
+//! Everything up to the queue happens in one place and in order, so that a seed repeats a run. The load is open-loop: an
+//! event is due at its time however slowly those before it are answered, and its latency counts from then, the time it
+//! waited for a free connection included. No event is sent before it is due; timers have milliseconds, so that at more
+//! than 1,000 events a second those of a millisecond are sent together.
 
+pub mod credentials;
+pub mod faults;
 pub mod ledger;
+mod link;
 pub mod model;
+pub mod pace;
 pub mod sender;
 mod summary;
 #[cfg(test)]
 mod tests;
 pub mod verify;
 
-use std::pin::pin;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt, stream};
 use time::OffsetDateTime;
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use credentials::Credentials;
+use faults::{Faults, Saboteur};
+use ledger::{Entry, Ledger};
+use link::{Line, Protocol, Target};
 use model::Model;
-use sender::{Credentials, Sender};
-pub use summary::{Latency, Summary};
+use pace::Pace;
+use sender::{Job, Manner, Sender, Settled, Settlement};
+pub use summary::{Count, Latency, Summary};
 
 /// What to send, where, and how fast.
 #[derive(Debug, Clone)]
@@ -30,28 +50,43 @@ pub struct Settings {
     /// `https://HOST[:PORT]/PATH`.
     pub url: String,
     pub credentials: Credentials,
-    /// Events a second.
-    pub rate: f64,
+    pub pace: Pace,
     /// Ends after so many events, or after so long, or when told to stop: whichever comes first.
     pub events: Option<u64>,
     pub duration: Option<Duration>,
-    /// The same seed makes the same events, ids included; only their times are those of the run.
+    /// The same seed makes the same events, ids included, with the same faults; only their times are those of the run.
     pub seed: u64,
     /// For one attempt, connecting included.
     pub timeout_ms: u64,
     /// Attempts after the first one.
     pub retries: u32,
     pub connections: usize,
+    pub protocol: Protocol,
+    pub faults: Faults,
+    /// Gets a line for each sending; a file of that name is written anew.
+    pub ledger: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the rate has to be above 0 events a second")]
     Rate,
+    #[error("the issues a minute and the speed have to be above 0")]
+    Company,
     #[error("the number of connections has to be above 0")]
     Connections,
+    #[error("each fault has to be a fraction from 0 to 1")]
+    Faults,
     #[error(transparent)]
-    Sender(#[from] sender::Error),
+    Target(#[from] link::Error),
+    #[error(transparent)]
+    NoHttp2(link::Failure),
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
+    #[error("latencies cannot be counted")]
+    Latency(#[from] hdrhistogram::CreationError),
+    #[error("a sender has failed, which is a bug")]
+    Sender(#[from] JoinError),
 }
 
 impl Settings {
@@ -61,62 +96,175 @@ impl Settings {
         Self {
             url,
             credentials,
-            rate: 10.0,
+            pace: Pace::Rate(10.0),
             events: None,
             duration: None,
             seed: fastrand::u64(..),
             timeout_ms: 5000,
             retries: 3,
             connections: 8,
+            protocol: Protocol::KeepAlive,
+            faults: Faults::default(),
+            ledger: None,
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let is_positive = |number: f64| number > 0.0 && number.is_finite();
+        match self.pace {
+            Pace::Rate(rate) if !is_positive(rate) => Err(Error::Rate),
+            Pace::Company { issues_per_minute, speed } if !is_positive(issues_per_minute) || !is_positive(speed) => {
+                Err(Error::Company)
+            }
+            _ if self.connections == 0 => Err(Error::Connections),
+            _ if !self.faults.are_fractions() => Err(Error::Faults),
+            _ => Ok(()),
         }
     }
 }
 
-/// Sends events until one of the settings' ends is reached or `stop` is cancelled; then no event and no attempt is
-/// begun, those under way are seen to their end. Dropping the future breaks everything off.
+/// Ends a run early and tells how far it is; clones are the same control.
+#[derive(Debug, Clone, Default)]
+pub struct Control {
+    stop: CancellationToken,
+    broken_off: CancellationToken,
+    settled: Arc<AtomicU64>,
+}
+
+impl Control {
+    /// No event and no attempt is begun any more; those under way are seen to their end.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// What is under way is given up, as dropped.
+    pub fn break_off(&self) {
+        self.stop.cancel();
+        self.broken_off.cancel();
+    }
+
+    /// Sendings whose outcome is known.
+    #[must_use]
+    pub fn settled(&self) -> u64 {
+        self.settled.load(Ordering::Relaxed)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    async fn unless_stopped<F: Future>(&self, work: F) -> Option<F::Output> {
+        self.stop.run_until_cancelled(work).await
+    }
+
+    async fn unless_broken_off<F: Future>(&self, work: F) -> Option<F::Output> {
+        self.broken_off.run_until_cancelled(work).await
+    }
+}
+
+/// Sends events until one of the settings' ends is reached or `control` ends it. Dropping the future ends it at once,
+/// the ledger as it stands.
 ///
 /// # Errors
-/// Only what makes sending impossible from the start; a receiver that does not answer is told in the [`Summary`].
-pub async fn run(settings: Settings, stop: CancellationToken) -> Result<Summary, Error> {
-    if !(settings.rate > 0.0 && settings.rate.is_finite()) {
-        return Err(Error::Rate);
-    }
-    if settings.connections == 0 {
-        return Err(Error::Connections);
-    }
+/// What makes sending impossible from the start, and a ledger that cannot be written. A receiver that does not answer
+/// is told in the [`Summary`].
+pub async fn run(settings: Settings, control: Control) -> Result<Summary, Error> {
+    settings.check()?;
+    let target = Target::new(&settings.url, &settings.credentials, settings.protocol)?;
     let timeout = Duration::from_millis(settings.timeout_ms);
-    let sender = &Sender::new(&settings.url, &settings.credentials, timeout, settings.retries)?;
-    let stop = &stop;
-    let mut model = Model::new(settings.seed);
-    let under_way = due(&settings, stop)
-        .map(|due| {
-            let event = model.next(OffsetDateTime::now_utc());
-            async move { (sender.send(event.body, stop).await, due.elapsed()) }
-        })
-        .buffer_unordered(settings.connections);
-    let mut under_way = pin!(under_way);
+    let lines = Line::all(settings.protocol, settings.connections);
+    if let Some(line) = lines.first() {
+        let checked = control.unless_stopped(line.check(&target, timeout)).await;
+        checked.unwrap_or(Ok(())).map_err(Error::NoHttp2)?;
+    }
+    let mut summary = Summary::new()?;
+    let mut ledger = settings.ledger.as_deref().map(Ledger::create).transpose()?;
+
+    let (jobs, queue) = mpsc::channel(lines.len());
+    let (settled, mut settlements) = mpsc::channel(lines.len());
+    let queue = Arc::new(Mutex::new(queue));
+    let manner = Arc::new(Manner::new(target, timeout, settings.retries, ledger.is_some(), control.clone()));
+    let mut tasks = JoinSet::new();
+    for line in lines {
+        let (manner, queue, settled) = (Arc::clone(&manner), Arc::clone(&queue), settled.clone());
+        tasks.spawn(Sender { manner, line, queue, settled }.work());
+    }
+    // From here on a channel ends with those at its other side.
+    drop((queue, settled));
+
     let begun = Instant::now();
-    let mut summary = Summary::default();
-    while let Some((settled, latency)) = under_way.next().await {
-        summary.note(settled, latency);
+    let (mut last, mut behind) = (begun, Duration::ZERO);
+    let collected = async {
+        while let Some(Settlement { sending, due, begun, settled, latency, sha256 }) = settlements.recv().await {
+            summary.note(&settled, sending.hit, latency);
+            if due >= last && !sending.hit.duplicate {
+                (last, behind) = (due, begun.saturating_duration_since(due));
+            }
+            if let (Some(ledger), Some(sha256)) = (&mut ledger, sha256) {
+                let Settled { outcome, attempts, .. } = settled;
+                ledger.note(&Entry { event_id: sending.event_id, outcome, attempts, latency, sha256 })?;
+            }
+            control.settled.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    };
+    let (_, offered) = tokio::try_join!(collected, feed(&settings, begun, jobs, &control))?;
+    while let Some(ended) = tasks.join_next().await {
+        ended?;
     }
     summary.took = begun.elapsed();
+    summary.settle_rates(settings.pace.asked(offered.events, offered.last), offered.last, behind);
+    if let Some(ledger) = ledger {
+        ledger.finish()?;
+    }
     Ok(summary)
 }
 
-/// Yields the moment at which each event is due, at that moment or, behind time, after it.
-fn due<'a>(settings: &Settings, stop: &'a CancellationToken) -> impl Stream<Item = Instant> + use<'a> {
-    let begun = Instant::now();
-    let Settings { rate, events, duration, .. } = *settings;
-    stream::unfold(0_u64, move |index| async move {
-        // Exact for as many events as anyone will wait for.
-        #[allow(clippy::cast_precision_loss)]
-        let offset = Duration::try_from_secs_f64(index as f64 / rate).ok()?;
-        if events.is_some_and(|events| index >= events) || duration.is_some_and(|duration| offset >= duration) {
-            return None;
+/// What was due in a run.
+struct Offered {
+    events: u64,
+    /// When the last of them was due, from the start.
+    last: Duration,
+}
+
+/// Makes up events and hands them on when they are due or, behind time, when a sender is free.
+async fn feed(
+    settings: &Settings,
+    begun: Instant,
+    jobs: mpsc::Sender<Job>,
+    control: &Control,
+) -> Result<Offered, Error> {
+    let mut model = Model::new(settings.seed, settings.pace.issues_per_minute());
+    let mut saboteur = Saboteur::new(settings.faults, settings.seed);
+    let start = OffsetDateTime::now_utc();
+    let mut offered = Offered { events: 0, last: Duration::ZERO };
+    let hand_on = async |sending, due| {
+        let handed = control.unless_stopped(jobs.send(Job::new(sending, due, jobs.clone()))).await;
+        matches!(handed, Some(Ok(())))
+    };
+    let mut due = begun;
+    while settings.events.is_none_or(|events| offered.events < events) {
+        let Some(next) = settings.pace.due(offered.events, model.at()) else { break };
+        if settings.duration.is_some_and(|duration| next.sent >= duration) {
+            break;
         }
-        let due = begun.checked_add(offset)?;
-        stop.run_until_cancelled(tokio::time::sleep_until(due)).await?;
-        Some((due, index + 1))
-    })
+        let happens = time::Duration::try_from(next.happens).ok().and_then(|happens| start.checked_add(happens));
+        let (Some(when), Some(happens)) = (begun.checked_add(next.sent), happens) else { break };
+        due = when;
+        if due > Instant::now() && control.unless_stopped(tokio::time::sleep_until(due)).await.is_none() {
+            return Ok(offered);
+        }
+        offered = Offered { events: offered.events + 1, last: next.sent };
+        for sending in saboteur.take(model.next(happens)) {
+            if !hand_on(sending, due).await {
+                return Ok(offered);
+            }
+        }
+    }
+    for sending in saboteur.rest() {
+        if !hand_on(sending, due).await {
+            break;
+        }
+    }
+    Ok(offered)
 }

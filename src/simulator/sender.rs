@@ -1,60 +1,23 @@
-//! Sends one event as ASAPP does: one POST, a 200 in time or another attempt, and after the last one it is dropped.
+//! Sends events as ASAPP does: one POST each, a 200 in time or another attempt, and after the last one it is dropped.
 
-use std::io;
-use std::path::PathBuf;
-use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::future::poll_fn;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
-use hyper::{Request, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
-use rustls::client::Resumption;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
-use tokio_util::sync::CancellationToken;
+use hyper::StatusCode;
+use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
-/// The longest answer that is read.
-const MAX_ANSWER: usize = 64 * 1024;
+use super::Control;
+use super::faults::{Break, Sending};
+use super::ledger::{self, Digest};
+pub use super::link::{Failure, Protocol};
+use super::link::{Line, Target};
+
 /// ASAPP does not say how long it waits before it tries again; this doubles with every attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-
-/// What mutual TLS needs.
-#[derive(Debug, Clone)]
-pub struct Credentials {
-    /// Whom to trust as a receiver.
-    pub ca: Pem,
-    /// The client's certificate and its chain.
-    pub certificate: Pem,
-    pub private_key: Pem,
-}
-
-#[derive(Clone)]
-pub enum Pem {
-    File(PathBuf),
-    Text(Vec<u8>),
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("the URL has to be https://HOST[:PORT]/PATH")]
-    Url,
-    #[error("the {what}, {place}, cannot be read")]
-    Pem { what: &'static str, place: String, source: pem::Error },
-    #[error("the {what}, {place}, holds no certificate")]
-    NoCertificate { what: &'static str, place: String },
-    #[error("the certificates and the key cannot be used")]
-    Tls(#[from] rustls::Error),
-}
+/// Events that wait for another attempt without a connection; more of them keep theirs while they wait.
+const MAX_WAITING: usize = 10_000;
 
 /// What became of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +25,8 @@ pub struct Settled {
     pub outcome: Outcome,
     /// POSTs tried, at least 1.
     pub attempts: u32,
+    /// Those of them that this side broke off on purpose.
+    pub aborted: u32,
     /// What the last failed attempt met.
     pub failure: Option<Failure>,
 }
@@ -75,223 +40,150 @@ pub enum Outcome {
     Duplicate,
     /// Answered with a 4xx at the last attempt.
     Rejected,
-    /// Anything else at the last attempt.
+    /// Anything else at the last attempt, or the run was broken off.
     Dropped,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    #[error("answered {0}")]
-    Status(StatusCode),
-    #[error("no answer in time")]
-    Timeout,
-    #[error("{0}")]
-    Connection(String),
+/// What the senders of a run have in common.
+pub(super) struct Manner {
+    pub(super) target: Target,
+    /// For one attempt, connecting included.
+    pub(super) timeout: Duration,
+    /// Attempts after the first one.
+    pub(super) retries: u32,
+    /// Whether a ledger wants to know what was sent.
+    pub(super) digests: bool,
+    pub(super) control: Control,
+    waiting: Arc<Semaphore>,
+    pauses: TaskTracker,
 }
 
-/// Keeps connections alive between events. Each event under way has one to itself.
-pub struct Sender {
-    tls: TlsConnector,
-    host: ServerName<'static>,
-    /// Host and port to connect to.
-    address: (String, u16),
-    authority: HeaderValue,
-    target: Uri,
-    timeout: Duration,
-    retries: u32,
-    idle: Mutex<Vec<Link>>,
+/// A sending on its way to its end.
+pub(super) struct Job {
+    sending: Sending,
+    due: Instant,
+    /// When the first attempt was begun.
+    begun: Option<Instant>,
+    /// So far.
+    settled: Settled,
+    /// Where it goes for another attempt: the queue lasts as long as there is a job.
+    queue: mpsc::Sender<Job>,
 }
 
-type Driver = http1::Connection<TokioIo<TlsStream<TcpStream>>, Full<Bytes>>;
+/// A sending at its end.
+pub(super) struct Settlement {
+    pub(super) sending: Sending,
+    pub(super) due: Instant,
+    /// When the first attempt was begun.
+    pub(super) begun: Instant,
+    pub(super) settled: Settled,
+    /// From `due`.
+    pub(super) latency: Duration,
+    pub(super) sha256: Option<Digest>,
+}
 
-/// One connection; its driver makes progress only while it is polled here.
-struct Link {
-    requests: SendRequest<Full<Bytes>>,
-    driver: Pin<Box<Driver>>,
-    ended: bool,
+/// One of those that empty the queue; makes one attempt at a time.
+pub(super) struct Sender {
+    pub(super) manner: Arc<Manner>,
+    pub(super) line: Line,
+    pub(super) queue: Arc<Mutex<mpsc::Receiver<Job>>>,
+    pub(super) settled: mpsc::Sender<Settlement>,
+}
+
+impl Manner {
+    pub(super) fn new(target: Target, timeout: Duration, retries: u32, digests: bool, control: Control) -> Self {
+        let (waiting, pauses) = (Arc::new(Semaphore::new(MAX_WAITING)), TaskTracker::new());
+        Self { target, timeout, retries, digests, control, waiting, pauses }
+    }
+}
+
+impl Job {
+    pub(super) fn new(sending: Sending, due: Instant, queue: mpsc::Sender<Self>) -> Self {
+        let settled = Settled { outcome: Outcome::Dropped, attempts: 0, aborted: 0, failure: None };
+        Self { sending, due, begun: None, settled, queue }
+    }
 }
 
 impl Sender {
-    /// `timeout` is for one attempt, connecting included; `retries` come after the first attempt.
-    ///
-    /// # Errors
-    /// A bad URL, or certificates or a key that cannot be read or used.
-    pub fn new(url: &str, credentials: &Credentials, timeout: Duration, retries: u32) -> Result<Self, Error> {
-        let url: Uri = url.parse().map_err(|_| Error::Url)?;
-        let (Some("https"), Some(authority)) = (url.scheme_str(), url.authority()) else { return Err(Error::Url) };
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let target = url.path_and_query().map_or("/", |path| path.as_str());
-        Ok(Self {
-            tls: TlsConnector::from(Arc::new(credentials.client_config()?)),
-            host: ServerName::try_from(host.clone()).map_err(|_| Error::Url)?,
-            address: (host, authority.port_u16().unwrap_or(443)),
-            authority: HeaderValue::from_str(authority.as_str()).map_err(|_| Error::Url)?,
-            target: target.parse().map_err(|_| Error::Url)?,
-            timeout,
-            retries,
-            idle: Mutex::default(),
-        })
-    }
-
-    /// Once `stop` is cancelled no further attempt is begun.
-    pub async fn send(&self, body: Bytes, stop: &CancellationToken) -> Settled {
-        let mut failure = None;
-        let mut attempts = 0;
+    /// Until the queue has ended.
+    pub(super) async fn work(mut self) {
         loop {
-            attempts += 1;
-            match tokio::time::timeout(self.timeout, self.attempt(body.clone())).await.unwrap_or(Err(Failure::Timeout))
-            {
-                Ok(outcome) => return Settled { outcome, attempts, failure },
-                Err(met) => failure = Some(met),
+            let next = self.queue.lock().await.recv().await;
+            if next.is_none() {
+                return;
             }
-            let pause = FIRST_PAUSE.saturating_mul(1 << (attempts - 1).min(6));
-            let over = attempts > self.retries || stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none();
-            if over {
-                let outcome = match failure {
-                    Some(Failure::Status(status)) if status.is_client_error() => Outcome::Rejected,
-                    _ => Outcome::Dropped,
-                };
-                return Settled { outcome, attempts, failure };
+            let mut job = next;
+            while let Some(now) = job {
+                job = self.attempt(now).await;
             }
         }
     }
 
-    async fn attempt(&self, body: Bytes) -> Result<Outcome, Failure> {
-        let mut link = match self.idle_link().await {
-            Some(link) => link,
-            None => self.connect().await.map_err(Failure::of)?,
+    /// Gives back what is to be attempted at once. Once the run is to stop no attempt is begun: an event that
+    /// had none is as if it had never been due.
+    async fn attempt(&mut self, mut job: Job) -> Option<Job> {
+        let Manner { target, timeout, retries, control, .. } = &*self.manner;
+        if control.is_stopping() {
+            if job.begun.is_some() {
+                self.settle(job).await;
+            }
+            return None;
+        }
+        job.begun.get_or_insert_with(Instant::now);
+        job.settled.attempts += 1;
+        let breaks = job.sending.breaks.filter(|how: &Break| job.settled.attempts <= how.attempts);
+        let post = self.line.post(target, &job.sending.body, breaks, *timeout);
+        match control.unless_broken_off(post).await {
+            Some(Ok((StatusCode::OK, answer))) => {
+                job.settled.outcome = if says_duplicate(&answer) { Outcome::Duplicate } else { Outcome::Stored };
+            }
+            Some(done) => {
+                let failure = done.map_or_else(|failure| failure, |(status, _)| Failure::Status(status));
+                job.settled.aborted += u32::from(failure == Failure::BrokenOff);
+                job.settled.failure = Some(failure);
+                if job.settled.attempts <= *retries {
+                    return self.pause(job).await;
+                }
+            }
+            None => {}
+        }
+        let copy = job.sending.again.then(|| Job::new(job.sending.copy(), Instant::now(), job.queue.clone()));
+        self.settle(job).await;
+        copy
+    }
+
+    /// Has the job come back to the queue after a while, in which the connection is free for others.
+    async fn pause(&self, job: Job) -> Option<Job> {
+        let pause = FIRST_PAUSE.saturating_mul(1 << (job.settled.attempts - 1).min(6));
+        let control = self.manner.control.clone();
+        // Once the run is to stop, whoever takes the job settles it.
+        let paused = async move { control.unless_stopped(tokio::time::sleep(pause)).await };
+        let Ok(place) = Arc::clone(&self.manner.waiting).try_acquire_owned() else {
+            paused.await;
+            return Some(job);
         };
-        let mut request = Request::post(self.target.clone()).body(Full::new(body)).map_err(Failure::of)?;
-        request.headers_mut().insert(HOST, self.authority.clone());
-        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let (status, answer) = link.exchange(request).await?;
-        if link.stays_open().await {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(link);
-        }
-        if status != StatusCode::OK {
-            return Err(Failure::Status(status));
-        }
-        Ok(if says_duplicate(&answer) { Outcome::Duplicate } else { Outcome::Stored })
+        self.manner.pauses.spawn(async move {
+            paused.await;
+            let queue = job.queue.clone();
+            // Nobody is there any more when the run was dropped.
+            let _ = queue.send(job).await;
+            drop(place);
+        });
+        None
     }
 
-    /// A connection that the receiver has not closed meanwhile.
-    async fn idle_link(&self) -> Option<Link> {
-        loop {
-            let mut link = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-            if link.stays_open().await {
-                return Some(link);
-            }
+    async fn settle(&self, job: Job) {
+        let Job { sending, due, begun, mut settled, queue: _ } = job;
+        if let (Outcome::Dropped, Some(Failure::Status(status))) = (settled.outcome, &settled.failure)
+            && status.is_client_error()
+        {
+            settled.outcome = Outcome::Rejected;
         }
-    }
-
-    async fn connect(&self) -> io::Result<Link> {
-        let (host, port) = &self.address;
-        let stream = TcpStream::connect((host.as_str(), *port)).await?;
-        stream.set_nodelay(true)?;
-        let stream = self.tls.connect(self.host.clone(), stream).await?;
-        let (requests, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        Ok(Link { requests, driver: Box::pin(driver), ended: false })
-    }
-}
-
-impl Link {
-    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Failure> {
-        let requests = &mut self.requests;
-        let exchange = async {
-            requests.ready().await.map_err(Failure::of)?;
-            let (head, body) = requests.send_request(request).await.map_err(Failure::of)?.into_parts();
-            let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(Failure::of)?;
-            Ok((head.status, body.to_bytes()))
-        };
-        let mut exchange = pin!(exchange);
-        tokio::select! {
-            biased;
-            done = &mut exchange => return done,
-            ended = &mut self.driver => {
-                self.ended = true;
-                ended.map_err(Failure::of)?;
-            }
-        }
-        // The receiver has closed the connection behind its answer; what the driver has read is all there is.
-        exchange.await
-    }
-
-    /// Lets the driver see what has come in since it was polled last.
-    async fn stays_open(&mut self) -> bool {
-        if !self.ended {
-            self.ended = poll_fn(|context| Poll::Ready(self.driver.as_mut().poll(context).is_ready())).await;
-        }
-        !self.ended && !self.requests.is_closed()
-    }
-}
-
-impl Credentials {
-    fn client_config(&self) -> Result<ClientConfig, Error> {
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in self.ca.certificates("CA")? {
-            roots.add(certificate)?;
-        }
-        let chain = self.certificate.certificates("client certificate")?;
-        let key = self.private_key.private_key("client key")?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)?;
-        config.resumption = Resumption::disabled();
-        Ok(config)
-    }
-}
-
-impl Pem {
-    fn certificates(&self, what: &'static str) -> Result<Vec<CertificateDer<'static>>, Error> {
-        let read = match self {
-            Self::File(path) => CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>),
-            Self::Text(text) => CertificateDer::pem_slice_iter(text).collect(),
-        };
-        let place = || self.to_string();
-        match read {
-            Ok(found) if found.is_empty() => Err(Error::NoCertificate { what, place: place() }),
-            Ok(found) => Ok(found),
-            Err(source) => Err(Error::Pem { what, place: place(), source }),
-        }
-    }
-
-    fn private_key(&self, what: &'static str) -> Result<PrivateKeyDer<'static>, Error> {
-        match self {
-            Self::File(path) => PrivateKeyDer::from_pem_file(path),
-            Self::Text(text) => PrivateKeyDer::from_pem_slice(text),
-        }
-        .map_err(|source| Error::Pem { what, place: self.to_string(), source })
-    }
-}
-
-impl std::fmt::Display for Pem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::File(path) => path.display().fmt(f),
-            Self::Text(_) => f.write_str("given in memory"),
-        }
-    }
-}
-
-/// Never shows what it holds: it may be a key.
-impl std::fmt::Debug for Pem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Display::fmt(self, f)
-    }
-}
-
-impl Failure {
-    fn of(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        let error = error.into();
-        let mut told = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            told = format!("{told}: {error}");
-            cause = error.source();
-        }
-        Self::Connection(told)
+        let sha256 = self.manner.digests.then(|| ledger::digest(&sending.body));
+        let begun = begun.unwrap_or(due);
+        let settlement = Settlement { latency: due.elapsed(), sending, due, begun, settled, sha256 };
+        // Nobody is there any more when the run has failed.
+        let _ = self.settled.send(settlement).await;
     }
 }
 

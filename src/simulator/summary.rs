@@ -3,14 +3,24 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::sender::{Failure, Outcome, Settled};
+use hdrhistogram::Histogram;
 
-/// Each power of two is counted in this many steps, so a percentile is at most 1.6 % too high.
-const STEPS: u64 = 64;
+use super::faults::Hit;
+use super::link::Failure;
+use super::pace::per_second;
+use super::sender::{Outcome, Settled};
+
+/// Latencies above a day count as one.
+const LONGEST: Duration = Duration::from_secs(86_400);
+/// Sending is behind when events were sent later than this after they were due, and 1 % slower than asked for.
+const LATE: Duration = Duration::from_millis(20);
 
 /// `sent = stored + duplicate + rejected + dropped`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Summary {
+    /// Different events.
+    pub events: u64,
+    /// Their sendings: with the fault of that name an event has two.
     pub sent: u64,
     pub stored: u64,
     pub duplicate: u64,
@@ -18,22 +28,58 @@ pub struct Summary {
     pub dropped: u64,
     /// POSTs tried for all of them.
     pub attempts: u64,
+    pub faults: Count,
     /// Of the events that got a 200, from the moment they were due.
     pub latency: Latency,
+    /// From the start to the last answer.
     pub took: Duration,
+    /// Events a second that were due.
+    pub asked_rate: f64,
+    /// Events a second that were sent.
+    pub achieved_rate: f64,
+    /// How long after it was due the last event was sent.
+    pub behind: Duration,
+    /// Of those that were not broken off on purpose.
     pub last_failure: Option<Failure>,
 }
 
-/// Microseconds, counted in steps that grow with their size.
-#[derive(Debug, Clone, Default)]
-pub struct Latency {
-    counts: Vec<u64>,
-    total: u64,
-    max: u64,
+/// How often each fault was injected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    pub duplicates: u64,
+    pub reorder: u64,
+    pub drift: u64,
+    /// Attempts that were broken off.
+    pub abort: u64,
+    pub malformed: u64,
 }
 
+/// To three significant digits.
+#[derive(Debug, Clone)]
+pub struct Latency(Histogram<u64>);
+
 impl Summary {
-    pub(super) fn note(&mut self, settled: Settled, latency: Duration) {
+    pub(super) fn new() -> Result<Self, hdrhistogram::CreationError> {
+        Ok(Self {
+            events: 0,
+            sent: 0,
+            stored: 0,
+            duplicate: 0,
+            rejected: 0,
+            dropped: 0,
+            attempts: 0,
+            faults: Count::default(),
+            latency: Latency(Histogram::new_with_max(micros(LONGEST), 3)?),
+            took: Duration::ZERO,
+            asked_rate: 0.0,
+            achieved_rate: 0.0,
+            behind: Duration::ZERO,
+            last_failure: None,
+        })
+    }
+
+    pub(super) fn note(&mut self, settled: &Settled, hit: Hit, latency: Duration) {
+        self.events += u64::from(!hit.duplicate);
         self.sent += 1;
         self.attempts += u64::from(settled.attempts);
         match settled.outcome {
@@ -43,53 +89,90 @@ impl Summary {
             Outcome::Dropped => self.dropped += 1,
         }
         if let Outcome::Stored | Outcome::Duplicate = settled.outcome {
-            self.latency.note(latency);
+            self.latency.0.saturating_record(micros(latency));
         }
-        if settled.failure.is_some() {
-            self.last_failure = settled.failure;
+        self.faults.duplicates += u64::from(hit.duplicate);
+        self.faults.reorder += u64::from(hit.reorder);
+        self.faults.drift += u64::from(hit.drift);
+        self.faults.abort += u64::from(settled.aborted);
+        self.faults.malformed += u64::from(hit.malformed);
+        if let Some(failure) = settled.failure.as_ref().filter(|&failure| *failure != Failure::BrokenOff) {
+            self.last_failure = Some(failure.clone());
         }
     }
-}
 
-impl Summary {
+    /// `asked`: events a second that were due; `last`: when the last one was due, from the start; `behind`: how much
+    /// later than that it was sent.
+    pub(super) fn settle_rates(&mut self, asked: f64, last: Duration, behind: Duration) {
+        self.asked_rate = asked;
+        self.behind = behind;
+        // The last event's time is as long as those between the others.
+        let planned = Duration::try_from_secs_f64(1.0 / asked).map_or(last, |one| last + one);
+        self.achieved_rate = per_second(self.events, planned + behind);
+    }
+
+    /// Whether events could not be sent as fast as they were due.
+    #[must_use]
+    pub fn fell_behind(&self) -> bool {
+        self.behind > LATE && self.achieved_rate < self.asked_rate * 0.99
+    }
+
     /// The summary for programs; times in microseconds.
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
-        let Self { sent, stored, duplicate, rejected, dropped, attempts, latency, took, last_failure } = self;
+        let Self { events, sent, stored, duplicate, rejected, dropped, attempts, faults, latency, .. } = self;
         serde_json::json!({
+            "events": events,
             "sent": sent,
             "stored": stored,
             "duplicate": duplicate,
             "rejected": rejected,
             "dropped": dropped,
             "attempts": attempts,
-            "seconds": took.as_secs_f64(),
+            "seconds": self.took.as_secs_f64(),
+            "asked_rate": self.asked_rate,
+            "achieved_rate": self.achieved_rate,
+            "fell_behind": self.fell_behind(),
+            "behind_us": micros(self.behind),
             "latency_us": {
-                "p50": latency.percentile(50),
-                "p90": latency.percentile(90),
-                "p99": latency.percentile(99),
-                "max": latency.percentile(100),
+                "p50": latency.percentile(50.0),
+                "p90": latency.percentile(90.0),
+                "p99": latency.percentile(99.0),
+                "p99.9": latency.percentile(99.9),
+                "max": latency.percentile(100.0),
             },
-            "last_failure": last_failure.as_ref().map(ToString::to_string),
+            "faults": {
+                "duplicates": faults.duplicates,
+                "reorder": faults.reorder,
+                "drift": faults.drift,
+                "abort": faults.abort,
+                "malformed": faults.malformed,
+            },
+            "last_failure": self.last_failure.as_ref().map(ToString::to_string),
         })
     }
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sent, stored, duplicate, rejected, dropped, attempts, latency, took, last_failure } = self;
-        writeln!(f, "sent {sent} events with {attempts} POSTs in {:.1} s", took.as_secs_f64())?;
+        let Self { sent, stored, duplicate, rejected, dropped, attempts, faults, latency, .. } = self;
+        write!(f, "sent {sent} events with {attempts} POSTs in {:.1} s", self.took.as_secs_f64())?;
+        writeln!(f, ", {:.1} events/s of {:.1} asked for", self.achieved_rate, self.asked_rate)?;
         writeln!(f, "  stored {stored}, duplicate {duplicate}, rejected {rejected}, dropped {dropped}")?;
+        let percentiles = [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("max", 100.0)];
         let ms = |percent| f64::from(u32::try_from(latency.percentile(percent)).unwrap_or(u32::MAX)) / 1000.0;
-        write!(
-            f,
-            "  time to the 200: p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms, max {:.2} ms",
-            ms(50),
-            ms(90),
-            ms(99),
-            ms(100)
-        )?;
-        match last_failure {
+        let told = percentiles.map(|(name, percent)| format!("{name} {:.2} ms", ms(percent)));
+        write!(f, "  time to the 200: {}", told.join(", "))?;
+        if *faults != Count::default() {
+            let Count { duplicates, reorder, drift, abort, malformed } = faults;
+            write!(f, "\n  faults: {duplicates} sent again, {reorder} held back, {drift} with drift, ")?;
+            write!(f, "{abort} attempts broken off, {malformed} malformed")?;
+        }
+        if self.fell_behind() {
+            write!(f, "\n  sending fell behind, by {:.1} s at the end: ", self.behind.as_secs_f64())?;
+            write!(f, "try more connections, unless the receiver or this machine is at its limit")?;
+        }
+        match &self.last_failure {
             Some(failure) => write!(f, "\n  last failure: {failure}"),
             None => Ok(()),
         }
@@ -97,63 +180,13 @@ impl fmt::Display for Summary {
 }
 
 impl Latency {
-    fn note(&mut self, latency: Duration) {
-        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        let step = step(micros);
-        if self.counts.len() <= step {
-            self.counts.resize(step + 1, 0);
-        }
-        self.counts[step] += 1;
-        self.total += 1;
-        self.max = self.max.max(micros);
-    }
-
     /// Microseconds within which this percentage of the events was answered; 0 when there were none.
     #[must_use]
-    pub fn percentile(&self, percent: u64) -> u64 {
-        let wanted = (self.total * percent).div_ceil(100).max(1);
-        let mut seen = 0;
-        for (step, count) in self.counts.iter().enumerate() {
-            seen += count;
-            if seen >= wanted {
-                return last_of(step).min(self.max);
-            }
-        }
-        self.max
+    pub fn percentile(&self, percent: f64) -> u64 {
+        self.0.value_at_percentile(percent)
     }
 }
 
-fn step(micros: u64) -> usize {
-    let shift = micros.checked_ilog2().unwrap_or(0).saturating_sub(STEPS.ilog2());
-    usize::try_from(u64::from(shift) * STEPS + (micros >> shift)).unwrap_or(usize::MAX)
-}
-
-/// The largest number of microseconds that is counted in a step.
-fn last_of(step: usize) -> u64 {
-    let step = step as u64;
-    let shift = (step / STEPS).saturating_sub(1);
-    ((step - shift * STEPS + 1) << shift) - 1
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn steps_hold_every_number_closely() {
-        for micros in (0..5_000).chain([1 << 20, 123_456_789, (1 << 40) - 1, u64::MAX >> 1]) {
-            let last = last_of(step(micros));
-            assert!(last >= micros && last - micros <= micros / STEPS, "{micros} counted as {last}");
-            assert_eq!(step(last), step(micros));
-            assert_eq!(step(last + 1), step(micros) + 1);
-        }
-    }
-
-    #[test]
-    fn percentiles_are_those_of_what_was_noted() {
-        let mut latency = Latency::default();
-        assert_eq!(latency.percentile(50), 0);
-        (1..=100).for_each(|micros| latency.note(Duration::from_micros(micros)));
-        assert_eq!([50, 90, 99, 100].map(|percent| latency.percentile(percent)), [50, 90, 99, 100]);
-    }
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -16,7 +16,9 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
-use super::sender::{Failure, Pem};
+use super::credentials::Pem;
+use super::faults::{Break, Place};
+use super::link::Failure;
 use super::*;
 use crate::envelope::Envelope;
 
@@ -80,14 +82,14 @@ impl Receiver {
         let mut settings =
             Settings::new(format!("https://localhost:{}/events?a=b", self.address.port()), self.credentials.clone());
         settings.events = Some(events);
-        settings.rate = 1_000.0;
+        settings.pace = Pace::Rate(1_000.0);
         settings.seed = 1;
         settings
     }
 
     async fn run(&self, events: u64) -> Summary {
         // As a task, which a run must be able to be.
-        let run = run(self.settings(events), CancellationToken::new());
+        let run = run(self.settings(events), Control::default());
         TaskTracker::new().spawn(run).await.unwrap().unwrap()
     }
 
@@ -201,8 +203,8 @@ async fn each_event_is_posted_once_over_kept_connections() {
     let summary = receiver.run(200).await;
     assert_eq!(outcomes(&summary), [200, 200, 0, 0, 0, 200]);
     assert_eq!(summary.last_failure, None);
-    assert!(summary.latency.percentile(50) > 0);
-    assert!(summary.latency.percentile(50) <= summary.latency.percentile(100));
+    assert!(summary.latency.percentile(50.0) > 0);
+    assert!(summary.latency.percentile(50.0) <= summary.latency.percentile(100.0));
     // Not faster than told: 200 events at 1,000/s.
     assert!(summary.took >= Duration::from_millis(199), "{:?}", summary.took);
     {
@@ -219,7 +221,7 @@ async fn any_200_is_a_success() {
     let receiver = Receiver::start(&[Reply::Plain, Reply::Close, Reply::Close, Reply::Plain]).await;
     let mut settings = receiver.settings(6);
     settings.connections = 1;
-    let summary = run(settings, CancellationToken::new()).await.unwrap();
+    let summary = run(settings, Control::default()).await.unwrap();
     assert_eq!(outcomes(&summary), [6, 6, 0, 0, 0, 6]);
     assert_eq!(receiver.seen().connections, 3);
 }
@@ -238,16 +240,16 @@ async fn after_the_last_retry_an_event_is_dropped() {
     let receiver = Receiver::start(&[Reply::Status(503)]).await;
     let mut settings = receiver.settings(3);
     settings.retries = 1;
-    let summary = run(settings.clone(), CancellationToken::new()).await.unwrap();
+    let summary = run(settings.clone(), Control::default()).await.unwrap();
     assert_eq!(outcomes(&summary), [3, 0, 0, 0, 3, 6]);
-    assert_eq!(summary.latency.percentile(99), 0);
+    assert_eq!(summary.latency.percentile(99.0), 0);
     assert!(summary.to_string().ends_with("last failure: answered 503 Service Unavailable"), "{summary}");
 
     let receiver = Receiver::start(&[Reply::Status(422)]).await;
     settings.url = receiver.settings(0).url;
     settings.credentials = receiver.credentials.clone();
     settings.retries = 0;
-    let summary = run(settings, CancellationToken::new()).await.unwrap();
+    let summary = run(settings, Control::default()).await.unwrap();
     assert_eq!(outcomes(&summary), [3, 0, 0, 3, 0, 3]);
 }
 
@@ -257,7 +259,7 @@ async fn silence_ends_at_the_timeout() {
     let mut settings = receiver.settings(2);
     settings.timeout_ms = 50;
     settings.retries = 1;
-    let summary = run(settings, CancellationToken::new()).await.unwrap();
+    let summary = run(settings, Control::default()).await.unwrap();
     assert_eq!(outcomes(&summary), [2, 0, 0, 0, 2, 4]);
     assert_eq!(summary.last_failure, Some(Failure::Timeout));
 }
@@ -270,7 +272,7 @@ async fn without_an_accepted_certificate_nothing_is_sent() {
         let mut settings = receiver.settings(1);
         settings.retries = 0;
         change(&mut settings);
-        let summary = run(settings, CancellationToken::new()).await.unwrap();
+        let summary = run(settings, Control::default()).await.unwrap();
         assert_eq!(outcomes(&summary), [1, 0, 0, 0, 1, 1]);
         summary.last_failure.unwrap().to_string()
     };
@@ -294,12 +296,12 @@ async fn stopping_sees_events_under_way_to_their_end() {
     let receiver = Receiver::start(&[Reply::Honest]).await;
     let mut settings = receiver.settings(0);
     settings.events = None;
-    let stop = CancellationToken::new();
+    let stop = Control::default();
     let watch = async {
         while receiver.seen().posts < 20 {
             tokio::task::yield_now().await;
         }
-        stop.cancel();
+        stop.stop();
     };
     let (summary, ()) = tokio::join!(run(settings, stop.clone()), watch);
     let summary = summary.unwrap();
@@ -313,9 +315,9 @@ async fn a_duration_ends_the_run() {
     let receiver = Receiver::start(&[Reply::Honest]).await;
     let mut settings = receiver.settings(0);
     settings.events = None;
-    settings.rate = 200.0;
+    settings.pace = Pace::Rate(200.0);
     settings.duration = Some(Duration::from_millis(100));
-    let summary = run(settings, CancellationToken::new()).await.unwrap();
+    let summary = run(settings, Control::default()).await.unwrap();
     assert_eq!(outcomes(&summary), [20, 20, 0, 0, 0, 20]);
 }
 
@@ -325,13 +327,13 @@ async fn what_can_never_work_is_an_error() {
     let run_with = async |change: &dyn Fn(&mut Settings)| {
         let mut settings = Settings::new("https://localhost:1/".into(), pki.credentials.clone());
         change(&mut settings);
-        run(settings, CancellationToken::new()).await.map(drop).unwrap_err().to_string()
+        run(settings, Control::default()).await.map(drop).unwrap_err().to_string()
     };
     for url in ["http://localhost/", "localhost", "https://", "https://loc alhost/"] {
         assert_eq!(run_with(&|settings| settings.url = url.into()).await, "the URL has to be https://HOST[:PORT]/PATH");
     }
     for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-        assert!(run_with(&|settings| settings.rate = rate).await.contains("rate"));
+        assert!(run_with(&|settings| settings.pace = Pace::Rate(rate)).await.contains("rate"));
     }
     assert!(run_with(&|settings| settings.connections = 0).await.contains("connections"));
     let told = run_with(&|settings| settings.credentials.ca = Pem::File("/nonexistent/ca.pem".into())).await;

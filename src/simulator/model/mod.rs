@@ -34,6 +34,9 @@ pub struct Model {
     agents: Vec<Agent>,
     queues: Vec<Queue>,
     issues: Vec<Issue>,
+    /// Seconds from one event to the next.
+    every: f64,
+    made: u32,
 }
 
 /// One event, ready to be sent.
@@ -60,16 +63,23 @@ struct Fields(Vec<(&'static str, Value)>);
 impl Model {
     /// The same seed makes the same events, ids included; their times are those given to [`next`](Self::next).
     #[must_use]
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, issues_per_minute: f64) -> Self {
         let mut random = Rng::with_seed(seed);
         let queues = Queue::all(&mut random);
         let agents = (0..AGENTS).map(|_| Agent::new(&mut random)).collect();
-        Self { random, agents, queues, issues: Vec::new() }
+        Self { random, agents, queues, issues: Vec::new(), every: 6.0 / issues_per_minute, made: 0 }
+    }
+
+    /// Simulated time from the start to the next event.
+    #[must_use]
+    pub fn at(&self) -> std::time::Duration {
+        std::time::Duration::try_from_secs_f64(self.every * f64::from(self.made)).unwrap_or(std::time::Duration::MAX)
     }
 
     /// What happens next; it happens a few milliseconds before `now`.
     pub fn next(&mut self, now: OffsetDateTime) -> Event {
-        let Self { random, agents, queues, issues } = self;
+        self.made += 1;
+        let Self { random, agents, queues, issues, .. } = self;
         let happened = now - Duration::milliseconds(random.i64(2..40));
         match random.u8(..10) {
             0 => {
@@ -177,7 +187,7 @@ mod tests {
     const EVENTS: i64 = 2_000;
 
     fn events(seed: u64) -> Vec<Event> {
-        let mut model = Model::new(seed);
+        let mut model = Model::new(seed, 20.0);
         let begun = OffsetDateTime::now_utc();
         (0..EVENTS).map(|event| model.next(begun + Duration::milliseconds(100 * event))).collect()
     }
@@ -234,7 +244,7 @@ mod tests {
     fn a_seed_repeats_itself() {
         let now = OffsetDateTime::now_utc();
         let bodies = |seed| {
-            let mut model = Model::new(seed);
+            let mut model = Model::new(seed, 20.0);
             (0..200).map(|_| model.next(now).body).collect::<Vec<_>>()
         };
         assert_eq!(bodies(5), bodies(5));
