@@ -19,6 +19,7 @@ mod http2;
 mod http_sink;
 mod http_trust;
 mod independent;
+mod ledger;
 mod letters;
 mod night;
 mod order;
