@@ -27,6 +27,7 @@ mod process;
 mod recovery;
 mod replay;
 mod shapes;
+mod simulate;
 mod sinks;
 mod storage;
 mod tail;
