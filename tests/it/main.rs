@@ -3,6 +3,7 @@
 
 mod admin;
 mod body;
+mod chaos;
 mod commands;
 mod config;
 mod connection;
