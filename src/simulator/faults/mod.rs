@@ -4,6 +4,8 @@
 //! fault hits, whatever becomes of them and whatever other faults there are.
 
 mod bodies;
+#[cfg(test)]
+mod tests;
 
 use std::mem;
 use std::time::Duration;
