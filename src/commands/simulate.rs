@@ -12,7 +12,7 @@ use crate::simulator::credentials::{Credentials, Pem};
 use crate::simulator::faults::Faults;
 use crate::simulator::pace::Pace;
 use crate::simulator::sender::Protocol;
-use crate::simulator::{self, Control, Settings, Summary};
+use crate::simulator::{self, Control, Settings, Summary, verify};
 
 /// How long it sends when neither an end nor a number was given.
 const UNLESS_TOLD: Duration = Duration::from_secs(10);
@@ -28,16 +28,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Where to post, https://HOST[:PORT]/PATH
-    #[arg(long, required = true)]
+    #[arg(long, required_unless_present = "verify")]
     pub url: Option<String>,
     /// The CA that signed the receiver's certificate (PEM)
-    #[arg(long, required = true, value_name = "FILE")]
+    #[arg(long, required_unless_present = "verify", value_name = "FILE")]
     pub ca: Option<PathBuf>,
     /// The client certificate and its chain (PEM)
-    #[arg(long, required = true, value_name = "FILE")]
+    #[arg(long, required_unless_present = "verify", value_name = "FILE")]
     pub cert: Option<PathBuf>,
     /// The client certificate's private key (PEM)
-    #[arg(long, required = true, value_name = "FILE")]
+    #[arg(long, required_unless_present = "verify", value_name = "FILE")]
     pub key: Option<PathBuf>,
     /// Makes a run repeatable: the same events and faults, only their times differ; chosen and told when not given
     #[arg(long, value_name = "NUMBER")]
@@ -45,7 +45,7 @@ pub struct Args {
     /// Keep a ledger in this file, anew: a JSON line for each sending
     #[arg(long, value_name = "FILE")]
     pub ledger: Option<PathBuf>,
-    /// Print the summary as JSON, times in microseconds, and show no progress
+    /// Print the summary as JSON, times in microseconds, and show no progress; or all findings
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -54,6 +54,8 @@ pub struct Args {
     pub sending: Sending,
     #[command(flatten)]
     pub faults: Injected,
+    #[command(flatten)]
+    pub verify: Verify,
 }
 
 const EXAMPLES: &str = "\
@@ -61,7 +63,12 @@ Example: asapp-receiver simulate --url https://localhost:8443/events --ca data/c
 --cert data/certs/client.pem --key data/certs/client-key.pem --rate 100 --duration 30s
 
 With faults and a ledger: … --events 10000 --rate 1000 --duplicates 0.05 --reorder 0.05 --drift 0.02 --abort 0.02 \
---malformed 0.01 --seed 7 --ledger ledger.jsonl";
+--malformed 0.01 --seed 7 --ledger ledger.jsonl
+
+Was all of it delivered: asapp-receiver simulate --verify ledger.jsonl --against data/events.jsonl*";
+
+/// Findings of each kind that a person is shown.
+const SHOWN: usize = 20;
 
 /// How much is sent, and how long.
 #[derive(Debug, clap::Args)]
@@ -127,11 +134,31 @@ pub struct Injected {
     pub malformed: f64,
 }
 
-/// Sends until done, then prints the summary. Events that were dropped are no failure.
+/// Instead of sending, what a ledger of an earlier run says.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Verifying")]
+pub struct Verify {
+    /// Send nothing: tell whether each event that this ledger has as acknowledged was delivered, unaltered and once; exits
+    /// with 1 if not
+    #[arg(long, value_name = "LEDGER", requires = "against", conflicts_with_all = ["url", "ca", "cert", "key", "ledger"])]
+    pub verify: Option<PathBuf>,
+    /// Where it was delivered to: files of a sink with the format `raw`, rotated ones as well, or - for standard input
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "verify")]
+    pub against: Vec<PathBuf>,
+    /// For runs with crashes: events may come again, and lines be broken off
+    #[arg(long, requires = "verify")]
+    pub allow_repeats: bool,
+}
+
+/// Sends until done, then prints the summary; events that were dropped are no failure. Or verifies.
 ///
 /// # Errors
-/// When the certificates cannot be used, the ledger cannot be written, or HTTP/2 was asked for and is not offered.
-pub async fn run(args: Args) -> Result<(), Failure> {
+/// When the certificates cannot be used, the ledger cannot be written, or HTTP/2 was asked for and is not offered. When
+/// what was delivered is not what the ledger says.
+pub async fn run(mut args: Args) -> Result<(), Failure> {
+    if let Some(ledger) = args.verify.verify.take() {
+        return verify(ledger, args.verify, args.json);
+    }
     let json = args.json;
     let settings = settings(args)?;
     tell(&format!("simulate: seed {}\n", settings.seed));
@@ -172,8 +199,20 @@ pub(super) async fn run_until_stopped(
     Ok((summary.map_err(|error| Failure::from_error(&error))?, stopped > 0))
 }
 
+fn verify(ledger: PathBuf, Verify { against, allow_repeats, .. }: Verify, json: bool) -> Result<(), Failure> {
+    let keep = if json { usize::MAX } else { SHOWN };
+    let report = verify::verify(&verify::Settings { ledger, against, allow_repeats, keep })
+        .map_err(|error| Failure::from_error(&error))?;
+    if json {
+        print(&format!("{}\n", serde_json::json!(report)))?
+    } else {
+        print(&format!("{report}\n"))?
+    }
+    if report.good { Ok(()) } else { Err(Failure::failed("what was delivered is not what the ledger says")) }
+}
+
 fn settings(args: Args) -> Result<Settings, Failure> {
-    let Args { url, ca, cert, key, seed, ledger, load, sending, faults, json: _ } = args;
+    let Args { url, ca, cert, key, seed, ledger, load, sending, faults, json: _, verify: _ } = args;
     // Each of them is required by the command line already.
     let missing = || Failure::usage("--url, --ca, --cert and --key are needed to send");
     let file = |path: Option<PathBuf>| path.map(Pem::File).ok_or_else(missing);

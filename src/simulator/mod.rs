@@ -22,6 +22,7 @@ pub mod sender;
 mod summary;
 #[cfg(test)]
 mod tests;
+pub mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 
 mod admin;
 mod body;
+mod chaos;
 mod commands;
 mod config;
 mod connection;
@@ -19,6 +20,7 @@ mod http2;
 mod http_sink;
 mod http_trust;
 mod independent;
+mod ledger;
 mod letters;
 mod night;
 mod order;
@@ -26,6 +28,7 @@ mod process;
 mod recovery;
 mod replay;
 mod shapes;
+mod simulate;
 mod sinks;
 mod storage;
 mod tail;

@@ -7,6 +7,7 @@ pub(crate) mod nginx;
 pub(crate) mod pki;
 pub(crate) mod programs;
 pub(crate) mod receiver;
+pub(crate) mod simulator;
 pub(crate) mod target;
 pub(crate) mod wire;
 

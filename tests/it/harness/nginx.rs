@@ -1,4 +1,4 @@
-//! nginx as the target of an HTTP sink.
+//! nginx, as the target of an HTTP sink or as somebody's receiver.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -35,14 +35,16 @@ impl Nginx {
                 events {{}}
                 http {{
                     log_format told '$request_method $uri $status $http_idempotency_key $ssl_client_s_dn';
+                    log_format version '$server_protocol';
                     access_log {root}/access.log told;
+                    access_log {root}/versions.log version;
                     client_body_temp_path {root}/bodies;
                     proxy_temp_path {root}/proxy;
                     fastcgi_temp_path {root}/fastcgi;
                     uwsgi_temp_path {root}/uwsgi;
                     scgi_temp_path {root}/scgi;
                     server {{
-                        listen 127.0.0.1:{port} ssl;
+                        listen 127.0.0.1:{port} ssl http2;
                         root {root};
                         ssl_certificate {chain};
                         ssl_certificate_key {key};
@@ -69,8 +71,12 @@ impl Nginx {
 
     /// A line for each request: method, path, status, idempotency key, the client's subject.
     pub(crate) fn access_log(&self) -> Vec<String> {
-        let text = fs::read_to_string(self.folder.path().join("access.log")).unwrap();
-        text.lines().map(ToOwned::to_owned).collect()
+        self.stored("access.log").lines().map(ToOwned::to_owned).collect()
+    }
+
+    /// The version of HTTP that each request used.
+    pub(crate) fn versions(&self) -> Vec<String> {
+        self.stored("versions.log").lines().map(ToOwned::to_owned).collect()
     }
 
     /// A file below its root.

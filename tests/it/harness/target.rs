@@ -143,6 +143,11 @@ impl Target {
         self.shared.state().requests.clone()
     }
 
+    /// Keeps no request so far; their numbers begin anew.
+    pub(crate) fn forget(&self) {
+        self.shared.state().requests.clear();
+    }
+
     /// All requests, once there are this many.
     #[track_caller]
     pub(crate) fn wait_requests(&self, at_least: usize) -> Vec<Request> {

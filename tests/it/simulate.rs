@@ -1,0 +1,77 @@
+//! The simulator in front of a receiver that is not ours, and of none.
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::harness::nginx::Nginx;
+use crate::harness::pki::{Ca, Identity, PKI};
+use crate::harness::programs::json_of;
+use crate::harness::simulator::simulate;
+
+/// More than nginx answers on one connection.
+const EVENTS: usize = 2_500;
+
+/// Lets every event in, of clients with a certificate of ASAPP's authority.
+fn nginx() -> Nginx {
+    Nginx::start(&PKI.server, &PKI.ca, "ssl_protocols TLSv1.3; location = /events { return 200; }")
+}
+
+/// Sends events; the summary, and the ledger's entries.
+fn run(url: &str, client: &Identity, events: usize, arguments: &[&str]) -> (Value, Vec<Value>) {
+    let folder = TempDir::new().unwrap();
+    let ledger = folder.path().join("ledger");
+    let mut command = simulate(url, client);
+    command.args(["--events", &events.to_string(), "--rate", "2000"]).args(arguments).arg("--ledger").arg(&ledger);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    (json_of(&output), entries(&ledger))
+}
+
+fn entries(ledger: &Path) -> Vec<Value> {
+    fs::read_to_string(ledger).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn nginx_takes_every_event() {
+    for (arguments, version) in [(&[][..], "HTTP/1.1"), (&["--http2"], "HTTP/2.0")] {
+        let nginx = nginx();
+        let (summary, ledger) = run(&nginx.url("/events"), &PKI.client, EVENTS, arguments);
+        assert_eq!((&summary["sent"], &summary["stored"]), (&EVENTS.into(), &EVENTS.into()), "{summary}");
+        let ids: HashSet<&str> = ledger.iter().map(|entry| entry["event_id"].as_str().unwrap()).collect();
+        assert_eq!((ledger.len(), ids.len()), (EVENTS, EVENTS));
+        assert!(ledger.iter().all(|entry| entry["outcome"] == "stored"));
+        let attempts: u64 = ledger.iter().map(|entry| entry["attempts"].as_u64().unwrap()).sum();
+        assert_eq!(summary["attempts"], attempts);
+        let log = nginx.access_log();
+        assert!(log.iter().all(|line| line.starts_with("POST /events 200 - CN=")), "{log:?}");
+        assert_eq!(log.len() as u64, attempts);
+        assert!(nginx.versions().iter().all(|used| used == version), "{version}");
+    }
+}
+
+#[test]
+fn without_the_right_certificate_no_event_gets_in() {
+    let nginx = nginx();
+    let stranger = Ca::new("somebody else's CA").client(|_| ());
+    // nginx refuses a certificate with a 400.
+    let (summary, ledger) = run(&nginx.url("/events"), &stranger, 10, &["--retries", "1"]);
+    assert_eq!((&summary["sent"], &summary["rejected"]), (&10.into(), &10.into()), "{summary}");
+    assert!(summary["last_failure"].as_str().unwrap().contains("400"), "{summary}");
+    assert!(ledger.iter().all(|entry| entry["outcome"] == "rejected" && entry["attempts"] == 2), "{ledger:?}");
+    assert_eq!(ledger.len(), 10);
+}
+
+#[test]
+fn where_nobody_listens_events_are_dropped_and_that_is_told() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (summary, ledger) = run(&format!("https://{closed}/events"), &PKI.client, 10, &["--retries", "1"]);
+    assert_eq!((&summary["sent"], &summary["dropped"]), (&10.into(), &10.into()), "{summary}");
+    assert!(summary["last_failure"].as_str().unwrap().contains("refused"), "{summary}");
+    assert!(ledger.iter().all(|entry| entry["outcome"] == "dropped" && entry["attempts"] == 2), "{ledger:?}");
+    assert_eq!(ledger.len(), 10);
+}
