@@ -11,7 +11,7 @@ mod units;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -324,6 +324,18 @@ pub struct HttpSink {
     pub signing_secret_file: Option<PathBuf>,
     /// `None` or `Gzip`.
     pub compress: Compress,
+}
+
+impl HttpSink {
+    /// The files that hold its secrets, each with its key below the sink's own.
+    pub fn secret_files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let files = [
+            ("bearer_token_file", &self.bearer_token_file),
+            ("signing_secret_file", &self.signing_secret_file),
+            ("tls.private_key", &self.tls.private_key),
+        ];
+        files.into_iter().filter_map(|(key, file)| Some((key, file.as_deref()?)))
+    }
 }
 
 /// How events are put together into one request.
