@@ -378,6 +378,7 @@ pub enum Start {
 
 /// Which events a sink wants; every given list must let the event pass, an empty one lets all pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Filter {
     /// Full feed names.
     pub feeds: Vec<String>,
