@@ -164,52 +164,41 @@ pub(super) fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
-/// The filter words of SPEC section 5.
+/// The filter words of SPEC section 5, as they were written.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct FilterWords {
-    feeds: Vec<String>,
-    event_types: Vec<String>,
-    exclude_event_types: Vec<String>,
-    company_ids: Vec<String>,
-    company_segments: Vec<String>,
-    company_subdivisions: Vec<String>,
-}
+#[serde(transparent)]
+pub(super) struct FilterWords(config::Filter);
 
 impl FilterWords {
     pub(super) const KNOWN: &'static str =
         "feeds, event_types, exclude_event_types, company_ids, company_segments and company_subdivisions";
 
     pub(super) fn of(query: &mut Query) -> Self {
-        Self {
+        Self(config::Filter {
             feeds: query.list("feeds"),
             event_types: query.list("event_types"),
             exclude_event_types: query.list("exclude_event_types"),
             company_ids: query.list("company_ids"),
             company_segments: query.list("company_segments"),
             company_subdivisions: query.list("company_subdivisions"),
-        }
+        })
     }
 
+    /// With the full names of feeds.
+    ///
     /// # Errors
     /// A feed or a glob that is none; too many globs.
     pub(super) fn filter(self) -> Result<config::Filter, Problem> {
+        let Self(mut filter) = self;
         let no_feed = "`feeds` has to name activity, journey, queue, or a full name such as com.asapp.event.queue";
-        let feeds = self.feeds.iter().map(|feed| config::feed_name(feed)).collect::<Option<_>>();
-        let feeds = feeds.ok_or_else(|| Problem::new(Kind::Invalid, no_feed))?;
-        let mut globs = self.event_types.iter().chain(&self.exclude_event_types);
+        let feeds = filter.feeds.iter().map(|feed| config::feed_name(feed)).collect::<Option<_>>();
+        filter.feeds = feeds.ok_or_else(|| Problem::new(Kind::Invalid, no_feed))?;
+        let mut globs = filter.event_types.iter().chain(&filter.exclude_event_types);
         if globs.clone().count() > MOST_GLOBS || globs.any(|text| config::glob(text).is_none()) {
             let no_glob = "`event_types` and `exclude_event_types` have to be event types of at most 256 bytes, with * \
                            and ? as wildcards, 100 at most";
             return Err(Problem::new(Kind::Invalid, no_glob));
         }
-        Ok(config::Filter {
-            feeds,
-            event_types: self.event_types,
-            exclude_event_types: self.exclude_event_types,
-            company_ids: self.company_ids,
-            company_segments: self.company_segments,
-            company_subdivisions: self.company_subdivisions,
-        })
+        Ok(filter)
     }
 }

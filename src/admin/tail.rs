@@ -17,6 +17,7 @@ use super::{Phase, View};
 use crate::dispatch::{Bound, Filter};
 use crate::journal::{Event, Gone, Journal, Scan, Watch};
 use crate::problem::{Kind, Problem};
+use crate::shape::push_line;
 
 /// How many may look on at a time.
 pub(super) const PLACES: usize = 16;
@@ -103,10 +104,10 @@ impl Tail {
     }
 }
 
-/// One message. CR and LF stand only between tokens in valid JSON, so a space means the same.
+/// One message.
 fn push(text: &mut Vec<u8>, event: &Event) {
     text.extend_from_slice(format!("id: {}\ndata: ", event.sequence()).as_bytes());
-    text.extend(event.body().iter().map(|&byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }));
+    push_line(text, event.body());
     text.extend_from_slice(b"\n\n");
 }
 

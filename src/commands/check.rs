@@ -171,13 +171,7 @@ fn sink(sink: &config::Sink) -> Vec<Finding> {
         findings.extend(unwritable(&format!("{key}.path"), &file.path));
     }
     if let config::SinkKind::Http(http) = &sink.kind {
-        let secrets = [
-            ("bearer_token_file", &http.bearer_token_file),
-            ("signing_secret_file", &http.signing_secret_file),
-            ("tls.private_key", &http.tls.private_key),
-        ];
-        let named = secrets.into_iter().filter_map(|(file, path)| Some((file, path.as_deref()?)));
-        findings.extend(named.map(|(file, path)| secret(&format!("{key}.{file}"), path)));
+        findings.extend(http.secret_files().map(|(file, path)| secret(&format!("{key}.{file}"), path)));
         let unusable = sinks::Http::new(http, Shape::new(sink.format, &sink.redact)).err();
         findings.extend(unusable.map(|bad| Finding::error(&format!("{key}.{}", bad.key()), bad.to_string())));
     }

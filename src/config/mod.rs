@@ -11,7 +11,7 @@ mod units;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -326,6 +326,18 @@ pub struct HttpSink {
     pub compress: Compress,
 }
 
+impl HttpSink {
+    /// The files that hold its secrets, each with its key below the sink's own.
+    pub fn secret_files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let files = [
+            ("bearer_token_file", &self.bearer_token_file),
+            ("signing_secret_file", &self.signing_secret_file),
+            ("tls.private_key", &self.tls.private_key),
+        ];
+        files.into_iter().filter_map(|(key, file)| Some((key, file.as_deref()?)))
+    }
+}
+
 /// How events are put together into one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batch {
@@ -366,6 +378,7 @@ pub enum Start {
 
 /// Which events a sink wants; every given list must let the event pass, an empty one lets all pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Filter {
     /// Full feed names.
     pub feeds: Vec<String>,

@@ -19,6 +19,12 @@ use crate::envelope::{Cuts, Facts, Feed};
 use crate::journal::Event;
 use cloudevents::Attributes;
 
+/// Appends a JSON text as it stands on a line: its line ends become spaces. In valid JSON they stand between tokens only,
+/// so it means the same.
+pub fn push_line(line: &mut Vec<u8>, json: &[u8]) {
+    line.extend(json.iter().map(|&byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }));
+}
+
 /// A sink's format and redaction, ready to use. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Shape {

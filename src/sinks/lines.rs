@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::Failure;
 use crate::journal::Event;
-use crate::shape::Shape;
+use crate::shape::{Shape, push_line};
 
 /// Takes lines. Called where it may block, by one thread at a time.
 pub(super) trait Output: Send + 'static {
@@ -97,9 +97,8 @@ impl Lines {
         }
     }
 
-    /// CR and LF stand only between tokens in valid JSON, so a space means the same.
     fn push(&mut self, json: &[u8]) {
-        self.text.extend(json.iter().map(|&byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }));
+        push_line(&mut self.text, json);
         self.text.push(b'\n');
         self.ends.push(self.text.len());
     }

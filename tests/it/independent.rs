@@ -80,18 +80,7 @@ fn signatures_verify_with_the_specifications_own_library() {
 #[test]
 fn cloudevents_are_read_by_their_own_library_in_every_mode() {
     let target = Target::start(|_| Reply::status(204));
-    let receiver = Setup::new()
-        .set("sinks.stdout.format", "cloudevents")
-        .set("sinks.binary.type", "http")
-        .set("sinks.binary.url", &*target.url("/binary"))
-        .set("sinks.binary.format", "cloudevents")
-        .set("sinks.binary.ordering", "strict")
-        .set("sinks.batch.type", "http")
-        .set("sinks.batch.url", &*target.url("/batch"))
-        .set("sinks.batch.format", "cloudevents")
-        .set("sinks.batch.batch.max_events", 10)
-        .set("sinks.batch.ordering", "strict")
-        .start();
+    let receiver = Setup::new().cloudevents_to(&target, 10).start();
     // Of a missing time their library would make the present.
     let bare = r#"{"name":"com.asapp.event.survey","event_type":"ANSWERED","event_id":"\u00e9 1%\u0007",
         "meta_data":{"event_time":"2026-05-01T10:00:00+02:00"}}"#;

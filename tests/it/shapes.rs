@@ -59,16 +59,7 @@ fn an_envelope_says_where_an_event_came_from() {
 #[test]
 fn a_cloudevent_is_the_same_in_every_mode() {
     let target = Target::start(|_| Reply::status(204));
-    let receiver = Setup::new()
-        .set("sinks.stdout.format", "cloudevents")
-        .set("sinks.binary.type", "http")
-        .set("sinks.binary.url", &*target.url("/binary"))
-        .set("sinks.binary.format", "cloudevents")
-        .set("sinks.batch.type", "http")
-        .set("sinks.batch.url", &*target.url("/batch"))
-        .set("sinks.batch.format", "cloudevents")
-        .set("sinks.batch.batch.max_events", 10)
-        .start();
+    let receiver = Setup::new().cloudevents_to(&target, 10).start();
     let id = new_id();
     store(&receiver, &id, &activity(&id));
 
@@ -108,16 +99,7 @@ fn a_cloudevent_is_the_same_in_every_mode() {
 #[test]
 fn attributes_that_no_server_takes_as_headers_make_a_dead_letter_and_hold_nobody() {
     let target = Target::start(|_| Reply::status(204));
-    let receiver = Setup::new()
-        .set("sinks.binary.type", "http")
-        .set("sinks.binary.url", &*target.url("/"))
-        .set("sinks.binary.format", "cloudevents")
-        .set("sinks.binary.ordering", "strict")
-        .set("sinks.batch.type", "http")
-        .set("sinks.batch.url", &*target.url("/batch"))
-        .set("sinks.batch.format", "cloudevents")
-        .set("sinks.batch.batch.max_events", 2)
-        .start();
+    let receiver = Setup::new().cloudevents_to(&target, 2).start();
     let (large, next) = (new_id(), new_id());
     let type_of = "agent_activity_status_updated";
     store(&receiver, &large, &activity(&large).replace(type_of, &"x".repeat(500_000)));

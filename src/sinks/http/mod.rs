@@ -206,15 +206,8 @@ fn headers(settings: &HttpSink, shape: &Shape) -> HeaderMap {
 }
 
 fn warn_of_exposed(settings: &HttpSink) {
-    let files = [
-        ("bearer_token_file", &settings.bearer_token_file),
-        ("signing_secret_file", &settings.signing_secret_file),
-        ("tls.private_key", &settings.tls.private_key),
-    ];
-    for (key, file) in files {
-        if let Some(file) = file.as_deref().filter(|file| secret::is_exposed(file)) {
-            tracing::warn!(key, file = %file.display(), "any user of this machine can read a secret: chmod o-rwx it");
-        }
+    for (key, file) in settings.secret_files().filter(|(_, file)| secret::is_exposed(file)) {
+        tracing::warn!(key, file = %file.display(), "any user of this machine can read a secret: chmod o-rwx it");
     }
 }
 

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use super::event::{event, new_id};
 use super::pki::{CLIENT_NAME, Identity, PKI};
+use super::target::Target;
 use super::wire::{Answer, Wire};
 use super::{PATIENCE, wait_for};
 
@@ -107,6 +108,21 @@ impl Setup {
     pub(crate) fn without(mut self, key: &str) -> Self {
         self.settings.remove(key);
         self
+    }
+
+    /// Adds one sink for each way in which CloudEvents go out: `stdout` (structured), `binary` and `batch` (HTTP, to the
+    /// target's `/binary` and `/batch`, in strict order).
+    pub(crate) fn cloudevents_to(self, target: &Target, batch: u64) -> Self {
+        self.set("sinks.stdout.format", "cloudevents")
+            .set("sinks.binary.type", "http")
+            .set("sinks.binary.url", &*target.url("/binary"))
+            .set("sinks.binary.format", "cloudevents")
+            .set("sinks.binary.ordering", "strict")
+            .set("sinks.batch.type", "http")
+            .set("sinks.batch.url", &*target.url("/batch"))
+            .set("sinks.batch.format", "cloudevents")
+            .set("sinks.batch.ordering", "strict")
+            .set("sinks.batch.batch.max_events", batch)
     }
 
     /// Starts the receiver through another program, such as `prlimit …`.
