@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 
 use crate::admission::{Admitted, Outcome};
 use crate::config;
@@ -56,14 +57,13 @@ impl Ingest {
     /// [`Refusal`], by what the sender should do next.
     pub async fn accept(&self, body: Bytes, origin: Origin, admitted: Admitted) -> Result<Appended, Refusal> {
         let received_at = SystemTime::now();
-        let envelope = match Envelope::parse(body.clone()) {
-            Ok(envelope) => envelope,
-            Err(rejection) => return self.reject(rejection.into(), body, origin, admitted).await,
-        };
         let feeds = &origin.endpoint.feeds;
-        if !feeds.is_empty() && !feeds.iter().any(|feed| feed == envelope.name()) {
-            return self.reject(Refusal::WrongFeed, body, origin, admitted).await;
-        }
+        let envelope = match Envelope::parse(body.clone()) {
+            Ok(envelope) if feeds.is_empty() || feeds.iter().any(|feed| feed == envelope.name()) => envelope,
+            // Few are: their way need not take room in every request's future.
+            Ok(_) => return Box::pin(self.reject(Refusal::WrongFeed, body, origin, admitted)).await,
+            Err(rejection) => return Box::pin(self.reject(rejection.into(), body, origin, admitted)).await,
+        };
         let Origin { endpoint, peer, traceparent } = origin;
         let event = NewEvent { envelope, received_at, peer, endpoint, traceparent };
         Ok(self.in_time(self.journal.append(event, admitted)).await?)
@@ -92,8 +92,8 @@ impl Ingest {
         Err(why)
     }
 
-    async fn in_time<T>(&self, write: impl Future<Output = Result<T, Refused>>) -> Result<T, Refused> {
-        tokio::time::timeout(self.answer_within, write).await.unwrap_or(Err(Refused::Late))
+    fn in_time<T>(&self, write: impl Future<Output = Result<T, Refused>>) -> impl Future<Output = Result<T, Refused>> {
+        tokio::time::timeout(self.answer_within, write).map(|written| written.unwrap_or(Err(Refused::Late)))
     }
 }
 

@@ -3,6 +3,7 @@
 //! The order is the contract: route, count as received, length, place and budget, body against one deadline, then
 //! [`Ingest`]. Nothing is read of a body before its bytes are in the budget.
 
+use std::future::ready;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,15 +56,12 @@ impl Receiver {
 
 impl Handler for Receiver {
     /// A few paths, each meant as it is written: that needs no router, and the way to the 200 is shorter without one.
-    async fn handle(&self, request: Request<Incoming>) -> Response {
+    fn handle(&self, request: Request<Incoming>) -> impl Future<Output = Response> + Send {
         let door = &*self.door;
-        let Some(endpoint) = door.endpoints.iter().find(|endpoint| endpoint.path == request.uri().path()) else {
-            return Problem::new(Kind::NotFound, "no endpoint has this path").into_response();
-        };
-        if request.method() != Method::POST {
-            return not_post();
+        match door.route(request) {
+            Ok((body, origin, content)) => guarded(door.answer(body, origin, content), &door.metrics).left_future(),
+            Err(response) => ready(*response).right_future(),
         }
-        guarded(door.answer(Arc::clone(endpoint), request), &door.metrics).await
     }
 }
 
@@ -74,11 +72,13 @@ fn not_post() -> Response {
 }
 
 /// Turns a panic into a counted 500.
-async fn guarded(answer: impl Future<Output = Response>, metrics: &Metrics) -> Response {
+fn guarded(answer: impl Future<Output = Response>, metrics: &Metrics) -> impl Future<Output = Response> {
     // Unwind safe: what the answer held is dropped, and what it shares is either atomic or owned by another task.
-    AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_panic| {
-        metrics.panics.inc();
-        Problem::new(Kind::Internal, "a bug; the event may or may not be stored, send it again").into_response()
+    AssertUnwindSafe(answer).catch_unwind().map(|answered| {
+        answered.unwrap_or_else(|_panic| {
+            metrics.panics.inc();
+            Problem::new(Kind::Internal, "a bug; the event may or may not be stored, send it again").into_response()
+        })
     })
 }
 
@@ -92,23 +92,44 @@ struct Door {
     body_timeout: Duration,
 }
 
+/// What the head says of a body.
+#[derive(Clone, Copy)]
+struct Content {
+    is_json: bool,
+    is_encoded: bool,
+}
+
 impl Door {
-    async fn answer(&self, endpoint: Arc<config::Endpoint>, request: Request<Incoming>) -> Response {
+    /// What there is to know of a POST on an event path before its body is read. A request's future is moved around and
+    /// lives as long as its answer takes: nothing else of the head goes into it.
+    fn route(&self, request: Request<Incoming>) -> Result<(Incoming, Origin, Content), Box<Response>> {
+        let Some(endpoint) = self.endpoints.iter().find(|endpoint| endpoint.path == request.uri().path()) else {
+            return Err(Box::new(Problem::new(Kind::NotFound, "no endpoint has this path").into_response()));
+        };
+        if request.method() != Method::POST {
+            return Err(Box::new(not_post()));
+        }
         let (mut head, body) = request.into_parts();
         let Some(peer) = head.extensions.remove::<PeerIdentity>() else {
             tracing::error!(endpoint = endpoint.name, "request without a peer identity");
-            return Problem::new(Kind::Internal, "the connection has no identity").closing().into_response();
+            let problem = Problem::new(Kind::Internal, "the connection has no identity");
+            return Err(Box::new(problem.closing().into_response()));
         };
+        let headers = &head.headers;
+        let origin = Origin { endpoint: Arc::clone(endpoint), peer, traceparent: traceparent(headers) };
+        Ok((body, origin, Content { is_json: is_json(headers), is_encoded: is_encoded(headers) }))
+    }
+
+    async fn answer(&self, body: Incoming, origin: Origin, content: Content) -> Response {
         let (body, admitted) = match self.take(body).await {
             Ok(taken) => taken,
             Err(cut) => return self.cut_off(cut),
         };
-        if !is_json(&head.headers) {
+        if !content.is_json {
             self.metrics.odd_content_type.inc();
         }
-        let origin = Origin { endpoint, peer, traceparent: traceparent(&head.headers) };
-        let outcome = if is_encoded(&head.headers) {
-            self.ingest.reject(Refusal::Encoded, body, origin, admitted).await
+        let outcome = if content.is_encoded {
+            Box::pin(self.ingest.reject(Refusal::Encoded, body, origin, admitted)).await
         } else {
             self.ingest.accept(body, origin, admitted).await
         };

@@ -34,6 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use cursor::{Cursor, Gone, Scan, Settler, Watch};
@@ -264,17 +265,22 @@ impl Journal {
         Ok((Self { inner }, cursors, report))
     }
 
-    /// Makes an event durable, or finds it durable already. The write goes on if this future is dropped.
+    /// Makes an event durable, or finds it durable already. It is on its way when this is back; dropping the future changes
+    /// nothing of that.
     ///
     /// # Errors
     /// [`Refused`]; `admitted` is settled either way, by the writer.
-    pub async fn append(&self, event: NewEvent, admitted: Admitted) -> Result<Appended, Refused> {
+    pub fn append(
+        &self,
+        event: NewEvent,
+        admitted: Admitted,
+    ) -> impl Future<Output = Result<Appended, Refused>> + use<> {
         let (reply, answer) = oneshot::channel();
         let hash = self.inner.key.hash(event.envelope.event_id());
         let digest = digest(event.envelope.body());
         let (event, waiter) = (Arriving::New(event), Waiter::Request(admitted, reply));
         self.inner.mailbox.send(Command::Append(Box::new(Append { event, hash, digest, waiter })));
-        answer.await.map_or(Err(Refused::Closed), Answer::result)
+        answer.map(|answer| answer.map_or(Err(Refused::Closed), Answer::result))
     }
 
     /// Keeps a body in the quarantine, once however often it comes; `outcome` is what to count when it is kept.

@@ -1,11 +1,13 @@
 //! One connection, from the handshake to its end.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use axum::body::Body;
+use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::{http1, http2};
@@ -151,29 +153,31 @@ async fn http2<H: Handler, IO: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Hands one request on. `busy` was taken when the head was complete.
-async fn respond(
+fn respond(
     handler: &impl Handler,
     peer: Option<PeerIdentity>,
     mut request: Request<Incoming>,
     busy: Busy,
-) -> Result<Response<Answer>, Infallible> {
+) -> impl Future<Output = Result<Response<Answer>, Infallible>> + Send {
+    let http1 = request.version() < Version::HTTP_2;
     if request.headers().len() > MAX_FIELDS {
         let mut refusal = Response::new(busy.answer(Body::empty()));
         *refusal.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        if request.version() < Version::HTTP_2 {
+        if http1 {
             refusal.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        return Ok(refusal);
+        return ready(Ok(refusal)).left_future();
     }
     if let Some(peer) = peer {
         request.extensions_mut().insert(peer);
     }
-    let http1 = request.version() < Version::HTTP_2;
-    let mut response = handler.handle(request).await;
-    if http1 && busy.is_last() {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    Ok(response.map(|body| busy.answer(body)))
+    let answered = handler.handle(request).map(move |mut response| {
+        if http1 && busy.is_last() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response.map(|body| busy.answer(body)))
+    });
+    answered.right_future()
 }
 
 /// How a connection ended.
