@@ -85,7 +85,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<Summary,
     let timeout = Duration::from_millis(settings.timeout_ms);
     let sender = &Sender::new(&settings.url, &settings.credentials, timeout, settings.retries)?;
     let stop = &stop;
-    let mut model = Model::new(settings.seed);
+    let mut model = Model::new(settings.seed, model::ISSUES_PER_MINUTE);
     let under_way = due(&settings, stop)
         .map(|due| {
             let event = model.next(OffsetDateTime::now_utc());
