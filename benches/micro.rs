@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use asapp_receiver::config::Config;
 use asapp_receiver::envelope::{Envelope, inspect};
 use asapp_receiver::journal::{Cursor, Settled};
-use asapp_receiver::simulator::model::Model;
+use asapp_receiver::simulator::model::{ISSUES_PER_MINUTE, Model};
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 use tempfile::TempDir;
@@ -98,7 +98,7 @@ async fn journals(folder: &Path) {
             lanes.spawn(settle(cursor));
         }
         let door = Arc::new(door);
-        let mut model = Model::new(1, 20.0);
+        let mut model = Model::new(1, ISSUES_PER_MINUTE);
         for (appenders, count) in [(1, 2_000), (64, 20_000)] {
             let mut new = Vec::new();
             let mut known = Vec::new();

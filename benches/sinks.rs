@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use asapp_receiver::config::Config;
 use asapp_receiver::dispatch::Lanes;
 use asapp_receiver::envelope::Envelope;
-use asapp_receiver::simulator::model::Model;
+use asapp_receiver::simulator::model::{ISSUES_PER_MINUTE, Model};
 use bytes::Bytes;
 use clap::Parser;
 use http_body_util::{BodyExt, Full};
@@ -112,7 +112,7 @@ async fn run(options: &Options, folder: &Path) {
 async fn fill(count: usize, folder: &Path, pki: &Pki) -> Vec<Bytes> {
     let (config, _) = Config::from_sources(&[pki.settings(folder, "")], std::iter::empty()).unwrap();
     let (door, _) = Door::open(config, pki).await;
-    let (door, mut model, mut tasks) = (Arc::new(door), Model::new(1, 20.0), JoinSet::new());
+    let (door, mut model, mut tasks) = (Arc::new(door), Model::new(1, ISSUES_PER_MINUTE), JoinSet::new());
     let mut bodies = Vec::new();
     for _ in 0..count {
         let envelope = Envelope::parse(model.next(time::OffsetDateTime::now_utc()).body).unwrap();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use asapp_receiver::config::Config;
 use asapp_receiver::envelope::Envelope;
-use asapp_receiver::simulator::model::{Event, Model};
+use asapp_receiver::simulator::model::{Event, ISSUES_PER_MINUTE, Model};
 use tokio::task::JoinSet;
 
 use crate::Bench;
@@ -34,7 +34,7 @@ impl Bodies {
 
     /// What the simulator makes up, of `mean` bytes on average: the short ones are left out.
     pub(crate) fn simulated(mean: usize) -> Self {
-        let mut model = Model::new(1, 20.0);
+        let mut model = Model::new(1, ISSUES_PER_MINUTE);
         let mut events: Vec<Event> = (0..2000).map(|_| model.next(time::OffsetDateTime::now_utc())).collect();
         events.sort_unstable_by_key(|event| event.body.len());
         let bytes = |events: &[Event]| events.iter().map(|event| event.body.len()).sum::<usize>();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use asapp_receiver::simulator::model::{Event, Model};
+use asapp_receiver::simulator::model::{Event, ISSUES_PER_MINUTE, Model};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -36,7 +36,7 @@ struct Request {
 
 impl Requests {
     pub(crate) fn new() -> Self {
-        let mut model = Model::new(1, 20.0);
+        let mut model = Model::new(1, ISSUES_PER_MINUTE);
         let mut events: Vec<_> = (0..EVENTS).map(|_| model.next(time::OffsetDateTime::now_utc())).collect();
         events.sort_unstable_by_key(|event| event.body.len());
         let mean = |events: &[Event]| events.iter().map(|event| event.body.len()).sum::<usize>() / events.len();

@@ -1,42 +1,78 @@
-//! Seeded, repeatable events of all three feeds: issues run their course, agents change status, queues grow and shrink.
+//! A company's traffic, seeded and repeatable: a simulation, event by event, on a clock of its own.
 //!
-//! As with ASAPP, a message holds every field known so far of its issue, agent or queue. Names are invented.
+//! Issues arrive as a Poisson process. Two thirds are chats of about 10 events, one third are calls of about 100; each
+//! takes one of a few [courses](course). Those that need an agent are queued, wait until one who serves the queue has a
+//! free slot, are talked over and end; the customer gives up when that takes too long, or is turned away from a queue
+//! that is closed. Agents log in, take breaks and log out; every message of an agent or a queue tells of what really
+//! went on. As with ASAPP, a message holds every field known so far of its issue, agent or queue. Names are invented.
+//!
+//! **Size.** There are as many [agents](staff) as the load takes. At most 30,000 issues are under way (some 170 MB): beyond that, the
+//! next one waits until one ends. So from some 6,000 issues a minute on, fewer arrive than asked for.
+//!
+//! **A quick start.** However fast issues arrive, the first 2,000 events hold every documented event type: courses are
+//! dealt from a shuffled deck, the first issue of each course runs hurried, with all its pauses cut so that it ends when
+//! some 15 more have arrived, and so do the first agents' logins and what the queues first tell. The very first issue
+//! arrives at once.
+//!
+//! **Two clocks.** What happens, and in which order, depends on the model's clock alone, utilization too. Stamps, and
+//! durations between them, are those of the times given to [`Model::next`]. Where these keep up with [`Model::at`] both
+//! clocks agree.
 
+mod agenda;
 mod agent;
+mod course;
 mod issue;
+mod message;
 mod queue;
+mod routing;
+#[cfg(test)]
+mod tests;
+mod utilization;
+mod words;
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use serde::Serialize;
-use serde::ser::{SerializeMap, Serializer};
-use serde_json::Value;
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
-use time::{Duration, OffsetDateTime, UtcOffset};
+use time::OffsetDateTime;
 
-use crate::envelope::Feed;
-use agent::Agent;
+use agenda::{Agenda, Entry, Ticket, Turn};
+use agent::{Act, Agent};
+use course::{Channel, Deck};
 use issue::Issue;
+use message::Moment;
 use queue::Queue;
 
-const COMPANY: &str = "farwell-broadband";
-const AGENTS: usize = 12;
-/// Fewer than this many issues under way, and a new one begins.
-const ISSUES: usize = 8;
-const TIME: &[BorrowedFormatItem<'_>] =
-    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+/// Of a company whose events are sent at a rate of their own: a dozen and a half agents.
+pub const ISSUES_PER_MINUTE: f64 = 4.0;
+
+const MOST_UNDER_WAY: usize = 30_000;
+/// A hurried issue ends when about so many more have arrived.
+const HURRIED_ISSUES: f64 = 15.0;
+/// What the longest course takes when not hurried, in seconds.
+const COURSE: f64 = 450.0;
 
 /// A company's traffic.
 #[derive(Debug)]
 pub struct Model {
     random: Rng,
+    agenda: Agenda,
+    /// What happens next.
+    due: Entry,
+    /// The start of the model's clock, once an event has told it.
+    start: Option<OffsetDateTime>,
+    /// Mean time between two arrivals, in seconds.
+    gap: f64,
+    /// Factor of the pauses of what is hurried.
+    hurry: f64,
+    deck: Deck,
+    issues: Vec<Issue>,
+    /// Which of the issues are over; others take their places.
+    over: Vec<usize>,
+    /// An issue waits for its arrival until one that is under way ends.
+    held: bool,
     agents: Vec<Agent>,
     queues: Vec<Queue>,
-    issues: Vec<Issue>,
-    /// Seconds from one event to the next.
-    every: f64,
-    made: u32,
 }
 
 /// One event, ready to be sent.
@@ -46,208 +82,168 @@ pub struct Event {
     pub body: Bytes,
 }
 
-/// What has happened to an issue, an agent or a queue.
-struct Message<'a> {
-    feed: Feed,
-    event_type: &'static str,
-    /// Of the customer's session, where there is one.
-    session: Option<&'a Fields>,
-    data: &'a Fields,
-    details: &'a Fields,
-}
-
-/// The members of an object in the order they were set first.
-#[derive(Debug, Default, Clone)]
-struct Fields(Vec<(&'static str, Value)>);
-
 impl Model {
-    /// The same seed makes the same events, ids included; their times are those given to [`next`](Self::next).
+    /// The same seed and rate make the same events, ids included, but for their times. The rate is from 0.1 to 100,000
+    /// issues a minute; beyond these, it is the nearest of them.
     #[must_use]
     pub fn new(seed: u64, issues_per_minute: f64) -> Self {
+        // Not `clamp`: whatever is no number is the least.
+        #[allow(clippy::manual_clamp)]
+        let gap = 60.0 / issues_per_minute.max(0.1).min(100_000.0);
         let mut random = Rng::with_seed(seed);
-        let queues = Queue::all(&mut random);
-        let agents = (0..AGENTS).map(|_| Agent::new(&mut random)).collect();
-        Self { random, agents, queues, issues: Vec::new(), every: 6.0 / issues_per_minute, made: 0 }
-    }
-
-    /// Simulated time from the start to the next event.
-    #[must_use]
-    pub fn at(&self) -> std::time::Duration {
-        std::time::Duration::try_from_secs_f64(self.every * f64::from(self.made)).unwrap_or(std::time::Duration::MAX)
-    }
-
-    /// What happens next; it happens a few milliseconds before `now`.
-    pub fn next(&mut self, now: OffsetDateTime) -> Event {
-        self.made += 1;
-        let Self { random, agents, queues, issues, .. } = self;
-        let happened = now - Duration::milliseconds(random.i64(2..40));
-        match random.u8(..10) {
-            0 => {
-                let queue = random.usize(..queues.len());
-                queues[queue].happen(random, happened).into_event(random, happened, now)
-            }
-            1..3 => {
-                let agent = random.usize(..agents.len());
-                agents[agent].happen(random, happened, queues).into_event(random, happened, now)
-            }
-            _ => {
-                if issues.len() < ISSUES {
-                    issues.push(Issue::new(random));
-                }
-                let issue = random.usize(..issues.len());
-                let message = issues[issue].happen(random, happened, queues, agents);
-                let event = message.into_event(random, happened, now);
-                if issues[issue].is_over() {
-                    issues.swap_remove(issue);
-                }
-                event
-            }
-        }
-    }
-}
-
-impl Message<'_> {
-    fn into_event(self, random: &mut Rng, happened: OffsetDateTime, now: OffsetDateTime) -> Event {
-        #[derive(Serialize)]
-        struct Payload<'a> {
-            api_version: &'a str,
-            name: Option<&'a str>,
-            meta_data: Fields,
-            data: &'a Fields,
-            event_id: &'a str,
-            event_type: &'a str,
-            details: &'a Fields,
-        }
-        let mut meta_data = Fields::default();
-        meta_data.set("create_time", clock(now));
-        meta_data.set("event_time", clock(happened));
-        if let Some(session) = self.session {
-            meta_data.0.extend_from_slice(&session.0);
-        }
-        meta_data.set("company_subdivision", "consumer");
-        meta_data.set("company_id", COMPANY);
-        meta_data.set("company_segments", ["fibre", "mobile"].as_slice());
-        let event_id = uuid::Builder::from_random_bytes(random.u128(..).to_be_bytes()).into_uuid().to_string();
-        let payload = Payload {
-            api_version: "v1.3.0",
-            name: self.feed.full(),
-            meta_data,
-            data: self.data,
-            event_id: &event_id,
-            event_type: self.event_type,
-            details: self.details,
+        let mut model = Self {
+            agenda: Agenda::default(),
+            due: Entry { at: Duration::ZERO, ticket: Ticket::default(), turn: Turn::Arrival },
+            start: None,
+            gap,
+            hurry: (HURRIED_ISSUES * gap / COURSE).min(1.0),
+            deck: Deck::new(&mut random),
+            issues: Vec::new(),
+            over: Vec::new(),
+            held: false,
+            agents: Vec::new(),
+            queues: Vec::new(),
+            random,
         };
-        // Names and plain values: there is nothing in it that JSON could not say.
-        let body = serde_json::to_vec(&payload).unwrap_or_default().into();
-        Event { event_id, body }
+        for channel in Channel::ALL {
+            model.open(channel);
+        }
+        model.agenda.after(Duration::ZERO, Turn::Arrival);
+        model.due = model.take();
+        model
     }
-}
 
-impl Fields {
-    fn set(&mut self, name: &'static str, value: impl Into<Value>) {
-        let value = value.into();
-        match self.0.iter_mut().find(|field| field.0 == name) {
-            Some(field) => field.1 = value,
-            None => self.0.push((name, value)),
+    /// When the next event happens, since the start.
+    #[must_use]
+    pub fn at(&self) -> Duration {
+        self.due.at
+    }
+
+    /// Makes the next event happen. Its message is made `now`, it happened a few milliseconds before.
+    pub fn next(&mut self, now: OffsetDateTime) -> Event {
+        let happened = now - Duration::from_millis(self.random.u64(2..40));
+        let start = *self.start.get_or_insert(now - self.due.at);
+        let moment = Moment { at: self.due.at, now, happened: happened.truncate_to_millisecond(), start };
+        let event = match self.due.turn {
+            Turn::Arrival => self.arrive(moment),
+            Turn::Issue(issue) => self.step(issue, moment),
+            Turn::Agent(agent, act) => {
+                if act == Act::Turn {
+                    self.turn(agent, moment);
+                }
+                let Self { random, agenda, agents, queues, .. } = self;
+                agents[agent].tell(act, random, agenda, moment, queues)
+            }
+            Turn::Queue(queue, act) => self.queues[queue].tell(act, &mut self.random, &mut self.agenda, moment),
+        };
+        self.due = self.take();
+        event
+    }
+
+    /// The next entry of the agenda that still counts, and with which an event happens.
+    fn take(&mut self) -> Entry {
+        while let Some(entry) = self.agenda.take() {
+            let counts = match entry.turn {
+                Turn::Arrival if self.issues.len() - self.over.len() >= MOST_UNDER_WAY => {
+                    self.held = true;
+                    false
+                }
+                Turn::Issue(issue) => self.issues[issue].ticket == entry.ticket,
+                Turn::Agent(agent, Act::Turn) => self.agents[agent].turn == Some(entry.ticket),
+                _ => true,
+            };
+            if counts {
+                return entry;
+            }
+        }
+        // Not reached: an arrival is always to come, or held by issues that are.
+        Entry { at: self.agenda.now(), ticket: self.agenda.ticket(), turn: Turn::Arrival }
+    }
+
+    fn arrive(&mut self, moment: Moment) -> Event {
+        self.await_arrival();
+        let (course, first) = self.deck.deal(&mut self.random);
+        let pace = if first { self.hurry } else { 1.0 };
+        let issue = Issue::new(&mut self.random, course, first, pace);
+        let place = match self.over.pop() {
+            Some(place) => {
+                self.issues[place] = issue;
+                place
+            }
+            None => {
+                self.issues.push(issue);
+                self.issues.len() - 1
+            }
+        };
+        self.step(place, moment)
+    }
+
+    fn await_arrival(&mut self) {
+        let gap = seconds(self.gap * exponential(&mut self.random));
+        self.agenda.after(gap, Turn::Arrival);
+    }
+
+    /// The queues and the staff of a channel.
+    fn open(&mut self, channel: Channel) {
+        let Self { random, agenda, agents, queues, hurry, gap, .. } = self;
+        let (count, slots) = staff(channel, *gap);
+        let names = words::queues(channel);
+        let first = queues.len();
+        for (place, name) in names.into_iter().enumerate() {
+            let expected = count * slots / names.len() as u64;
+            let mut queue = Queue::new(random, queues.len(), name, place == 0, expected);
+            queue.begin(random, agenda, *hurry);
+            queues.push(queue);
+        }
+        for number in 0..count {
+            // The first two serve all queues, so that none is ever without anyone.
+            let early = number < 2;
+            let serves = if early { names.len() } else { random.usize(1..names.len()) };
+            let from = random.usize(..names.len());
+            let serves = (from..from + serves).map(|place| first + place % names.len()).collect();
+            let pace = if early { *hurry } else { 1.0 };
+            let agent = agents.len();
+            agents.push(Agent::new(random, agent, channel, serves, pace));
+            // They come within five minutes.
+            let login = seconds(0.3 + 300.0 / count as f64 * (number as f64 + random.f64())).mul_f64(pace);
+            agenda.after(login, Turn::Agent(agent, Act::Introduce));
         }
     }
 }
 
-impl Serialize for Fields {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (name, value) in &self.0 {
-            map.serialize_entry(name, value)?;
-        }
-        map.end()
-    }
+/// How many agents a channel has for arrivals that are `gap` seconds apart, and slots per agent: as many as the work in
+/// hand takes on average, and its square root more (as Erlang's formula does), over the share of the time that agents
+/// are neither on a break nor off. From 3 to 5,000.
+fn staff(channel: Channel, gap: f64) -> (u64, u64) {
+    const THERE: f64 = 0.7;
+    let work = channel.work();
+    let slots = match channel {
+        Channel::Chat => 3,
+        Channel::Voice => 1,
+    };
+    let in_hand = work.assignments / course::PER_DECK / gap * work.seconds / slots as f64;
+    (seconds((in_hand + in_hand.sqrt()) / THERE).as_secs().clamp(3, 5_000), slots)
 }
 
-/// A time as ASAPP writes it.
-fn clock(time: OffsetDateTime) -> String {
-    time.to_offset(UtcOffset::UTC).format(TIME).unwrap_or_default()
+/// A pause of this mean in seconds, at least a fifth of it.
+fn pause(random: &mut Rng, mean: f64) -> Duration {
+    seconds(mean * (0.2 + 0.8 * exponential(random)))
 }
 
-/// An identifier as of ASAPP's own.
-fn identifier(random: &mut Rng) -> String {
-    format!("{:016X}", random.u64(..))
+/// So many minutes.
+fn between(random: &mut Rng, from: u64, to: u64) -> Duration {
+    Duration::from_millis(random.u64(from * 60_000..to * 60_000))
+}
+
+/// Exponentially distributed, of mean 1.
+fn exponential(random: &mut Rng) -> f64 {
+    -(1.0 - random.f64()).ln()
+}
+
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO)
 }
 
 fn pick<T: Copy>(random: &mut Rng, from: &[T]) -> T {
     from[random.usize(..from.len())]
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
-    use super::*;
-    use crate::envelope::{Envelope, inspect};
-
-    const EVENTS: i64 = 2_000;
-
-    fn events(seed: u64) -> Vec<Event> {
-        let mut model = Model::new(seed, 20.0);
-        let begun = OffsetDateTime::now_utc();
-        (0..EVENTS).map(|event| model.next(begun + Duration::milliseconds(100 * event))).collect()
-    }
-
-    #[test]
-    fn events_are_documented_ones_of_every_type() {
-        for seed in [0, 1, 2] {
-            let mut types: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
-            let mut ids = BTreeSet::new();
-            for event in events(seed) {
-                let envelope = Envelope::parse(event.body).unwrap();
-                inspect(&envelope, |drift| panic!("{drift} in {}", String::from_utf8_lossy(envelope.body())));
-                assert_eq!(envelope.event_id(), event.event_id);
-                assert!(ids.insert(event.event_id), "an id came twice");
-                types.entry(envelope.feed().short()).or_default().insert(envelope.event_type().to_owned());
-            }
-            for feed in Feed::DOCUMENTED {
-                let missing: Vec<_> = feed.event_types().filter(|&name| !types[feed.short()].contains(name)).collect();
-                assert!(missing.is_empty(), "seed {seed} has no {missing:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn every_field_of_the_samples_occurs() {
-        let samples: [&[u8]; 3] = [
-            include_bytes!("../../../tests/samples/activity.json"),
-            include_bytes!("../../../tests/samples/journey.json"),
-            include_bytes!("../../../tests/samples/queue.json"),
-        ];
-        let fields = |body: &[u8]| {
-            let event: Value = serde_json::from_slice(body).unwrap();
-            let mut fields = BTreeSet::new();
-            for section in ["meta_data", "data", "details"] {
-                let members = event[section].as_object().into_iter().flatten();
-                fields.extend(members.map(|member| format!("{} {section}.{}", event["name"], member.0)));
-            }
-            fields
-        };
-        let occurring: BTreeSet<String> = events(3).iter().flat_map(|event| fields(&event.body)).collect();
-        let mut documented: BTreeSet<String> = samples.into_iter().flat_map(fields).collect();
-        documented.extend(["rep_id", "group_id"].map(|field| format!("\"com.asapp.event.journey\" data.{field}")));
-        // Nothing of a customer's session is in an event of an agent or a queue.
-        documented.retain(|field| {
-            let session =
-                ["session_id", "issue_id", "client_id", "client_type"].map(|name| format!("meta_data.{name}"));
-            field.contains(".journey") || !session.iter().any(|name| field.ends_with(name.as_str()))
-        });
-        let missing: Vec<_> = documented.difference(&occurring).collect();
-        assert!(missing.is_empty(), "{missing:?}");
-    }
-
-    #[test]
-    fn a_seed_repeats_itself() {
-        let now = OffsetDateTime::now_utc();
-        let bodies = |seed| {
-            let mut model = Model::new(seed, 20.0);
-            (0..200).map(|_| model.next(now).body).collect::<Vec<_>>()
-        };
-        assert_eq!(bodies(5), bodies(5));
-        assert_ne!(bodies(5), bodies(6));
-    }
 }
