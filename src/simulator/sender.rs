@@ -1,11 +1,10 @@
 //! Sends events as ASAPP does: one POST each, a 200 in time or another attempt, and after the last one it is dropped.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
 use tokio::sync::{Mutex, Semaphore, mpsc};
-use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::Control;

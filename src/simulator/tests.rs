@@ -242,7 +242,8 @@ async fn a_connection_is_free_while_an_event_waits_for_its_retry() {
     let summary = receiver.run_with(20, |settings| settings.connections = 1).await;
     assert_eq!(outcomes(&summary), [20, 19, 1, 0, 0, 21]);
     let order = receiver.seen().order();
-    assert_eq!(order[0], order[20]);
+    let again = order.iter().rposition(|id| *id == order[0]).unwrap();
+    assert!(again > 1, "the others had to wait for the retry");
 }
 
 #[tokio::test]
