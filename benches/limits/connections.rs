@@ -34,7 +34,7 @@ pub(crate) fn run(bench: &Bench) {
     drop(receiver);
     let bare = measure(bench, &Process::bare(&bench.pki), connections);
     for (when, ours, bare) in
-        [("shaken hands", ours.connected, bare.connected), ("after a request each", ours.served, bare.served)]
+        [("after the handshake", ours.connected, bare.connected), ("after a request each", ours.served, bare.served)]
     {
         let remark = |taken: Mib| format!("{:.1} KiB a connection", taken.each(connections) / 1024.0);
         judge(&format!("{connections} idle connections, {when}"), goal, ours, &remark(ours));

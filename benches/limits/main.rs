@@ -31,15 +31,17 @@ use tokio::runtime::Runtime;
 
 use pki::Pki;
 
+const EXAMPLES: &str = "\
+Without options it takes about three minutes and 1 GB in --folder. Goals of smaller sizes are smaller in proportion.
+
+In full, half an hour and 4 GB:
+  cargo bench --bench limits -- --more-ids 2000000 --seconds 600 --start-events 5000000
+A journal with a commit group for each event, as quiet days leave it, half an hour and 9 GB:
+  cargo bench --bench limits -- --only start --start-events 5000000 --start-group 1";
+
 /// Memory and start-up of the receiver, against their goals
 #[derive(Debug, Parser)]
-#[command(
-    after_help = "Without options it takes about three minutes and 2 GB in --folder. Goals of smaller sizes are \
-                        smaller in proportion.\n\nIn full, half an hour and 16 GB: cargo bench --bench limits -- \
-                        --more-ids 2000000 --seconds 600 --start-events 5000000\n\
-                        With a commit group for each event, as quiet days leave them: cargo bench --bench limits -- \
-                        --only start --start-group 1"
-)]
+#[command(after_help = EXAMPLES)]
 struct Options {
     /// Parts to run
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Ids, Part::Connections, Part::Soak, Part::Start])]
@@ -59,10 +61,10 @@ struct Options {
     /// soak: how long it is measured
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// start: events in the journal, of 2.4 KB each
+    /// start: events in the journal, of 2.2 KB each
     #[arg(long, default_value_t = 500_000)]
     start_events: usize,
-    /// start: events in a commit group
+    /// start: events in a commit group, at most
     #[arg(long, default_value_t = 64)]
     start_group: usize,
     /// Where journals and files are made: on the disk that is meant

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{Advice, fadvise};
 
@@ -37,6 +38,8 @@ pub(crate) fn run(bench: &Bench) {
             evict(&journal);
         }
         let (receiver, took) = Process::receiver(&bench.pki.settings(&folder, settings));
+        // A lane reads ahead.
+        std::thread::sleep(Duration::from_secs(2));
         let (resident, peak) = receiver.resident();
         live = receiver.metric("journal_bytes");
         let remark = format!("resident: {}, at most {}", Mib::of(resident), Mib::of(peak));

@@ -1,17 +1,24 @@
 //! A look at everything a database holds: SQLite's own check, its schema, every row's checksum, that no sequence is
 //! missing, and that there are as many rows as there should be.
+//!
+//! What takes long in a large one is done side by side, while the file is read ahead.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, ScopedJoinHandle};
 use std::time::SystemTime;
 
 use rusqlite::{Connection, ErrorCode, ffi};
+use rustix::fs::{Advice, fadvise};
 
 use super::group::{Ids, checksum, millis};
 use super::place::Place;
 use super::quarantine::Quarantine;
 use super::rows;
-use super::sqlite::{self, FORMAT};
+use super::sqlite::{self, FORMAT, SqliteStore};
 use super::store::{DeadLetter, Kept, Note, Retrying, StoreError, StoreState};
 use super::window::{IdKey, Window};
 use super::writer::Clock;
@@ -61,7 +68,8 @@ impl Trouble {
 }
 
 /// Reads and checks everything in a database. Changes nothing.
-pub(super) fn examine(connection: &Connection, seen: Seen) -> Result<Content, Trouble> {
+pub(super) fn examine(store: &SqliteStore, seen: Seen) -> Result<Content, Trouble> {
+    let connection = store.connection();
     let number = |pragma: &str| connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, u32>(0));
     let (id, format) = (number("application_id")?, number("user_version")?);
     if id == sqlite::APPLICATION_ID && format > FORMAT {
@@ -73,21 +81,66 @@ pub(super) fn examine(connection: &Connection, seen: Seen) -> Result<Content, Tr
     if !sqlite::has_schema(connection)? {
         return Trouble::damaged("the file's schema is damaged");
     }
-    let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if check != "ok" {
-        return Err(Trouble::Damaged(check));
-    }
-    let Some(mut state) = rows::about_itself::<StoreState>(connection, rows::STATE)? else {
-        return Trouble::damaged("the state row is damaged");
+    let mut state = match rows::about_itself::<StoreState>(connection, rows::STATE) {
+        Ok(Some(state)) => state,
+        unusable => {
+            quick_check(connection)?;
+            unusable?;
+            return Trouble::damaged("the state row is damaged");
+        }
     };
-    let (tail, live_bytes) = examine_groups(connection, &state)?;
-    let window = load_ids(connection, &state, tail, seen)?;
+    let over = AtomicBool::new(false);
+    let (checked, groups, ids) = thread::scope(|scope| {
+        let spawn = || thread::Builder::new().name("recovery".to_owned());
+        let (second, third) = (store.another()?, store.another()?);
+        let checked = spawn().spawn_scoped(scope, move || quick_check(&second))?;
+        let groups = spawn().spawn_scoped(scope, {
+            let state = &state;
+            move || examine_groups(&third, state)
+        })?;
+        if let Some(file) = store.file() {
+            spawn().spawn_scoped(scope, || read_ahead(file, &over))?;
+        }
+        let ids = load_ids(connection, &state, seen);
+        let (checked, groups) = (join(checked), join(groups));
+        over.store(true, Relaxed);
+        Ok::<_, Trouble>((checked, groups, ids))
+    })?;
+    checked?;
+    let (tail, live_bytes) = groups?;
+    let (window, ids_tail) = ids?;
+    if ids_tail != tail {
+        return Trouble::damaged(format!("the ids at sequence {} are missing", ids_tail + 1));
+    }
     let (places, places_lost) = load_places(connection, tail)?;
     let (dead_letter_bytes, to_retry) = examine_letters(connection, &mut state, &places)?;
     let quarantine = load_quarantine(connection, &state, seen)?;
     let notes = rows::notes(connection)?.filter(|notes| notes.len() as u64 == state.notes);
     let Some(notes) = notes else { return Trouble::damaged("a note is damaged or missing") };
     Ok(Content { state, places, places_lost, window, quarantine, tail, live_bytes, dead_letter_bytes, to_retry, notes })
+}
+
+/// Reads a file once from its beginning to its end, so that those who read it page by page, and not in its own order, find
+/// it in the page cache. Nothing else comes of it: what cannot be read, they will notice. Ends early when it is `over`.
+fn read_ahead(file: &File, over: &AtomicBool) {
+    // It only makes the kernel read larger pieces at a time.
+    let _ = fadvise(file, 0, None, Advice::Sequential);
+    let (mut piece, mut at) = (vec![0; 1 << 20], 0);
+    while !over.load(Relaxed)
+        && let Ok(length @ 1..) = file.read_at(&mut piece, at)
+    {
+        at += length as u64;
+    }
+}
+
+fn join<T>(thread: ScopedJoinHandle<T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// SQLite's own: the structure of the whole file, and what its pages are used for.
+fn quick_check(connection: &Connection) -> Result<(), Trouble> {
+    let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if check == "ok" { Ok(()) } else { Err(Trouble::Damaged(check)) }
 }
 
 /// Checks every group and that none is missing; the newest sequence ever given, and the bytes of live events.
@@ -121,7 +174,8 @@ fn examine_groups(connection: &Connection, state: &StoreState) -> Result<(u64, u
     Ok((past_losses(expected).saturating_sub(1), live_bytes))
 }
 
-fn load_ids(connection: &Connection, state: &StoreState, tail: u64, seen: Seen) -> Result<Window, Trouble> {
+/// The dedup window, and the sequence that its rows go up to.
+fn load_ids(connection: &Connection, state: &StoreState, seen: Seen) -> Result<(Window, u64), Trouble> {
     let mut window = Window::new(seen.capacity, seen.max_age);
     let now = millis(SystemTime::now());
     let base = seen.clock.now();
@@ -143,10 +197,7 @@ fn load_ids(connection: &Connection, state: &StoreState, tail: u64, seen: Seen) 
         let seen_at = base.saturating_sub(age);
         Ids::read(&row.block, |id, digest| window.insert(seen.key.hash(id), digest, seen_at)).map_err(|_| damaged())?;
     }
-    if expected != tail + 1 {
-        return Trouble::damaged(format!("the ids at sequence {expected} are missing"));
-    }
-    Ok(window)
+    Ok((window, expected.saturating_sub(1)))
 }
 
 /// Every sink's place, and whether some may be lost.
@@ -252,6 +303,13 @@ impl From<rusqlite::Error> for Trouble {
             None => false,
         };
         if passing { Self::Passing(error.to_string()) } else { Self::Damaged(error.to_string()) }
+    }
+}
+
+/// No thread.
+impl From<std::io::Error> for Trouble {
+    fn from(error: std::io::Error) -> Self {
+        Self::Passing(error.to_string())
     }
 }
 

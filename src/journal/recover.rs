@@ -246,7 +246,7 @@ fn examine_folder(folder: &Folder, mark: Option<Mark>, seen: Seen) -> Result<(Sq
             }
         }
     };
-    let content = match examine(store.connection(), seen) {
+    let content = match examine(&store, seen) {
         Ok(content) if content.tail < acknowledged => Err(Trouble::Damaged(format!(
             "the journal ends at sequence {}, but events up to {acknowledged} were acknowledged",
             content.tail

@@ -95,7 +95,7 @@ pub(super) fn salvage(folder: &Folder, mark: Option<Mark>, reason: String, seen:
     drop(remains);
     new.settle().map_err(store)?;
     // Proof that the next step has something to put in the old one's place.
-    examine(new.connection(), seen).map_err(|why| store(StoreError::Fatal(why.to_string())))?;
+    examine(&new, seen).map_err(|why| store(StoreError::Fatal(why.to_string())))?;
     new.let_go();
     for name in ["new.db-wal", "new.db-shm"] {
         remove(&rebuild.join(name)).map_err(io)?;

@@ -54,6 +54,9 @@ pub(super) struct SqliteStore {
     pages: usize,
     /// For the next group's row; used again and again, so that it need not be cleared.
     buffer: Vec<u8>,
+    /// The same file, if there was a descriptor left for it. It stays open as long as the connection: closing any
+    /// descriptor of a file takes back all of the process's POSIX locks on it, SQLite's too.
+    file: Option<File>,
 }
 
 impl SqliteStore {
@@ -75,10 +78,11 @@ impl SqliteStore {
 
     /// Opens the database at `path`. Changes nothing in it but its write-ahead log's index, if it [`has_header`].
     pub(super) fn open(path: &Path) -> rusqlite::Result<Self> {
+        let file = File::open(path).ok();
         let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0")?;
         connection.set_prepared_statement_cache_capacity(32);
-        Ok(Self { reader: SqliteReader { connection }, path: path.to_owned(), pages: 0, buffer: Vec::new() })
+        Ok(Self { reader: SqliteReader { connection }, path: path.to_owned(), pages: 0, buffer: Vec::new(), file })
     }
 
     /// Whether nothing was ever written to it: not even its schema.
@@ -91,6 +95,16 @@ impl SqliteStore {
 
     pub(super) fn connection(&self) -> &Connection {
         &self.reader.connection
+    }
+
+    /// Another connection, that only reads.
+    pub(super) fn another(&self) -> rusqlite::Result<Connection> {
+        connect(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+    }
+
+    /// The main file, for reading it past SQLite.
+    pub(super) fn file(&self) -> Option<&File> {
+        self.file.as_ref()
     }
 
     /// Copies the write-ahead log into the main file and syncs both.
@@ -265,7 +279,7 @@ impl Store for SqliteStore {
 
     fn abandon(self: Box<Self>) {
         // Closing could write and sync again.
-        std::mem::forget(self.reader.connection);
+        std::mem::forget((self.reader.connection, self.file));
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::model::ISSUES_PER_MINUTE;
+
 /// One of two: a rate that is asked for, or the traffic of a company of some size.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Pace {
@@ -22,11 +24,10 @@ pub(super) struct Due {
 }
 
 impl Pace {
-    /// How busy the company is. At a rate this changes only what is made up, not how much: an even mix of what issues,
-    /// agents and queues do, of about the default rate.
+    /// How busy the company is. At a rate this changes only what is made up, not how much.
     pub(super) fn issues_per_minute(self) -> f64 {
         match self {
-            Self::Rate(_) => 20.0,
+            Self::Rate(_) => ISSUES_PER_MINUTE,
             Self::Company { issues_per_minute, .. } => issues_per_minute,
         }
     }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::credentials::Pem;
 use super::faults::Faults;
 use super::link::Failure;
+use super::model::ISSUES_PER_MINUTE;
 use super::*;
 use receiver::{Pki, Receiver, Reply};
 
@@ -218,7 +219,7 @@ async fn the_clock_of_a_company_may_run_faster() {
     let pace = Pace::Company { issues_per_minute: 20.0, speed: 100.0 };
     let summary = receiver.run_with(50, |settings| settings.pace = pace).await;
     assert_eq!(outcomes(&summary), [50, 50, 0, 0, 0, 50]);
-    let mut model = Model::new(1, 20.0);
+    let mut model = Model::new(1, ISSUES_PER_MINUTE);
     for _ in 0..49 {
         model.next(OffsetDateTime::now_utc());
     }
@@ -297,7 +298,7 @@ async fn events_that_are_held_back_come_later() {
     };
     let summary = receiver.run_with(300, change).await;
     assert_eq!(outcomes(&summary), [300, 300, 0, 0, 0, 300]);
-    let mut model = Model::new(1, 20.0);
+    let mut model = Model::new(1, ISSUES_PER_MINUTE);
     let places: BTreeMap<_, _> =
         (0..300_usize).map(|place| (model.next(OffsetDateTime::now_utc()).event_id, place)).collect();
     let came: Vec<_> = receiver.seen().order().iter().map(|id| places[id]).collect();
