@@ -219,7 +219,7 @@ async fn the_clock_of_a_company_may_run_faster() {
     let pace = Pace::Company { issues_per_minute: 20.0, speed: 100.0 };
     let summary = receiver.run_with(50, |settings| settings.pace = pace).await;
     assert_eq!(outcomes(&summary), [50, 50, 0, 0, 0, 50]);
-    let mut model = Model::new(1, ISSUES_PER_MINUTE);
+    let mut model = Model::new(1, pace.issues_per_minute());
     for _ in 0..49 {
         model.next(OffsetDateTime::now_utc());
     }
