@@ -270,8 +270,9 @@ impl ServerTls {
     }
 
     fn judge(&self, peer: &PeerIdentity) -> Result<(), Refusal> {
-        // A chain always has its end entity.
-        let Some((end_entity, intermediates)) = peer.0.chain.split_first() else { return Ok(()) };
+        // A chain always has its end entity; an empty one would be refused as malformed.
+        let nothing = CertificateDer::from(&[][..]);
+        let (end_entity, intermediates) = peer.0.chain.split_first().unwrap_or((&nothing, &[]));
         self.current().policy.judge(end_entity, intermediates, UnixTime::now()).map(|_| ())
     }
 
