@@ -63,9 +63,18 @@ pub struct Metrics {
     pub tls_warnings: Family<Label, Counter>,
     pub connections: Gauge,
     pub connections_accepted: Counter,
-    /// `reason`: `head-timeout`, `idle`, `write-timeout`, `age`, `drain`, `handshake-timeout`, `refused`, `probe`, `bad-request`.
+    /// `reason`: `head-timeout`, `idle`, `write-timeout`, `age`, `drain`, `handshake-timeout`, `refused`, `probe`, `bad-request`,
+    /// `not-allowed` (a reload, or time, has made its client one that would be refused).
     pub connections_closed: Family<Label, Counter>,
     pub accept_errors: Counter,
+    /// Sets of TLS files taken since the start.
+    pub reloads: Counter,
+    /// Changes that could not be taken; each counts once.
+    pub reload_failures: Counter,
+    /// 1 while the settings or TLS files are not such as could be taken.
+    pub reload_failing: Gauge,
+    /// Seconds since 1970; at first the start.
+    pub reload_last_good: Gauge,
     /// `feed` (short name or `other`) and `kind` (`feed`, `event_type`, `field`, `value`, `mismatch`, `api_version`).
     pub drift: Family<Labels, Counter>,
     /// Events that were not inspected for drift because the inspector was behind.
@@ -111,6 +120,10 @@ impl Metrics {
             connections_accepted: counter(r, "connections_accepted", "connections accepted by the event port"),
             connections_closed: family(r, "connections_closed", "connections the receiver ended, by reason"),
             accept_errors: counter(r, "accept_errors", "failures to accept a connection, such as too many open files"),
+            reloads: counter(r, "reloads", "changed sets of TLS files taken without a restart"),
+            reload_failures: counter(r, "reload_failures", "changes of settings or TLS files that could not be taken"),
+            reload_failing: gauge(r, "reload_failing", "1 while settings or TLS files could not be taken, else 0"),
+            reload_last_good: gauge(r, "reload_last_good_timestamp_seconds", "when the TLS files in use were taken"),
             drift: family(r, "drift", "deviations from ASAPP's documented schema, by feed and kind"),
             drift_uninspected: counter(r, "drift_uninspected", "events not looked at for schema drift"),
             odd_content_type: counter(r, "odd_content_type", "events whose Content-Type was not application/json"),

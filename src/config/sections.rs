@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::origin::Origin;
 use super::reader::{Reader, Section};
 use super::{
     Admin, AllowedClient, AllowedClients, Config, DeadLetters, Dedup, Endpoint, Engine, Journal, Listen, Log,
@@ -38,6 +39,7 @@ pub(super) fn config(reader: &mut Reader, table: &::config::Map<String, ::config
         dead_letters: DeadLetters { max_bytes: max_bytes(root.section("dead_letters"), 4 * KIB) },
         admin: admin(root.section("admin")),
         log: log(root.section("log")),
+        origin: Origin::default(),
     };
     root.finish();
     between_sections(reader, &config);

@@ -1,6 +1,5 @@
 //! One connection, from the handshake to its end.
 
-use std::convert::Infallible;
 use std::future::ready;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -32,6 +31,10 @@ const MAX_FIELDS: usize = 64;
 const READ_BUFFER: usize = 64 * 1024;
 const MAX_STREAMS: u32 = 256;
 const MAX_HEADER_LIST: u32 = 16 * 1024;
+/// How long a client that was dismissed may take over its goodbye in HTTP/2.
+const DISMISSAL: Duration = Duration::from_secs(1);
+/// The word under which its connections are counted.
+const NOT_ALLOWED: &str = "not-allowed";
 /// How often a connection that has to go looks whether it can.
 const STOPPING_TICK: Duration = Duration::from_millis(100);
 
@@ -119,7 +122,7 @@ async fn http1<H: Handler, IO: AsyncRead + AsyncWrite + Unpin>(
         .max_header_size(MAX_HEAD)
         .max_buf_size(READ_BUFFER)
         .serve_connection(io, service);
-    supervise(server, &activity, pin!(connection), http1::Connection::graceful_shutdown).await
+    supervise(server, &activity, peer.as_ref(), pin!(connection), http1::Connection::graceful_shutdown).await
 }
 
 async fn http2<H: Handler, IO: AsyncRead + AsyncWrite + Unpin>(
@@ -131,9 +134,9 @@ async fn http2<H: Handler, IO: AsyncRead + AsyncWrite + Unpin>(
     let gone = CancellationToken::new();
     let streams = Streams { tasks: server.tasks.clone(), gone: gone.clone() };
     let _gone = gone.drop_guard();
-    let (handler, requests) = (server.handler.clone(), activity.clone());
+    let (handler, requests, client) = (server.handler.clone(), activity.clone(), peer.clone());
     let service = service_fn(move |request| {
-        let (handler, peer, busy) = (handler.clone(), peer.clone(), requests.begin());
+        let (handler, peer, busy) = (handler.clone(), client.clone(), requests.begin());
         async move { respond(&handler, peer, request, busy).await }
     });
     let io = TokioIo::new(Watched { io, activity: activity.clone() });
@@ -149,8 +152,13 @@ async fn http2<H: Handler, IO: AsyncRead + AsyncWrite + Unpin>(
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10))
         .serve_connection(io, service);
-    supervise(server, &activity, pin!(connection), http2::Connection::graceful_shutdown).await
+    supervise(server, &activity, peer.as_ref(), pin!(connection), http2::Connection::graceful_shutdown).await
 }
+
+/// A request that came after its client had been dismissed; the connection, or in HTTP/2 the stream, ends without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the client is not allowed any more")]
+struct NotAllowed;
 
 /// Hands one request on. `busy` was taken when the head was complete.
 fn respond(
@@ -158,7 +166,10 @@ fn respond(
     peer: Option<PeerIdentity>,
     mut request: Request<Incoming>,
     busy: Busy,
-) -> impl Future<Output = Result<Response<Answer>, Infallible>> + Send {
+) -> impl Future<Output = Result<Response<Answer>, NotAllowed>> + Send {
+    if peer.as_ref().is_some_and(PeerIdentity::is_dismissed) {
+        return ready(Err(NotAllowed)).left_future();
+    }
     let http1 = request.version() < Version::HTTP_2;
     if request.headers().len() > MAX_FIELDS {
         let mut refusal = Response::new(busy.answer(Body::empty()));
@@ -194,6 +205,7 @@ enum Ended {
 async fn supervise<H, C: Future<Output = hyper::Result<()>>>(
     server: &Server<H>,
     activity: &Activity,
+    peer: Option<&PeerIdentity>,
     mut connection: Pin<&mut C>,
     finish: impl Fn(Pin<&mut C>),
 ) -> Ended {
@@ -211,6 +223,14 @@ async fn supervise<H, C: Future<Output = hyper::Result<()>>>(
         let now = Instant::now();
         if current == Phase::Aborting {
             return Ended::ByUs("drain");
+        }
+        let dismissed = peer.is_some_and(PeerIdentity::is_dismissed);
+        if dismissed && ending != Some(NOT_ALLOWED) {
+            ending = Some(NOT_ALLOWED);
+            activity.make_last();
+            if activity.is_http2() {
+                finish(connection.as_mut());
+            }
         }
         let retired = retire_at.is_some_and(|at| at <= now);
         if !activity.is_last() && (retired || current >= Phase::Closing) {
@@ -237,6 +257,15 @@ async fn supervise<H, C: Future<Output = hyper::Result<()>>>(
             return ending.map_or(Ended::ByPeer, Ended::ByUs);
         }
         let mut next = now + shortest;
+        if dismissed {
+            // What is under way may be durable already, so it is answered. The beginning of a request is none yet.
+            if !activity.has_requests() && give_up.is_none() {
+                give_up = Some(now + DISMISSAL);
+                activity.do_not_linger();
+                finish(connection.as_mut());
+            }
+            next = now + STOPPING_TICK;
+        }
         if current == Phase::Stopping {
             if activity.is_idle() {
                 activity.do_not_linger();
@@ -250,6 +279,7 @@ async fn supervise<H, C: Future<Output = hyper::Result<()>>>(
             biased;
             ended = connection.as_mut() => {
                 return match (ended, ending) {
+                    (Err(_), _) if peer.is_some_and(PeerIdentity::is_dismissed) => Ended::ByUs(NOT_ALLOWED),
                     (Err(error), _) => Ended::Failed(error),
                     (Ok(()), Some(reason)) => Ended::ByUs(reason),
                     (Ok(()), None) => Ended::ByPeer,

@@ -10,6 +10,7 @@ mod refusals;
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +55,16 @@ pub enum Phase {
 pub enum Transport {
     Plain,
     Tls(Arc<ServerTls>),
+}
+
+impl Transport {
+    /// Back when clients were dismissed since the last time.
+    async fn dismissal(&self) {
+        match self {
+            Self::Plain => std::future::pending().await,
+            Self::Tls(tls) => tls.dismissal().await,
+        }
+    }
 }
 
 /// How much and how long.
@@ -151,22 +162,46 @@ pub async fn serve(
 ) {
     let permits = Arc::new(Semaphore::new(limits.max_connections));
     let tasks = TaskTracker::new();
+    let (relay, relayed) = watch::channel(*phase.borrow());
+    let woken = wake_connections(phase, transport.clone(), relay);
     let server = Arc::new(Server {
         transport,
         handler,
         limits,
         tally: Tally(metrics),
         refusals: Refusals::default(),
-        phase: phase.clone(),
+        phase: relayed.clone(),
         tasks: tasks.clone(),
     });
+    let serving = async {
+        tokio::select! {
+            () = stopping(relayed) => {}
+            () = accept(&listener, &permits, &server) => {}
+        }
+        drop(listener);
+        tasks.close();
+        tasks.wait().await;
+    };
+    let mut serving = pin!(serving);
     tokio::select! {
-        () = stopping(phase) => {}
-        () = accept(&listener, &permits, &server) => {}
+        () = serving.as_mut() => return,
+        () = woken => {}
     }
-    drop(listener);
-    tasks.close();
-    tasks.wait().await;
+    serving.await;
+}
+
+/// Hands on what the connections wait for, the phase and the news that some clients were dismissed, as one thing: waiting
+/// for two would cost each request. Returns when no one is left to tell the phase.
+async fn wake_connections(mut phase: watch::Receiver<Phase>, transport: Transport, relay: watch::Sender<Phase>) {
+    loop {
+        tokio::select! {
+            changed = phase.changed() => match changed {
+                Ok(()) => _ = relay.send_replace(*phase.borrow_and_update()),
+                Err(_) => return,
+            },
+            () = transport.dismissal() => relay.send_modify(|_| ()),
+        }
+    }
 }
 
 /// What all connections of a server share.
@@ -176,6 +211,7 @@ struct Server<H> {
     limits: Limits,
     tally: Tally,
     refusals: Refusals,
+    /// Also marked as changed when clients were dismissed.
     phase: watch::Receiver<Phase>,
     /// Every task of every connection, so that the drain can wait for all.
     tasks: TaskTracker,
