@@ -63,7 +63,8 @@ pub struct Metrics {
     pub tls_warnings: Family<Label, Counter>,
     pub connections: Gauge,
     pub connections_accepted: Counter,
-    /// `reason`: `head-timeout`, `idle`, `write-timeout`, `age`, `drain`, `handshake-timeout`, `refused`, `probe`, `bad-request`.
+    /// `reason`: `head-timeout`, `idle`, `write-timeout`, `age`, `drain`, `handshake-timeout`, `refused`, `probe`, `bad-request`,
+    /// and of the PROXY header `proxy-untrusted`, `proxy-absent`, `proxy-unexpected`, `proxy-malformed`, `proxy-too-long`.
     pub connections_closed: Family<Label, Counter>,
     pub accept_errors: Counter,
     /// `feed` (short name or `other`) and `kind` (`feed`, `event_type`, `field`, `value`, `mismatch`, `api_version`).
