@@ -25,6 +25,7 @@ mod letters;
 mod night;
 mod order;
 mod process;
+mod proxy;
 mod recovery;
 mod replay;
 mod shapes;
