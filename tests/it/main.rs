@@ -14,6 +14,7 @@ mod feed_config;
 mod file;
 mod framing;
 mod full;
+mod haproxy;
 mod harness;
 mod http;
 mod http2;
