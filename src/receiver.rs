@@ -302,6 +302,7 @@ mod tests {
             drain_timeout: Duration::ZERO,
             pre_drain: Duration::ZERO,
             http2: false,
+            proxies: None,
         }
     }
 

@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use units::feed as feed_name;
@@ -178,6 +179,8 @@ pub struct Listen {
     pub drain_timeout: Duration,
     pub pre_drain: Duration,
     pub http2: bool,
+    /// `proxy_protocol = "required"`, and from these networks only (`trusted_proxies`, never empty); `None`: `"off"`.
+    pub proxies: Option<Vec<IpNet>>,
 }
 
 /// `[endpoints.NAME]`: one event path.

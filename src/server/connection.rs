@@ -1,4 +1,4 @@
-//! One connection, from the handshake to its end.
+//! One connection, from the PROXY header and the handshake to its end.
 
 use std::future::ready;
 use std::net::SocketAddr;
@@ -21,8 +21,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::activity::{Activity, Answer, Busy, Due, Watched};
+use super::proxy::{self, Stop};
 use super::{Handler, Phase, Server, Transport, stopping};
-use crate::tls::{Alpn, PeerIdentity, Reason, Refused};
+use crate::tls::{Alpn, PeerIdentity, Reason, Refused, ServerTls, Session};
 
 const MAX_HEAD: usize = 16 * 1024;
 /// hyper's own limit (100) stays, its parser keeps that many on the stack; the rest is counted after it.
@@ -42,7 +43,7 @@ const STOPPING_TICK: Duration = Duration::from_millis(100);
 pub(super) async fn run<H: Handler>(
     server: &Server<H>,
     stream: TcpStream,
-    remote: SocketAddr,
+    mut remote: SocketAddr,
     handshake_within: Duration,
 ) {
     // Answers are one small write each; a failure means the peer is gone, which the first read will tell.
@@ -52,24 +53,19 @@ pub(super) async fn run<H: Handler>(
         Transport::Plain => http1(server, stream, None, handshake_within).await,
         Transport::Tls(tls) => {
             let deadline = Instant::now() + handshake_within;
-            let session = tokio::select! {
-                session = tls.accept(stream, server.limits.http2, deadline) => session,
+            let begun = tokio::select! {
+                begun = begin(server, tls, stream, remote, deadline) => begun,
                 () = stopping(server.phase.clone()) => return server.tally.closed("drain"),
             };
-            match session {
-                Ok(session) => {
-                    if session.peer.long_validity() {
-                        server.tally.warned("validity");
-                        warn!(peer = %remote, subject = %session.peer.subject(), "the client's certificate is valid for 3 years or more");
-                    }
-                    match session.alpn {
-                        Alpn::Http1 => {
-                            http1(server, session.stream, Some(session.peer), server.limits.idle_timeout).await
-                        }
-                        Alpn::Http2 => http2(server, session.stream, Some(session.peer)).await,
-                    }
-                }
-                Err(refused) => return refuse(server, remote, &refused),
+            let Some((client, session)) = begun else { return };
+            remote = client;
+            if session.peer.long_validity() {
+                server.tally.warned("validity");
+                warn!(peer = %remote, subject = %session.peer.subject(), "the client's certificate is valid for 3 years or more");
+            }
+            match session.alpn {
+                Alpn::Http1 => http1(server, session.stream, Some(session.peer), server.limits.idle_timeout).await,
+                Alpn::Http2 => http2(server, session.stream, Some(session.peer)).await,
             }
         }
     };
@@ -87,6 +83,46 @@ pub(super) async fn run<H: Handler>(
     }
 }
 
+/// The PROXY header, if there has to be one, and the handshake: whose connection it is. `None`: refused and counted.
+async fn begin<H>(
+    server: &Server<H>,
+    tls: &ServerTls,
+    mut stream: TcpStream,
+    remote: SocketAddr,
+    deadline: Instant,
+) -> Option<(SocketAddr, Session)> {
+    match proxy::client(&mut stream, remote, server.limits.proxies.as_deref(), deadline).await {
+        Err(stop) => {
+            turn_away(server, remote, stop);
+            None
+        }
+        Ok(client) => match tls.accept(stream, server.limits.http2, deadline).await {
+            Ok(session) => Some((client, session)),
+            Err(refused) => {
+                refuse(server, client, &refused);
+                None
+            }
+        },
+    }
+}
+
+fn turn_away<H>(server: &Server<H>, remote: SocketAddr, stop: Stop) {
+    server.tally.closed(match stop {
+        Stop::Probe => {
+            debug!(peer = %remote, "probed");
+            "probe"
+        }
+        Stop::Timeout => {
+            debug!(peer = %remote, "the PROXY header was not finished in time");
+            "handshake-timeout"
+        }
+        Stop::Flaw(flaw) => {
+            tell(server, remote, flaw.word(), &flaw.to_string());
+            flaw.word()
+        }
+    });
+}
+
 fn refuse<H>(server: &Server<H>, remote: SocketAddr, refused: &Refused) {
     let (reason, detail) = (refused.reason.word(), &refused.detail);
     match refused.reason {
@@ -98,13 +134,18 @@ fn refuse<H>(server: &Server<H>, remote: SocketAddr, refused: &Refused) {
         Reason::Timeout | Reason::NotTls | Reason::Aborted | Reason::Protocol => {
             debug!(peer = %remote, reason, detail, "handshake failed");
         }
-        _ => match server.refusals.tell(reason, std::time::Instant::now()) {
-            Some(untold) => warn!(peer = %remote, reason, detail, untold, "client refused"),
-            None => debug!(peer = %remote, reason, detail, "client refused"),
-        },
+        _ => tell(server, remote, reason, detail),
     }
     server.tally.refused(reason);
     server.tally.closed(if refused.reason == Reason::Timeout { "handshake-timeout" } else { "refused" });
+}
+
+/// To the operator, who has something to mend or somebody to keep out.
+fn tell<H>(server: &Server<H>, remote: SocketAddr, reason: &'static str, detail: &str) {
+    match server.refusals.tell(reason, std::time::Instant::now()) {
+        Some(untold) => warn!(peer = %remote, reason, detail, untold, "client refused"),
+        None => debug!(peer = %remote, reason, detail, "client refused"),
+    }
 }
 
 async fn http1<H: Handler, IO: AsyncRead + AsyncWrite + Unpin>(

@@ -1,4 +1,4 @@
-//! Connections: a permit, accept, a timed handshake, HTTP, deadlines, and a drain that ends in time.
+//! Connections: a permit, accept, the PROXY header, a timed handshake, HTTP, deadlines, and a drain that ends in time.
 //!
 //! A permit is taken before a connection is accepted: when all are out, newcomers wait in the kernel's backlog instead of
 //! being accepted and dropped. Every wait on a peer has a deadline ([`Limits`]); [`connection`] enforces them.
@@ -6,6 +6,7 @@
 mod activity;
 mod connection;
 mod files;
+mod proxy;
 mod refusals;
 
 use std::io;
@@ -18,6 +19,7 @@ use axum::Router;
 use axum::response::Response;
 use hyper::Request;
 use hyper::body::Incoming;
+use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::sleep;
@@ -67,11 +69,13 @@ impl Transport {
     }
 }
 
-/// How much and how long.
+/// From whom, how much and how long.
 #[derive(Debug, Clone)]
 pub struct Limits {
+    /// TLS connections come from these networks only and begin with a PROXY header; `None`: from anywhere, without one.
+    pub proxies: Option<Vec<IpNet>>,
     pub max_connections: usize,
-    /// In total, when less than half of the connections are in use; see [`Limits::handshake_within`]. Without TLS: up to
+    /// In total, PROXY header included, when less than half of the connections are in use; see [`Limits::handshake_within`]. Without TLS: up to
     /// the first request.
     pub handshake_timeout: Duration,
     /// From a head's first byte to its end.
@@ -90,6 +94,7 @@ impl Limits {
     #[must_use]
     pub fn of(listen: &config::Listen) -> Self {
         Self {
+            proxies: listen.proxies.clone(),
             max_connections: listen.max_connections,
             handshake_timeout: listen.handshake_timeout,
             header_timeout: listen.header_timeout,
@@ -104,6 +109,7 @@ impl Limits {
     #[must_use]
     pub fn admin() -> Self {
         Self {
+            proxies: None,
             max_connections: 128,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
