@@ -7,6 +7,7 @@ mod chaos;
 mod commands;
 mod config;
 mod connection;
+mod container;
 mod crash;
 mod dead_letters;
 mod dedup;
