@@ -84,6 +84,7 @@ impl Service {
     pub async fn start(config: Config) -> Result<Running, StartError> {
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
+        metrics.journal_max_bytes.set(config.journal.max_bytes.try_into().unwrap_or(i64::MAX));
         let tls = Arc::new(ServerTls::load(&config.tls).map_err(StartError::Tls)?);
         for finding in tls.findings().iter().filter(|finding| finding.severity == Severity::Warning) {
             tracing::warn!("tls: {finding}");
@@ -98,7 +99,7 @@ impl Service {
 
         let (journal, cursors) = open_journal(&config, &metrics).await?;
         let lanes = Lanes::start(cursors, &config.sinks, &metrics).map_err(StartError::Sink)?;
-        lanes.watch_drift(journal.watch(), &metrics);
+        lanes.observe(&journal, &metrics);
         let connections = TaskTracker::new();
 
         let ingest = Ingest::new(journal.clone(), config.listen.answer_within);
@@ -108,6 +109,7 @@ impl Service {
         let (listener, events) = listen("listen.address", config.listen.address)?;
         let (phase, phases) = watch::channel(Phase::Serving);
         let max_connections = server::connections_within_limits(config.listen.max_connections);
+        metrics.connections_max.set(max_connections.try_into().unwrap_or(i64::MAX));
         let limits = Limits { max_connections, ..Limits::of(&config.listen) };
         let counted = Some(Arc::clone(&metrics));
         connections.spawn(server::serve(listener, Transport::Tls(Arc::clone(&tls)), receiver, limits, counted, phases));
@@ -357,6 +359,7 @@ impl View {
             oldest_seconds: found.oldest.map(|oldest| seconds(oldest, now)),
             bytes: found.bytes,
             max_bytes: self.config.journal.max_bytes,
+            held_bytes: held_bytes(found),
             lost_events: self.metrics.journal_lost.get(),
             dedup_ids: found.dedup_ids as u64,
         }
@@ -391,6 +394,14 @@ impl View {
             last_error: condition.last_error,
         }
     }
+}
+
+/// The share of the journal's bytes that its least advanced sink has not had.
+fn held_bytes(found: &journal::Status) -> u64 {
+    let kept = (found.last_sequence + 1).saturating_sub(found.first_sequence);
+    let settled = found.sinks.iter().map(|sink| sink.account.cursor).min().unwrap_or(found.last_sequence);
+    let held = found.last_sequence.saturating_sub(settled).min(kept);
+    u64::try_from(u128::from(found.bytes) * u128::from(held) / u128::from(kept.max(1))).unwrap_or(u64::MAX)
 }
 
 /// From `then` to `now`; none at all if the clock was set back meanwhile.
