@@ -20,9 +20,9 @@ use crate::tls::{self, Files, Finding, Fingerprint, ServerTls, Severity};
 use watch::Watch;
 
 /// Files that are being written are left alone until they hold still for so long,
-const SETTLE: Duration = Duration::from_millis(100);
+const SETTLE: Duration = Duration::from_millis(50);
 /// or so many looks were in vain.
-const LOOKS: usize = 20;
+const LOOKS: usize = 40;
 /// The settings whose changes apply without a restart.
 const APPLIES: &str = "tls.";
 

@@ -26,6 +26,7 @@ mod night;
 mod order;
 mod process;
 mod recovery;
+mod reload;
 mod replay;
 mod shapes;
 mod simulate;
