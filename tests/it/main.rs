@@ -29,6 +29,7 @@ mod order;
 mod process;
 mod proxy;
 mod recovery;
+mod reload;
 mod replay;
 mod shapes;
 mod simulate;

@@ -173,11 +173,17 @@ impl Setup {
         end(child, &stdout, &log)
     }
 
-    /// A command of the program with this setup's settings.
-    pub(crate) fn command(&self) -> Command {
+    /// The settings file, which this writes. A receiver that runs on this folder may see it.
+    pub(crate) fn write(&self) -> PathBuf {
         let file = self.folder.path().join("settings.toml");
         let text: String = self.settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
         fs::write(&file, text).unwrap();
+        file
+    }
+
+    /// A command of the program with this setup's settings.
+    pub(crate) fn command(&self) -> Command {
+        let file = self.write();
         let mut words = self.wrapper.iter().map(String::as_str).chain([PROGRAM]);
         let mut command = Command::new(words.next().unwrap());
         command.args(words).arg("--config").arg(file).current_dir(self.folder.path());
