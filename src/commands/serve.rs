@@ -6,6 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
 use crate::config::Config;
+use crate::notify::ServiceManager;
 use crate::service::{JournalFailed, Running, Service, StartError};
 use crate::telemetry;
 
@@ -25,18 +26,29 @@ pub async fn run(_: Args, files: &[PathBuf]) -> Result<(), Failure> {
         tracing::warn!(key = warning.key, source = warning.source, "settings: {}", warning.what);
     }
     let mut signals = Signals::new()?;
+    let manager = ServiceManager::from_environment();
     let running = tokio::select! {
         started = Service::start(config) => started?,
         () = signals.stop() => return Ok(()),
     };
-    run_until_stopped(running, &mut signals).await
+    manager.ready();
+    let journal = running.journal().clone();
+    tokio::select! {
+        ended = run_until_stopped(running, &mut signals, || manager.stopping()) => ended,
+        never = manager.keep_alive(&journal) => match never {},
+    }
 }
 
-/// Serves until a signal or a failed journal ends it.
-pub(super) async fn run_until_stopped(running: Running, signals: &mut Signals) -> Result<(), Failure> {
+/// Serves until a signal or a failed journal ends it; `stopping` is called as the end begins.
+pub(super) async fn run_until_stopped(
+    running: Running,
+    signals: &mut Signals,
+    stopping: impl FnOnce(),
+) -> Result<(), Failure> {
     tokio::select! {
-        () = signals.stop() => {}
+        () = signals.stop() => stopping(),
         () = running.failed() => {
+            stopping();
             running.abandon().await;
             return Err(Failure::from_error(&JournalFailed));
         }

@@ -93,6 +93,6 @@ impl Drop for Nginx {
 }
 
 /// nginx does not take port 0.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
