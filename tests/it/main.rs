@@ -35,5 +35,6 @@ mod shapes;
 mod simulate;
 mod sinks;
 mod storage;
+mod systemd;
 mod tail;
 mod tls;
