@@ -1,5 +1,8 @@
-# The build: Debian, because the binary links its C library.
-FROM rust:1.95-slim-trixie AS build
+# Both images of one Debian: the binary links its C library. Another registry's copies go here.
+ARG BUILD_IMAGE=docker.io/library/rust:1.95-slim-trixie
+ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian13
+
+FROM ${BUILD_IMAGE} AS build
 RUN apt-get update \
  && apt-get install -y --no-install-recommends build-essential \
  && rm -rf /var/lib/apt/lists/*
@@ -20,7 +23,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
  && install -d -m 0700 -o 10001 -g 10001 /out/var/lib/asapp-receiver
 
 # The runtime: the C library and the binary. No shell, no package manager.
-FROM gcr.io/distroless/cc-debian13
+FROM ${RUNTIME_IMAGE}
 COPY --from=build /out/usr/ /usr/
 COPY --from=build /out/etc/ /etc/
 # The parent, so that the folder comes with its mode.

@@ -169,14 +169,15 @@ impl Door {
         }
     }
 
-    /// A body that came in one frame of known length is passed on without a copy.
+    /// The body in memory of its own, as much as there is budget for: the connection's buffer, of which it is a part and
+    /// which is larger, is free for the next request.
     async fn read(&self, mut body: Incoming, announced: Option<usize>, admitted: &mut Admitted) -> Result<Bytes, Cut> {
         let mut budget = announced.unwrap_or(0);
         let mut whole = BytesMut::new();
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|_| Cut::Broken)?.into_data() else { continue };
             if whole.is_empty() && body.is_end_stream() && data.len() <= budget {
-                return Ok(data);
+                return Ok(Bytes::copy_from_slice(&data));
             }
             let length = whole.len() + data.len();
             if length > self.max_body_bytes {
@@ -311,6 +312,7 @@ mod tests {
             drain_timeout: Duration::ZERO,
             pre_drain: Duration::ZERO,
             http2: false,
+            proxies: None,
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
@@ -17,6 +17,7 @@ use crate::dispatch::{Health, Lanes};
 use crate::ingest::Ingest;
 use crate::journal::{self, Journal, OpenError};
 use crate::receiver::Receiver;
+use crate::reload::{self, Reload};
 use crate::server::{self, Limits, Phase, Transport};
 use crate::telemetry::Metrics;
 use crate::tls::{Expiry, Finding, ServerTls, Severity};
@@ -41,6 +42,7 @@ pub struct Running {
     admin_phase: watch::Sender<admin::Phase>,
     admin_server: watch::Sender<Phase>,
     insight: Insight,
+    reload: Arc<Notify>,
     connections: TaskTracker,
     operators: TaskTracker,
 }
@@ -112,7 +114,11 @@ impl Service {
         let counted = Some(Arc::clone(&metrics));
         connections.spawn(server::serve(listener, Transport::Tls(Arc::clone(&tls)), receiver, limits, counted, phases));
 
-        let insight = insight(&config, tls, &journal, &lanes, &metrics);
+        let (reload, reports) = Reload::new(Arc::clone(&config), Arc::clone(&tls), Arc::clone(&metrics));
+        let asked = Arc::new(Notify::new());
+        connections.spawn(reload.run(Arc::clone(&asked), phase.subscribe()));
+
+        let insight = insight(&config, tls, &journal, &lanes, &metrics, reports);
         admin_phase.send_replace(admin::Phase::Serving(insight.clone()));
         tracing::info!(%events, admin = %admin_address, "listening");
         Ok(Running {
@@ -126,6 +132,7 @@ impl Service {
             admin_phase,
             admin_server,
             insight,
+            reload: asked,
             connections,
             operators,
         })
@@ -155,6 +162,11 @@ impl Running {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Looks at the settings and TLS files now, and says what has become of them, even if nothing has changed.
+    pub fn reload(&self) {
+        self.reload.notify_one();
     }
 
     /// Back when the journal has failed: the process must end then, and recover in its next life.
@@ -255,6 +267,7 @@ fn insight(
     journal: &Journal,
     lanes: &Lanes,
     metrics: &Arc<Metrics>,
+    reload: watch::Receiver<reload::Report>,
 ) -> Insight {
     let view = View {
         config: Arc::clone(config),
@@ -263,6 +276,7 @@ fn insight(
         journal: journal.clone(),
         health: lanes.health().to_vec(),
         metrics: Arc::clone(metrics),
+        reload,
     };
     let status = Arc::new(move || view.status());
     Insight { state: journal.state(), journal: journal.clone(), status, replays: lanes.replays(journal.clone()) }
@@ -288,6 +302,7 @@ struct View {
     journal: Journal,
     health: Vec<(String, Health)>,
     metrics: Arc<Metrics>,
+    reload: watch::Receiver<reload::Report>,
 }
 
 impl View {
@@ -310,6 +325,18 @@ impl View {
             },
             quarantine: admin::Quarantine { count: kept.count, bytes: kept.bytes, max_bytes: kept.max_bytes },
             certificates: expiries.map(|expiry| certificate(&expiry, now)).collect(),
+            reload: self.of_reload(),
+        }
+    }
+
+    fn of_reload(&self) -> admin::Reload {
+        let report = self.reload.borrow();
+        admin::Reload {
+            taken_at: humantime::format_rfc3339_seconds(report.taken_at).to_string(),
+            reloads: self.metrics.reloads.get(),
+            failures: self.metrics.reload_failures.get(),
+            problems: report.problems.clone(),
+            restart_for: report.restart_for.clone(),
         }
     }
 

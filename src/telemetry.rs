@@ -92,9 +92,19 @@ pub struct Metrics {
     /// `listen.max_connections`, or as many as there may be open files for.
     pub connections_max: Gauge,
     pub connections_accepted: Counter,
-    /// `reason`: `head-timeout`, `idle`, `write-timeout`, `age`, `drain`, `handshake-timeout`, `refused`, `probe`, `bad-request`.
+    /// `reason`: `head-timeout`, `idle`, `write-timeout`, `age`, `drain`, `handshake-timeout`, `refused`, `probe`, `bad-request`,
+    /// `not-allowed` (a reload, or time, has made its client one that would be refused),
+    /// and of the PROXY header `proxy-untrusted`, `proxy-absent`, `proxy-unexpected`, `proxy-malformed`, `proxy-too-long`.
     pub connections_closed: Family<Label, Counter>,
     pub accept_errors: Counter,
+    /// Sets of TLS files taken since the start.
+    pub reloads: Counter,
+    /// Changes that could not be taken; each counts once.
+    pub reload_failures: Counter,
+    /// 1 while the settings or TLS files are not such as could be taken.
+    pub reload_failing: Gauge,
+    /// Seconds since 1970; at first the start.
+    pub reload_last_good: Gauge,
     /// `feed` (short name or `other`) and `kind` (`feed`, `event_type`, `field`, `value`, `mismatch`, `api_version`).
     pub drift: Family<Labels, Counter>,
     /// Events that were not inspected for drift because the inspector was behind.
@@ -156,6 +166,10 @@ impl Metrics {
             connections_accepted: counter(r, "connections_accepted", "connections accepted by the event port"),
             connections_closed: family(r, "connections_closed", "connections the receiver ended, by reason", &[]),
             accept_errors: counter(r, "accept_errors", "failures to accept a connection, such as too many open files"),
+            reloads: counter(r, "reloads", "changed sets of TLS files taken without a restart"),
+            reload_failures: counter(r, "reload_failures", "changes of settings or TLS files that could not be taken"),
+            reload_failing: gauge(r, "reload_failing", "1 while settings or TLS files could not be taken, else 0"),
+            reload_last_good: gauge(r, "reload_last_good_timestamp_seconds", "when the TLS files in use were taken"),
             drift: {
                 let drift = Family::<Labels, Counter>::default();
                 for feed in FEEDS {

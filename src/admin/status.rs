@@ -13,6 +13,21 @@ pub struct Status {
     pub dead_letters: DeadLetters,
     pub quarantine: Quarantine,
     pub certificates: Vec<Certificate>,
+    pub reload: Reload,
+}
+
+/// Whether the settings and TLS files are those in use.
+#[derive(Debug, Clone, Serialize)]
+pub struct Reload {
+    /// When the TLS files in use were taken, RFC 3339, UTC.
+    pub taken_at: String,
+    /// Since the start.
+    pub reloads: u64,
+    pub failures: u64,
+    /// Why the files as they are now cannot be used; what was taken last stays. Empty: they are in use.
+    pub problems: Vec<String>,
+    /// Keys of the settings whose values have changed and count from the next start.
+    pub restart_for: Vec<String>,
 }
 
 /// What this process took in: `received = stored + duplicate + rejected + refused + in_flight`.
@@ -153,6 +168,13 @@ impl Status {
             dead_letters: DeadLetters { count: 0, retrying: 0, bytes: 0, max_bytes: 1 },
             quarantine: Quarantine { count: 0, bytes: 0, max_bytes: 1 },
             certificates: Vec::new(),
+            reload: Reload {
+                taken_at: String::new(),
+                reloads: 0,
+                failures: 0,
+                problems: Vec::new(),
+                restart_for: Vec::new(),
+            },
         }
     }
 }

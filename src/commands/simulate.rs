@@ -183,7 +183,7 @@ pub(super) async fn run_until_stopped(
     let summary = loop {
         tokio::select! {
             summary = &mut sending => break summary,
-            () = signals.stop() => {
+            () = signals.stop.recv() => {
                 stopped += 1;
                 if stopped == 1 { control.stop() } else { control.break_off() }
             }

@@ -13,14 +13,14 @@ use crate::harness::{PATIENCE, wait_for};
 
 /// A deadline has to hold, give or take what a loaded machine needs.
 #[track_caller]
-fn assert_about(took: Duration, deadline: Duration) {
+pub(crate) fn assert_about(took: Duration, deadline: Duration) {
     assert!(took >= deadline.mul_f32(0.8), "{took:?} is too early for {deadline:?}");
     assert!(took <= deadline * 2 + Duration::from_secs(3), "{took:?} is too late for {deadline:?}");
 }
 
 /// Reads until the other side ends the connection, and tells how long that took.
 #[track_caller]
-fn ended(tcp: &mut TcpStream) -> Duration {
+pub(crate) fn ended(tcp: &mut TcpStream) -> Duration {
     tcp.set_read_timeout(Some(PATIENCE)).unwrap();
     let start = Instant::now();
     let mut bytes = Vec::new();

@@ -382,13 +382,15 @@ async fn a_reload_takes_the_whole_set_or_nothing() {
     let peer = meet(&tls, Some(&client)).await.1.unwrap().peer;
 
     let broken = config::Tls { client_ca: vec![world.file("empty.pem", "")], ..world.tls.clone() };
-    tls.reload(&broken).unwrap_err();
-    assert!(tls.still_admits(&peer));
+    tls.reload(&broken, &Files::read(&broken)).unwrap_err();
+    assert!(tls.dismiss_clients().is_empty() && !peer.is_dismissed());
     assert!(meet(&tls, Some(&client)).await.1.is_ok());
 
     world.tls.clients = common_name("someone-else");
-    tls.reload(&world.tls).unwrap();
-    assert!(!tls.still_admits(&peer));
+    tls.reload(&world.tls, &Files::read(&world.tls)).unwrap();
+    let dismissed = tls.dismiss_clients();
+    assert_eq!(dismissed.iter().map(|client| client.reason).collect::<Vec<_>>(), [Reason::Identity]);
+    assert!(peer.is_dismissed());
     assert_eq!(meet(&tls, Some(&client)).await.1.unwrap_err().reason, Reason::Identity);
 }
 
