@@ -118,12 +118,19 @@ impl Target {
         let url: Uri = url.parse().map_err(|_| Error::Url)?;
         let (Some("https"), Some(authority)) = (url.scheme_str(), url.authority()) else { return Err(Error::Url) };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        // A port that is none must not become the usual one: somebody else may listen there.
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => 443,
+            Some(_) => authority.port_u16().filter(|&port| port > 0).ok_or(Error::Url)?,
+            // A user's name stands before the host.
+            None => return Err(Error::Url),
+        };
         let path = url.path_and_query().map_or("/", |path| path.as_str());
         let alpn: &[u8] = if http2 { b"h2" } else { b"http/1.1" };
         Ok(Self {
             tls: TlsConnector::from(Arc::new(credentials.client_config(alpn)?)),
             host: ServerName::try_from(host.clone()).map_err(|_| Error::Url)?,
-            address: (host, authority.port_u16().unwrap_or(443)),
+            address: (host, port),
             authority: HeaderValue::from_str(authority.as_str()).map_err(|_| Error::Url)?,
             path: path.parse().map_err(|_| Error::Url)?,
             url,

@@ -150,7 +150,17 @@ async fn what_can_never_work_is_an_error() {
         change(&mut settings);
         run(settings, Control::default()).await.map(drop).unwrap_err().to_string()
     };
-    for url in ["http://localhost/", "localhost", "https://", "https://loc alhost/"] {
+    for url in [
+        "http://localhost/",
+        "localhost",
+        "https://",
+        "https://loc alhost/",
+        "https://localhost:/",
+        "https://localhost:0/",
+        "https://localhost:65536/",
+        "https://[::1]:65536/",
+        "https://name@localhost:1/",
+    ] {
         assert_eq!(run_with(&|settings| settings.url = url.into()).await, "the URL has to be https://HOST[:PORT]/PATH");
     }
     for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
