@@ -230,8 +230,7 @@ fn every_bad_set_leaves_the_old_one_and_a_good_one_is_taken_then() {
     let chain = fs::read(&PKI.server.chain).unwrap();
     let key = fs::read(&PKI.server.key).unwrap();
     let malformed = b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
-    // Some looks come in between, which must not tell anything twice.
-    let world = World::new().interval("100ms");
+    let world = World::new();
     type Break<'a> = Box<dyn Fn(&World) + 'a>;
     let remove =
         |name: &'static str| -> Break<'_> { Box::new(move |world| fs::remove_file(world.path(name)).unwrap()) };
@@ -280,40 +279,35 @@ fn every_bad_set_leaves_the_old_one_and_a_good_one_is_taken_then() {
     let receiver = world.setup.start();
     let mut open = receiver.connect();
     let mut current = PKI.server.clone();
-    for (number, (word, fault)) in (1..).zip(&faults) {
+    for (number, (word, fault)) in faults.iter().enumerate() {
+        let before = reload_of(&receiver);
         fault(&world);
-        receiver.wait_metric("reload_failures_total", number);
+        // Of several files some may be seen before the others, and be another bad set.
         let report = wait_for("the status to say so", || {
-            Some(reload_of(&receiver)).filter(|report| report["problems"] != json!([]))
+            Some(reload_of(&receiver)).filter(|report| report["problems"].to_string().contains(word))
         });
-        assert!(report["problems"].to_string().contains(word), "{word}: {report}");
-        assert_eq!((&report["failures"], &report["reloads"]), (&json!(number), &json!(number - 1)));
+        assert!(report["failures"].as_u64() > before["failures"].as_u64(), "{word}: {report}");
+        assert_eq!(report["reloads"], before["reloads"], "{word}");
         assert_eq!(receiver.metric("reload_failing"), 1);
         assert!(shows(&receiver, &current), "fault {number}, {word}");
         stored(&mut open);
 
         // Something else than before that is good, so that it has to be taken.
-        let next = PKI.ca.server(|_| ());
+        current = PKI.ca.server(|_| ());
         for name in ["server.pem", "ca.crl"] {
             let _ = fs::remove_dir(world.path(name));
         }
         world.setup.write();
         world.put("ca.pem", &PKI.ca.certificate);
         world.put("ca.crl", &list(&[]));
-        // The pair in between is another bad set, unless it is seen as a whole.
-        fs::remove_file(world.path("server.pem")).unwrap_or_default();
-        world.put("server.key", &next.key);
-        world.put("server.pem", &next.chain);
-        wait_for("the good set", || shows(&receiver, &next).then_some(()));
-        current = next;
-        let report = wait_for("a word about it", || Some(reload_of(&receiver)).filter(|r| r["problems"] == json!([])));
+        world.put_server(&current);
+        wait_for("the good set", || shows(&receiver, &current).then_some(()));
+        wait_for("a word about it", || (reload_of(&receiver)["problems"] == json!([])).then_some(()));
         assert_eq!(receiver.metric("reload_failing"), 0);
-        // Half of the good set may have been seen, and been something new.
-        let (failures, reloads) = (report["failures"].as_u64().unwrap(), report["reloads"].as_u64().unwrap());
-        assert_eq!((failures, reloads), (number, number), "{word}");
     }
     stored(&mut open);
-    assert_eq!(told(&receiver, "not reloaded"), faults.len());
+    let failures = usize::try_from(receiver.metric("reload_failures_total")).unwrap();
+    assert_eq!(told(&receiver, "not reloaded"), failures);
     receiver.finish();
 }
 
@@ -435,6 +429,8 @@ fn a_request_under_way_is_answered_before_its_client_is_cut_off() {
 
     world.put("ca.crl", &list(&[REVOKED]));
     wait_told(&receiver, "not allowed any more");
+    // Longer than connections without a request are given.
+    std::thread::sleep(Duration::from_millis(1500));
     // A request that begins only now is not taken; a half one is.
     http2.send(http2::frame(http2::HEADERS, http2::END_HEADERS, 3, &http2::head())).unwrap();
     http2.send(http2::frame(http2::DATA, http2::END_STREAM, 3, new_event().1.as_bytes())).unwrap();
@@ -459,17 +455,24 @@ fn a_client_that_was_cut_off_may_come_back_when_it_is_allowed_again() {
     let world = World::new();
     let client = second_client();
     let receiver = world.setup.start();
-    for _ in 0..3 {
-        let mut wire = receiver.connect_as(&client).unwrap();
-        stored(&mut wire);
-        let reloads = receiver.metric("reloads_total");
-        world.setup.clone().set_toml("tls.allowed_clients", &pins(&[CLIENT_NAME])).write();
-        wire.closed();
-        world.setup.write();
-        receiver.wait_metric("reloads_total", reloads + 2);
-    }
+    let mut cut_off = receiver.connect_as(&client).unwrap();
+    let (id, event) = new_event();
+    let request = post("/events", "", event.as_bytes());
+    cut_off.send(&request[..request.len() - 1]).unwrap();
+    receiver.wait_metric("in_flight", 1);
+    world.setup.clone().set_toml("tls.allowed_clients", &pins(&[CLIENT_NAME])).write();
+    wait_told(&receiver, "not allowed any more");
+    world.setup.write();
+    receiver.wait_metric("reloads_total", 2);
+
+    // The old connection is still there, and stays on its way out.
     let mut wire = receiver.connect_as(&client).unwrap();
     stored(&mut wire);
+    cut_off.send(&request[request.len() - 1..]).unwrap();
+    let answer = cut_off.answer();
+    answer.assert_durable("stored", &id);
+    assert_eq!(answer.header("connection"), Some("close"));
+    cut_off.closed();
     receiver.signal(Signal::HUP);
     wait_told(&receiver, "nothing has changed");
     stored(&mut wire);
@@ -507,13 +510,13 @@ fn other_keys_wait_for_a_restart_and_hold_nothing_up() {
 
     world.setup.write();
     wait_told(&receiver, "no restart is needed");
-    assert_eq!(reload_of(&receiver)["restart_for"], json!([]));
+    wait_for("the status", || (reload_of(&receiver)["restart_for"] == json!([])).then_some(()));
     let ended = receiver.finish();
     assert!(!ended.log.iter().any(|line| line.contains(secret)));
 }
 
 #[test]
-fn what_was_only_touched_is_not_reloaded_and_sighup_always_gets_a_word() {
+fn nothing_is_told_twice_unless_somebody_asks() {
     let world = World::new().interval("50ms");
     let receiver = world.setup.start();
     let mut open = receiver.connect();
@@ -528,6 +531,9 @@ fn what_was_only_touched_is_not_reloaded_and_sighup_always_gets_a_word() {
 
     world.write("server.pem", b"");
     receiver.wait_metric("reload_failures_total", 1);
+    // Ten more looks, of which nobody wants to hear.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!((receiver.metric("reload_failures_total"), told(&receiver, "not reloaded")), (1, 1));
     receiver.signal(Signal::HUP);
     receiver.wait_metric("reload_failures_total", 2);
     let said = receiver.operate(&["status"]).output().unwrap();
@@ -536,8 +542,8 @@ fn what_was_only_touched_is_not_reloaded_and_sighup_always_gets_a_word() {
     // What is in use is no news, but that it is good again is.
     world.put_server(&PKI.server);
     wait_told(&receiver, "are again those in use");
-    let report = reload_of(&receiver);
-    assert_eq!((&report["problems"], &report["reloads"]), (&json!([]), &json!(0)));
+    let report = wait_for("no problems", || Some(reload_of(&receiver)).filter(|r| r["problems"] == json!([])));
+    assert_eq!(report["reloads"], 0);
     receiver.finish();
 }
 

@@ -173,11 +173,14 @@ impl Setup {
         end(child, &stdout, &log)
     }
 
-    /// The settings file, which this writes. A receiver that runs on this folder may see it.
+    /// The settings file, which this writes, whole at once: a receiver that runs on this folder sees it.
+    #[allow(clippy::disallowed_methods, reason = "nothing here has to outlive a crash")]
     pub(crate) fn write(&self) -> PathBuf {
         let file = self.folder.path().join("settings.toml");
         let text: String = self.settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
-        fs::write(&file, text).unwrap();
+        let new = file.with_extension("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(&new, &file).unwrap();
         file
     }
 
