@@ -25,7 +25,7 @@ fn setup() -> Setup {
         .set("sinks.out.type", "file")
         .set("sinks.out.path", &events)
         // Longer than the balancer takes to notice.
-        .set("listen.pre_drain", "2s")
+        .set("listen.pre_drain", "3s")
         // Brings clients back to one that has come back.
         .set("listen.max_connection_age", "1s")
         .set("log.level", "info")
