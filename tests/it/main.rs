@@ -23,6 +23,7 @@ mod http2;
 mod http_sink;
 mod http_trust;
 mod independent;
+mod kubernetes;
 mod ledger;
 mod letters;
 mod night;
