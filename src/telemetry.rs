@@ -62,6 +62,8 @@ const TLS_REFUSED: &[&str] = &[
     "identity",
     "client-alert",
 ];
+/// A load balancer and the receiver that do not agree close every connection.
+const PROXY: &[&str] = &["proxy-untrusted", "proxy-absent", "proxy-unexpected", "proxy-malformed", "proxy-too-long"];
 const FEEDS: [&str; 4] = ["activity", "journey", "queue", "other"];
 const DRIFT: [&str; 6] = ["feed", "event_type", "field", "value", "mismatch", "api_version"];
 
@@ -164,7 +166,7 @@ impl Metrics {
             connections: gauge(r, "connections", "open connections of the event port"),
             connections_max: gauge(r, "connections_max", "connections that are accepted at a time, further ones wait"),
             connections_accepted: counter(r, "connections_accepted", "connections accepted by the event port"),
-            connections_closed: family(r, "connections_closed", "connections the receiver ended, by reason", &[]),
+            connections_closed: family(r, "connections_closed", "connections the receiver ended, by reason", PROXY),
             accept_errors: counter(r, "accept_errors", "failures to accept a connection, such as too many open files"),
             reloads: counter(r, "reloads", "changed sets of TLS files taken without a restart"),
             reload_failures: counter(r, "reload_failures", "changes of settings or TLS files that could not be taken"),
