@@ -108,4 +108,10 @@ impl Refusal {
             Self::Unavailable(_) => "unavailable",
         }
     }
+
+    /// Whether the journal is still at work on it.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        matches!(self, Self::Unavailable(Refused::Late))
+    }
 }

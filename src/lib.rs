@@ -27,9 +27,10 @@
 //! 8. [`shape`] makes of an event, for its sink, what that gets to see: its format, with the redacted members cut out of
 //!    the bytes.
 //!
-//! Around the path: [`service`] (puts all of it together, and drains it), [`config`] (settings), [`admin`] (the operators'
-//! port), [`problem`] (error answers of both ports), [`telemetry`] (names of metrics and log fields), [`notify`] (what a
-//! service manager is told), [`simulator`] (ASAPP's side) and [`commands`] (the command line). Imports run one way, from the door inwards.
+//! Around the path: [`service`] (puts all of it together, and drains it), [`config`] (settings), [`reload`] (takes them
+//! and the TLS files anew while all goes on), [`admin`] (the operators' port), [`problem`] (error answers of both ports),
+//! [`telemetry`] (names of metrics and log fields), [`notify`] (what a service manager is told), [`simulator`] (ASAPP's
+//! side) and [`commands`] (the command line). Imports run one way, from the door inwards.
 //!
 //! # Invariants
 //!
@@ -51,6 +52,7 @@ pub mod journal;
 pub mod notify;
 pub mod problem;
 pub mod receiver;
+pub mod reload;
 pub mod server;
 pub mod service;
 pub mod shape;

@@ -104,9 +104,11 @@ impl Door {
     /// lives as long as its answer takes: nothing else of the head goes into it.
     fn route(&self, request: Request<Incoming>) -> Result<(Incoming, Origin, Content), Box<Response>> {
         let Some(endpoint) = self.endpoints.iter().find(|endpoint| endpoint.path == request.uri().path()) else {
+            self.count_unrouted(Kind::NotFound);
             return Err(Box::new(Problem::new(Kind::NotFound, "no endpoint has this path").into_response()));
         };
         if request.method() != Method::POST {
+            self.count_unrouted(Kind::MethodNotAllowed);
             return Err(Box::new(not_post()));
         }
         let (mut head, body) = request.into_parts();
@@ -136,8 +138,16 @@ impl Door {
         match outcome {
             Ok(Appended::Stored(receipt)) => durable("stored", &receipt),
             Ok(Appended::Duplicate(receipt)) => durable("duplicate", &receipt),
-            Err(refusal) => Problem::from(refusal).into_response(),
+            Err(refusal) => {
+                self.metrics.answered_late.inc_by(u64::from(refusal.is_late()));
+                Problem::from(refusal).into_response()
+            }
         }
+    }
+
+    #[cold]
+    fn count_unrouted(&self, kind: Kind) {
+        self.metrics.unrouted.get_or_create(&[("reason", kind.word())]).inc();
     }
 
     /// Counts the request as received and reads its body, as far as length, budget and deadline allow.
@@ -159,14 +169,15 @@ impl Door {
         }
     }
 
-    /// A body that came in one frame of known length is passed on without a copy.
+    /// The body in memory of its own, as much as there is budget for: the connection's buffer, of which it is a part and
+    /// which is larger, is free for the next request.
     async fn read(&self, mut body: Incoming, announced: Option<usize>, admitted: &mut Admitted) -> Result<Bytes, Cut> {
         let mut budget = announced.unwrap_or(0);
         let mut whole = BytesMut::new();
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|_| Cut::Broken)?.into_data() else { continue };
             if whole.is_empty() && body.is_end_stream() && data.len() <= budget {
-                return Ok(data);
+                return Ok(Bytes::copy_from_slice(&data));
             }
             let length = whole.len() + data.len();
             if length > self.max_body_bytes {
@@ -301,6 +312,7 @@ mod tests {
             drain_timeout: Duration::ZERO,
             pre_drain: Duration::ZERO,
             http2: false,
+            proxies: None,
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
@@ -17,6 +17,7 @@ use crate::dispatch::{Health, Lanes};
 use crate::ingest::Ingest;
 use crate::journal::{self, Journal, OpenError};
 use crate::receiver::Receiver;
+use crate::reload::{self, Reload};
 use crate::server::{self, Limits, Phase, Transport};
 use crate::telemetry::Metrics;
 use crate::tls::{Expiry, Finding, ServerTls, Severity};
@@ -41,6 +42,7 @@ pub struct Running {
     admin_phase: watch::Sender<admin::Phase>,
     admin_server: watch::Sender<Phase>,
     insight: Insight,
+    reload: Arc<Notify>,
     connections: TaskTracker,
     operators: TaskTracker,
 }
@@ -82,6 +84,7 @@ impl Service {
     pub async fn start(config: Config) -> Result<Running, StartError> {
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
+        metrics.journal_max_bytes.set(config.journal.max_bytes.try_into().unwrap_or(i64::MAX));
         let tls = Arc::new(ServerTls::load(&config.tls).map_err(StartError::Tls)?);
         for finding in tls.findings().iter().filter(|finding| finding.severity == Severity::Warning) {
             tracing::warn!("tls: {finding}");
@@ -96,7 +99,7 @@ impl Service {
 
         let (journal, cursors) = open_journal(&config, &metrics).await?;
         let lanes = Lanes::start(cursors, &config.sinks, &metrics).map_err(StartError::Sink)?;
-        lanes.watch_drift(journal.watch(), &metrics);
+        lanes.observe(&journal, &metrics);
         let connections = TaskTracker::new();
 
         let ingest = Ingest::new(journal.clone(), config.listen.answer_within);
@@ -106,11 +109,16 @@ impl Service {
         let (listener, events) = listen("listen.address", config.listen.address)?;
         let (phase, phases) = watch::channel(Phase::Serving);
         let max_connections = server::connections_within_limits(config.listen.max_connections);
+        metrics.connections_max.set(max_connections.try_into().unwrap_or(i64::MAX));
         let limits = Limits { max_connections, ..Limits::of(&config.listen) };
         let counted = Some(Arc::clone(&metrics));
         connections.spawn(server::serve(listener, Transport::Tls(Arc::clone(&tls)), receiver, limits, counted, phases));
 
-        let insight = insight(&config, tls, &journal, &lanes, &metrics);
+        let (reload, reports) = Reload::new(Arc::clone(&config), Arc::clone(&tls), Arc::clone(&metrics));
+        let asked = Arc::new(Notify::new());
+        connections.spawn(reload.run(Arc::clone(&asked), phase.subscribe()));
+
+        let insight = insight(&config, tls, &journal, &lanes, &metrics, reports);
         admin_phase.send_replace(admin::Phase::Serving(insight.clone()));
         tracing::info!(%events, admin = %admin_address, "listening");
         Ok(Running {
@@ -124,6 +132,7 @@ impl Service {
             admin_phase,
             admin_server,
             insight,
+            reload: asked,
             connections,
             operators,
         })
@@ -153,6 +162,11 @@ impl Running {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Looks at the settings and TLS files now, and says what has become of them, even if nothing has changed.
+    pub fn reload(&self) {
+        self.reload.notify_one();
     }
 
     /// Where events are kept.
@@ -259,6 +273,7 @@ fn insight(
     journal: &Journal,
     lanes: &Lanes,
     metrics: &Arc<Metrics>,
+    reload: watch::Receiver<reload::Report>,
 ) -> Insight {
     let view = View {
         config: Arc::clone(config),
@@ -267,6 +282,7 @@ fn insight(
         journal: journal.clone(),
         health: lanes.health().to_vec(),
         metrics: Arc::clone(metrics),
+        reload,
     };
     let status = Arc::new(move || view.status());
     Insight { state: journal.state(), journal: journal.clone(), status, replays: lanes.replays(journal.clone()) }
@@ -292,6 +308,7 @@ struct View {
     journal: Journal,
     health: Vec<(String, Health)>,
     metrics: Arc<Metrics>,
+    reload: watch::Receiver<reload::Report>,
 }
 
 impl View {
@@ -314,6 +331,18 @@ impl View {
             },
             quarantine: admin::Quarantine { count: kept.count, bytes: kept.bytes, max_bytes: kept.max_bytes },
             certificates: expiries.map(|expiry| certificate(&expiry, now)).collect(),
+            reload: self.of_reload(),
+        }
+    }
+
+    fn of_reload(&self) -> admin::Reload {
+        let report = self.reload.borrow();
+        admin::Reload {
+            taken_at: humantime::format_rfc3339_seconds(report.taken_at).to_string(),
+            reloads: self.metrics.reloads.get(),
+            failures: self.metrics.reload_failures.get(),
+            problems: report.problems.clone(),
+            restart_for: report.restart_for.clone(),
         }
     }
 
@@ -336,6 +365,7 @@ impl View {
             oldest_seconds: found.oldest.map(|oldest| seconds(oldest, now)),
             bytes: found.bytes,
             max_bytes: self.config.journal.max_bytes,
+            held_bytes: held_bytes(found),
             lost_events: self.metrics.journal_lost.get(),
             dedup_ids: found.dedup_ids as u64,
         }
@@ -370,6 +400,14 @@ impl View {
             last_error: condition.last_error,
         }
     }
+}
+
+/// The share of the journal's bytes that its least advanced sink has not had.
+fn held_bytes(found: &journal::Status) -> u64 {
+    let kept = (found.last_sequence + 1).saturating_sub(found.first_sequence);
+    let settled = found.sinks.iter().map(|sink| sink.account.cursor).min().unwrap_or(found.last_sequence);
+    let held = found.last_sequence.saturating_sub(settled).min(kept);
+    u64::try_from(u128::from(found.bytes) * u128::from(held) / u128::from(kept.max(1))).unwrap_or(u64::MAX)
 }
 
 /// From `then` to `now`; none at all if the clock was set back meanwhile.

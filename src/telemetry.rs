@@ -4,12 +4,14 @@
 //! this program, never a value from an event.
 
 use std::io::Write;
+use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
@@ -43,6 +45,28 @@ pub type Label = [(&'static str, &'static str); 1];
 /// Two such labels.
 pub type Labels = [(&'static str, &'static str); 2];
 
+const REJECTED: &[&str] = &["malformed", "incomplete", "unsupported-media", "too-large", "timeout", "aborted"];
+const REFUSED: &[&str] = &["too-many", "full", "failed", "closed", "internal"];
+const UNROUTED: &[&str] = &["not-found", "method-not-allowed"];
+const QUARANTINED: &[&str] = &["malformed", "incomplete", "unsupported-media", "conflict"];
+/// Those that may mean that ASAPP, or someone who would like to be it, is kept out.
+const TLS_REFUSED: &[&str] = &[
+    "no-certificate",
+    "unknown-ca",
+    "expired",
+    "not-yet-valid",
+    "revoked",
+    "revocation-unknown",
+    "usage",
+    "key",
+    "identity",
+    "client-alert",
+];
+/// A load balancer and the receiver that do not agree close every connection.
+const PROXY: &[&str] = &["proxy-untrusted", "proxy-absent", "proxy-unexpected", "proxy-malformed", "proxy-too-long"];
+const FEEDS: [&str; 4] = ["activity", "journey", "queue", "other"];
+const DRIFT: [&str; 6] = ["feed", "event_type", "field", "value", "mismatch", "api_version"];
+
 /// Everything the process counts. One per process, shared by reference; cheap to update from any thread.
 #[derive(Debug)]
 pub struct Metrics {
@@ -57,19 +81,41 @@ pub struct Metrics {
     /// `reason`: `too-many`, `full`, `failed`, `closed`, `internal`.
     pub refused: Family<Label, Counter>,
     pub in_flight: Gauge,
+    /// Requests that were answered 503 because the journal took longer than `listen.answer_within`. What becomes of the
+    /// event counts when it is known.
+    pub answered_late: Counter,
+    /// Requests that were no POST on an event path, and count nowhere else. `reason`: the answer's problem word.
+    pub unrouted: Family<Label, Counter>,
     /// `reason`: why a TLS handshake was refused.
     pub tls_refused: Family<Label, Counter>,
     /// `reason`: what was odd about an admitted client's certificate (`validity`).
     pub tls_warnings: Family<Label, Counter>,
     pub connections: Gauge,
+    /// `listen.max_connections`, or as many as there may be open files for.
+    pub connections_max: Gauge,
     pub connections_accepted: Counter,
-    /// `reason`: `head-timeout`, `idle`, `write-timeout`, `age`, `drain`, `handshake-timeout`, `refused`, `probe`, `bad-request`.
+    /// `reason`: `head-timeout`, `idle`, `write-timeout`, `age`, `drain`, `handshake-timeout`, `refused`, `probe`, `bad-request`,
+    /// `not-allowed` (a reload, or time, has made its client one that would be refused),
+    /// and of the PROXY header `proxy-untrusted`, `proxy-absent`, `proxy-unexpected`, `proxy-malformed`, `proxy-too-long`.
     pub connections_closed: Family<Label, Counter>,
     pub accept_errors: Counter,
+    /// Sets of TLS files taken since the start.
+    pub reloads: Counter,
+    /// Changes that could not be taken; each counts once.
+    pub reload_failures: Counter,
+    /// 1 while the settings or TLS files are not such as could be taken.
+    pub reload_failing: Gauge,
+    /// Seconds since 1970; at first the start.
+    pub reload_last_good: Gauge,
     /// `feed` (short name or `other`) and `kind` (`feed`, `event_type`, `field`, `value`, `mismatch`, `api_version`).
     pub drift: Family<Labels, Counter>,
     /// Events that were not inspected for drift because the inspector was behind.
     pub drift_uninspected: Counter,
+    /// Seconds since 1970 when an event of this `feed` (short name or `other`) last came in. A feed that was not heard of,
+    /// in this process's life and the newest 10,000 events before it, has none.
+    pub feed_last_event: Family<Label, Gauge<f64, AtomicU64>>,
+    /// Seconds from when an event happened to when it came in, by `feed`; zero where that lies ahead.
+    pub feed_event_lag: Family<Label, Histogram, fn() -> Histogram>,
     /// An event came with a Content-Type other than `application/json`.
     pub odd_content_type: Counter,
     /// `reason`: `malformed`, `incomplete`, `unsupported-media`, `conflict`.
@@ -87,6 +133,8 @@ pub struct Metrics {
     /// Acknowledged events that damage to the journal has cost, as far as can be told. Zero, or an incident.
     pub journal_lost: Counter,
     pub journal_bytes: Gauge,
+    /// `journal.max_bytes`.
+    pub journal_max_bytes: Gauge,
     pub dedup_ids: Gauge,
     /// Failed attempts to deliver, by `sink` (a settings name) and `reason`.
     pub sink_failures: Family<Vec<(String, String)>, Counter>,
@@ -98,23 +146,58 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("asapp_receiver");
         let r = &mut registry;
+        r.register("build", "the program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         Self {
             received: counter(r, "received", "authenticated POSTs on an event path whose head was read"),
             stored: counter(r, "stored", "events made durable"),
             duplicate: counter(r, "duplicate", "POSTs whose event_id was known already"),
-            rejected: family(r, "rejected", "POSTs that were no acceptable event, by reason"),
-            refused: family(r, "refused", "POSTs that could not be taken at the time, by reason"),
+            rejected: family(r, "rejected", "POSTs that were no acceptable event, by reason", REJECTED),
+            refused: family(r, "refused", "POSTs that could not be taken at the time, by reason", REFUSED),
             in_flight: gauge(r, "in_flight", "received POSTs whose outcome is not settled yet"),
-            tls_refused: family(r, "tls_refused", "TLS handshakes refused, by reason"),
-            tls_warnings: family(r, "tls_warnings", "admitted clients with an odd certificate, by reason"),
+            answered_late: counter(r, "answered_late", "POSTs answered 503 because the journal took too long"),
+            unrouted: family(r, "unrouted", "requests that were no POST on an event path, by reason", UNROUTED),
+            tls_refused: family(r, "tls_refused", "TLS handshakes refused, by reason", TLS_REFUSED),
+            tls_warnings: family(
+                r,
+                "tls_warnings",
+                "admitted clients with an odd certificate, by reason",
+                &["validity"],
+            ),
             connections: gauge(r, "connections", "open connections of the event port"),
+            connections_max: gauge(r, "connections_max", "connections that are accepted at a time, further ones wait"),
             connections_accepted: counter(r, "connections_accepted", "connections accepted by the event port"),
-            connections_closed: family(r, "connections_closed", "connections the receiver ended, by reason"),
+            connections_closed: family(r, "connections_closed", "connections the receiver ended, by reason", PROXY),
             accept_errors: counter(r, "accept_errors", "failures to accept a connection, such as too many open files"),
-            drift: family(r, "drift", "deviations from ASAPP's documented schema, by feed and kind"),
+            reloads: counter(r, "reloads", "changed sets of TLS files taken without a restart"),
+            reload_failures: counter(r, "reload_failures", "changes of settings or TLS files that could not be taken"),
+            reload_failing: gauge(r, "reload_failing", "1 while settings or TLS files could not be taken, else 0"),
+            reload_last_good: gauge(r, "reload_last_good_timestamp_seconds", "when the TLS files in use were taken"),
+            drift: {
+                let drift = Family::<Labels, Counter>::default();
+                for feed in FEEDS {
+                    for kind in DRIFT {
+                        drop(drift.get_or_create(&[("feed", feed), ("kind", kind)]));
+                    }
+                }
+                r.register("drift", "deviations from ASAPP's documented schema, by feed and kind", drift.clone());
+                drift
+            },
             drift_uninspected: counter(r, "drift_uninspected", "events not looked at for schema drift"),
+            feed_last_event: {
+                let last = Family::<Label, Gauge<f64, AtomicU64>>::default();
+                r.register("feed_last_event_timestamp_seconds", "when the feed's last event came in", last.clone());
+                last
+            },
+            feed_event_lag: {
+                // From a tenth of a second to a night.
+                let lag = || Histogram::new(exponential_buckets(0.1, 2.5, 14));
+                let lag = Family::<Label, Histogram, fn() -> Histogram>::new_with_constructor(lag);
+                let help = "time from when an event happened to when it came in, of the events looked at, by feed";
+                r.register_with_unit("feed_event_lag", help, Unit::Seconds, lag.clone());
+                lag
+            },
             odd_content_type: counter(r, "odd_content_type", "events whose Content-Type was not application/json"),
-            quarantined: family(r, "quarantined", "bodies kept in the quarantine, by reason"),
+            quarantined: family(r, "quarantined", "bodies kept in the quarantine, by reason", QUARANTINED),
             quarantine_dropped: counter(r, "quarantine_dropped", "bodies a full quarantine let go, oldest first"),
             quarantine_released: counter(
                 r,
@@ -134,11 +217,16 @@ impl Metrics {
                 h
             },
             journal_groups: counter(r, "journal_groups", "commit groups written"),
-            journal_errors: family(r, "journal_errors", "failed journal writes, by reason"),
+            journal_errors: family(r, "journal_errors", "failed journal writes, by reason", &["full", "io"]),
             journal_lost: counter(r, "journal_lost_events", "acknowledged events lost to journal damage"),
             journal_bytes: gauge(r, "journal_bytes", "bytes of live events in the journal"),
+            journal_max_bytes: gauge(r, "journal_max_bytes", "bytes of live events that journal.max_bytes allows"),
             dedup_ids: gauge(r, "dedup_ids", "event ids remembered"),
-            sink_failures: family(r, "sink_failures", "failed delivery attempts, by sink and reason"),
+            sink_failures: {
+                let failures = Family::<Vec<(String, String)>, Counter>::default();
+                r.register("sink_failures", "failed delivery attempts, by sink and reason", failures.clone());
+                failures
+            },
             registry,
         }
     }
@@ -179,18 +267,12 @@ fn gauge(r: &mut Registry, name: &str, help: &str) -> Gauge {
     g
 }
 
-fn family<L>(r: &mut Registry, name: &str, help: &str) -> Family<L, Counter>
-where
-    L: Clone
-        + std::hash::Hash
-        + Eq
-        + std::fmt::Debug
-        + Send
-        + Sync
-        + prometheus_client::encoding::EncodeLabelSet
-        + 'static,
-{
-    let f = Family::<L, Counter>::default();
+/// A family by one label. The words that are known beforehand begin at zero: the first of them must show as an increase.
+fn family(r: &mut Registry, name: &str, help: &str, reasons: &[&'static str]) -> Family<Label, Counter> {
+    let f = Family::<Label, Counter>::default();
+    for reason in reasons {
+        drop(f.get_or_create(&[("reason", reason)]));
+    }
     r.register(name, help, f.clone());
     f
 }

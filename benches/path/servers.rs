@@ -113,7 +113,9 @@ impl Server {
         if !settings.iter().any(|setting| setting.starts_with("sinks.")) {
             let path = folder.join("events.jsonl");
             let path = path.display();
-            settings.push(format!("sinks.file = {{ type = 'file', path = '{path}' }}"));
+            settings.push(format!(
+                "sinks.file = {{ type = 'file', path = '{path}', rotate_bytes = '512MiB', keep_files = 1 }}"
+            ));
         }
         let settings = pki.settings(folder, &settings.join("\n"));
         let mut command = run.command(program);

@@ -1,6 +1,7 @@
 //! The operators' port: probes, metrics, and what operators see and change. Plain HTTP, on loopback unless told otherwise.
 
 mod call;
+mod exposition;
 mod gate;
 mod letters;
 mod replay;
@@ -8,6 +9,7 @@ mod status;
 mod tail;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -18,7 +20,7 @@ use axum::routing::{delete, get, post};
 use tokio::sync::{Semaphore, watch};
 
 pub use gate::{Gate, GateError};
-pub use status::{Certificate, DeadLetters, Journal, Process, Quarantine, Sink, Status};
+pub use status::{Certificate, DeadLetters, Journal, Process, Quarantine, Reload, Sink, Status};
 
 use crate::dispatch::Replays;
 use crate::journal::{self, Refused};
@@ -48,7 +50,7 @@ pub struct Insight {
 
 /// The routes of the operators' port, behind `gate`.
 pub fn router(gate: Gate, metrics: Arc<Metrics>, phase: watch::Receiver<Phase>) -> Router {
-    let view = View { metrics, phase, tails: Arc::new(Semaphore::new(tail::PLACES)) };
+    let view = View { metrics, phase, tails: Arc::new(Semaphore::new(tail::PLACES)), started: SystemTime::now() };
     let gated = Router::new()
         .route("/metrics", get(metrics_text))
         .route("/api/v1/status", get(status_json))
@@ -88,6 +90,33 @@ struct View {
     phase: watch::Receiver<Phase>,
     /// Places for those who look on.
     tails: Arc<Semaphore>,
+    started: SystemTime,
+}
+
+/// Why no events should be sent here now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unready {
+    Starting,
+    Draining,
+    JournalFull,
+    JournalFailed,
+    JournalClosed,
+}
+
+impl Unready {
+    const ALL: [Self; 5] =
+        [Self::Starting, Self::Draining, Self::JournalFull, Self::JournalFailed, Self::JournalClosed];
+
+    /// What `/readyz` and the metrics call it.
+    fn words(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Draining => "draining",
+            Self::JournalFull => "journal full",
+            Self::JournalFailed => "journal failed",
+            Self::JournalClosed => "journal closed",
+        }
+    }
 }
 
 impl View {
@@ -100,16 +129,15 @@ impl View {
         }
     }
 
-    /// Why no events should be sent here now.
-    fn unready(&self) -> Option<&'static str> {
+    fn unready(&self) -> Option<Unready> {
         match &*self.phase.borrow() {
-            Phase::Starting => Some("starting"),
-            Phase::Draining(_) => Some("draining"),
+            Phase::Starting => Some(Unready::Starting),
+            Phase::Draining(_) => Some(Unready::Draining),
             Phase::Serving(insight) => match *insight.state.borrow() {
                 journal::State::Open => None,
-                journal::State::Full => Some("journal full"),
-                journal::State::Failed => Some("journal failed"),
-                journal::State::Closed => Some("journal closed"),
+                journal::State::Full => Some(Unready::JournalFull),
+                journal::State::Failed => Some(Unready::JournalFailed),
+                journal::State::Closed => Some(Unready::JournalClosed),
             },
         }
     }
@@ -122,13 +150,16 @@ async fn live() -> Response {
 async fn ready(State(view): State<View>) -> Response {
     match view.unready() {
         None => json(StatusCode::OK, r#"{"ready":true}"#.to_owned()),
-        Some(reason) => json(StatusCode::SERVICE_UNAVAILABLE, format!(r#"{{"ready":false,"reason":"{reason}"}}"#)),
+        Some(reason) => {
+            let reason = reason.words();
+            json(StatusCode::SERVICE_UNAVAILABLE, format!(r#"{{"ready":false,"reason":"{reason}"}}"#))
+        }
     }
 }
 
 async fn metrics_text(State(view): State<View>) -> Response {
-    let seen = view.insight().map(|insight| status::registry(&(insight.status)()));
-    let seen = seen.unwrap_or_default();
+    let status = view.insight().ok().map(|insight| (insight.status)());
+    let seen = exposition::registry(status.as_ref(), view.unready(), view.started);
     ([(header::CONTENT_TYPE, OPENMETRICS)], view.metrics.encode_with(&seen)).into_response()
 }
 

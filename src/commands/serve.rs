@@ -20,16 +20,17 @@ pub struct Args {}
 /// # Errors
 /// Settings that cannot be used, a start that did not work out, a journal that failed.
 pub async fn run(_: Args, files: &[PathBuf]) -> Result<(), Failure> {
+    // First of all, so that from the first moment on no SIGHUP ends the process.
+    let mut signals = Signals::new()?;
     let (config, warnings) = Config::load(files)?;
     telemetry::init_logging(&config.log).map_err(|error| Failure::failed(error.to_string()))?;
     for warning in warnings {
         tracing::warn!(key = warning.key, source = warning.source, "settings: {}", warning.what);
     }
-    let mut signals = Signals::new()?;
     let manager = ServiceManager::from_environment();
     let running = tokio::select! {
         started = Service::start(config) => started?,
-        () = signals.stop() => return Ok(()),
+        () = signals.stop.recv() => return Ok(()),
     };
     manager.ready();
     let journal = running.journal().clone();
@@ -39,53 +40,60 @@ pub async fn run(_: Args, files: &[PathBuf]) -> Result<(), Failure> {
     }
 }
 
-/// Serves until a signal or a failed journal ends it; `stopping` is called as the end begins.
+/// Serves until a signal or a failed journal ends it, and calls `stopping` then; SIGHUP makes it look at its settings and
+/// TLS files.
 pub(super) async fn run_until_stopped(
     running: Running,
     signals: &mut Signals,
     stopping: impl FnOnce(),
 ) -> Result<(), Failure> {
-    tokio::select! {
-        () = signals.stop() => stopping(),
-        () = running.failed() => {
-            stopping();
-            running.abandon().await;
-            return Err(Failure::from_error(&JournalFailed));
+    loop {
+        tokio::select! {
+            () = signals.stop.recv() => break stopping(),
+            () = running.failed() => {
+                stopping();
+                running.abandon().await;
+                return Err(Failure::from_error(&JournalFailed));
+            }
+            // One that came during the start is waiting here.
+            _ = signals.hangup.recv() => running.reload(),
         }
     }
     tokio::select! {
         drained = running.drain() => drained.map_err(|failed| Failure::from_error(&failed)),
-        () = signals.stop() => Err(Failure::failed("stopped by a second signal before the drain was done")),
+        () = signals.stop.recv() => Err(Failure::failed("stopped by a second signal before the drain was done")),
     }
 }
 
 /// The signals a service manager sends.
 #[derive(Debug)]
 pub(super) struct Signals {
+    pub(super) stop: Stop,
+    /// SIGHUP, which ends nothing as long as this lives, and afterwards neither.
+    hangup: Signal,
+}
+
+/// SIGTERM and SIGINT.
+#[derive(Debug)]
+pub(super) struct Stop {
     terminate: Signal,
     interrupt: Signal,
-    hangup: Signal,
 }
 
 impl Signals {
     pub(super) fn new() -> Result<Self, Failure> {
         let listen = |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot handle signals: {error}")));
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            hangup: listen(SignalKind::hangup())?,
-        })
+        let stop = Stop { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? };
+        Ok(Self { stop, hangup: listen(SignalKind::hangup())? })
     }
+}
 
-    /// Waits for SIGTERM or SIGINT.
-    pub(super) async fn stop(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                // A closed terminal must not end a service.
-                _ = self.hangup.recv() => tracing::warn!("SIGHUP: settings are read at start only; restart to apply them"),
-            }
+impl Stop {
+    /// Waits for one of them.
+    pub(super) async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }

@@ -79,19 +79,27 @@ fn tables(status: &Value) -> String {
         "lag",
     ];
     let stock = ["of", "count", "retrying", "size"];
+    let reload = ["taken_at", "reloads", "failures"];
     let certificate = ["key", "subject", "not_after", "days_left", "file"];
     let sinks = list(&status["sinks"]).into_iter().map(|sink| with(sink, "lag", span(seconds(&sink["lag_seconds"]))));
     let sinks: Vec<Value> = sinks.collect();
     let oldest = status["journal"]["oldest_seconds"].as_f64().map(|seconds| format!("{} ago", span(seconds)));
     let stocks = ["dead_letters", "quarantine"].map(|key| with(&sized(&status[key]), "of", key.replace('_', " ")));
     let mut text = format!(
-        "process\n{}\njournal\n{}\nsinks\n{}\nkept aside\n{}\ncertificates\n{}",
+        "process\n{}\njournal\n{}\nsinks\n{}\nkept aside\n{}\ncertificates\n{}\nreload\n{}",
         table(&process, &[&status["process"]]),
         table(&journal, &[&with(&sized(&status["journal"]), "oldest", oldest)]),
         table(&sink, &sinks.iter().collect::<Vec<_>>()),
         table(&stock, &stocks.each_ref()),
         table(&certificate, &list(&status["certificates"])),
+        table(&reload, &[&status["reload"]]),
     );
+    for problem in list(&status["reload"]["problems"]) {
+        text += &format!("\nnot taken: {}\n", problem.as_str().unwrap_or_default());
+    }
+    for key in list(&status["reload"]["restart_for"]) {
+        text += &format!("\n{} has changed: restart to apply it\n", key.as_str().unwrap_or_default());
+    }
     for sink in sinks.iter().filter(|sink| sink["last_error"].is_string()) {
         text += &format!("\nsink {}: {}\n", word(sink, "name"), word(sink, "last_error"));
     }

@@ -4,6 +4,7 @@
 //! layer is reported at once, each with its key, its source and the remedy ([`Problems`]).
 
 mod layers;
+mod origin;
 mod reader;
 mod sections;
 mod sinks;
@@ -14,6 +15,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use units::feed as feed_name;
@@ -37,6 +39,7 @@ pub struct Config {
     pub dead_letters: DeadLetters,
     pub admin: Admin,
     pub log: Log,
+    origin: origin::Origin,
 }
 
 impl Config {
@@ -59,7 +62,7 @@ impl Config {
                 }),
             }
         }
-        Self::read(files, env.into_iter(), problems)
+        Self::read(files, env, problems)
     }
 
     /// As [`load`](Self::load), with `env` in place of the process's environment.
@@ -70,18 +73,40 @@ impl Config {
         files: &[PathBuf],
         env: impl Iterator<Item = (String, String)>,
     ) -> Result<(Self, Vec<Warning>), Problems> {
-        Self::read(files, env, Vec::new())
+        Self::read(files, env.collect(), Vec::new())
+    }
+
+    /// The same sources, read again.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn reread(&self) -> Result<(Self, Vec<Warning>), Problems> {
+        Self::read(&self.origin.files, self.origin.env.clone(), Vec::new())
+    }
+
+    /// The settings files, in order.
+    #[must_use]
+    pub fn files(&self) -> &[PathBuf] {
+        &self.origin.files
+    }
+
+    /// The full paths of all keys whose values are others in `other`, sorted. A value counts as written: `"60s"` is
+    /// another one than `"1m"`.
+    #[must_use]
+    pub fn changes(&self, other: &Self) -> Vec<String> {
+        self.origin.changes(&other.origin)
     }
 
     fn read(
         files: &[PathBuf],
-        env: impl Iterator<Item = (String, String)>,
+        env: Vec<(String, String)>,
         mut problems: Vec<Problem>,
     ) -> Result<(Self, Vec<Warning>), Problems> {
-        let merged = layers::merge(files, env, &mut problems);
+        let merged = layers::merge(files, env.iter().cloned(), &mut problems);
         let unread = problems.iter().any(|problem| [layers::NO_FILE, layers::NO_TOML].contains(&problem.key.as_str()));
         let mut reader = reader::Reader::new(problems);
-        let config = sections::config(&mut reader, &merged);
+        let mut config = sections::config(&mut reader, &merged);
+        config.origin = origin::Origin { files: files.to_vec(), env, table: merged };
         if unread {
             // What seems to be missing may well be in the file that could not be read.
             reader.problems.retain(|problem| !problem.source.starts_with(reader::NOWHERE));
@@ -112,7 +137,7 @@ pub struct Warning {
 }
 
 /// Everything that is wrong with the settings. Never empty.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 
 impl fmt::Display for Problem {
@@ -154,6 +179,8 @@ pub struct Listen {
     pub drain_timeout: Duration,
     pub pre_drain: Duration,
     pub http2: bool,
+    /// `proxy_protocol = "required"`, and from these networks only (`trusted_proxies`, never empty); `None`: `"off"`.
+    pub proxies: Option<Vec<IpNet>>,
 }
 
 /// `[endpoints.NAME]`: one event path.

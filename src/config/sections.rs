@@ -5,6 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
+use super::origin::Origin;
 use super::reader::{Reader, Section};
 use super::{
     Admin, AllowedClient, AllowedClients, Config, DeadLetters, Dedup, Endpoint, Engine, Journal, Listen, Log,
@@ -38,6 +41,7 @@ pub(super) fn config(reader: &mut Reader, table: &::config::Map<String, ::config
         dead_letters: DeadLetters { max_bytes: max_bytes(root.section("dead_letters"), 4 * KIB) },
         admin: admin(root.section("admin")),
         log: log(root.section("log")),
+        origin: Origin::default(),
     };
     root.finish();
     between_sections(reader, &config);
@@ -60,10 +64,8 @@ fn listen(mut s: Section<'_, '_>) -> Listen {
         drain_timeout: s.duration("drain_timeout", INSTANT..=HOUR),
         pre_drain: s.duration("pre_drain", Duration::ZERO..=HOUR),
         http2: s.flag("http2"),
+        proxies: proxies(&mut s),
     };
-    s.choice("proxy_protocol", &[("off", Some(())), ("required", None)], ());
-    let proxies = s.list("trusted_proxies", network, "write networks such as \"10.0.0.0/8\"");
-    s.doubt(&["trusted_proxies"], !proxies.is_empty(), "has no effect while listen.proxy_protocol is \"off\"");
     s.contradiction(
         &["pre_drain", "drain_timeout"],
         listen.pre_drain >= listen.drain_timeout,
@@ -78,6 +80,29 @@ fn listen(mut s: Section<'_, '_>) -> Listen {
     );
     s.finish();
     listen
+}
+
+fn proxies(s: &mut Section<'_, '_>) -> Option<Vec<IpNet>> {
+    let required = s.choice("proxy_protocol", &[("off", Some(false)), ("required", Some(true))], false);
+    let networks = s.list("trusted_proxies", units::network, "write networks such as \"10.0.0.0/8\"");
+    s.contradiction(
+        &["proxy_protocol", "trusted_proxies"],
+        required && networks.is_empty(),
+        "let nobody in: a PROXY header is required, and nobody's is believed",
+        "list the networks that the load balancer connects from, such as trusted_proxies = [\"10.0.0.0/8\"], or set \
+         proxy_protocol to \"off\"",
+    );
+    s.doubt(
+        &["trusted_proxies"],
+        !required && !networks.is_empty(),
+        "has no effect while listen.proxy_protocol is \"off\"",
+    );
+    s.doubt(
+        &["trusted_proxies"],
+        required && networks.iter().any(|network| network.prefix_len() == 0),
+        "believes whoever can connect: any client can claim any address",
+    );
+    required.then_some(networks)
 }
 
 fn endpoint(name: String, mut s: Section<'_, '_>) -> Endpoint {
@@ -304,13 +329,6 @@ pub(super) fn file(text: &str) -> Option<PathBuf> {
 fn event_path(text: &str) -> Option<String> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._~@=+,-".contains(&b);
     (text.starts_with('/') && text.bytes().all(plain)).then(|| text.to_owned())
-}
-
-/// A network such as `10.0.0.0/8`, or a single address.
-fn network(text: &str) -> Option<()> {
-    let (address, bits) = text.split_once('/').unwrap_or((text, "0"));
-    let most: u8 = if address.parse::<IpAddr>().ok()?.is_ipv4() { 32 } else { 128 };
-    (bits.parse::<u8>().ok()? <= most).then_some(())
 }
 
 #[cfg(test)]

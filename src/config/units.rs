@@ -1,8 +1,10 @@
 //! Texts to typed values: sizes, durations, fingerprints, feeds, and how values look in a report.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use globset::{Glob, GlobSet};
+use ipnet::{IpNet, Ipv4Net};
 
 /// Parses `"64MiB"`, `"1MB"` or a plain number of bytes.
 pub(super) fn size(text: &str) -> Option<u64> {
@@ -52,6 +54,18 @@ pub(super) fn sha256(text: &str) -> Option<[u8; 32]> {
         .collect::<Option<_>>()?;
     let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
     if digits.len() == 64 { bytes.try_into().ok() } else { None }
+}
+
+/// Parses a network such as `10.0.0.0/8`, or a single address. IPv4 addresses in IPv6's clothes are IPv4.
+pub(super) fn network(text: &str) -> Option<IpNet> {
+    const MAPPED: u8 = 96;
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok()?;
+    match (network.addr().to_canonical(), network.prefix_len().checked_sub(MAPPED)) {
+        (IpAddr::V4(address), Some(bits)) if network.addr().is_ipv6() => {
+            Ipv4Net::new(address, bits).ok().map(IpNet::V4)
+        }
+        _ => Some(network),
+    }
 }
 
 /// The full name of a feed given by its short or full name. A name of ASAPP's that is not documented yet passes.
@@ -126,6 +140,27 @@ mod tests {
         assert_eq!(sha256(&plain).unwrap()[..2], [0, 255]);
         for bad in ["", "00", &plain[1..], &format!("{plain}0"), &format!("{}g", &plain[1..])] {
             assert_eq!(sha256(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn networks() {
+        for (text, inside, outside) in [
+            ("10.0.0.0/8", "10.255.0.1", "11.0.0.0"),
+            ("10.1.2.3/8", "10.255.0.1", "11.0.0.0"),
+            ("10.1.2.3", "10.1.2.3", "10.1.2.4"),
+            ("0.0.0.0/0", "8.8.8.8", "::1"),
+            ("2001:db8::/32", "2001:db8:1::", "2001:db9::"),
+            ("::1", "::1", "::2"),
+            ("::ffff:10.0.0.0/104", "10.1.1.1", "11.0.0.0"),
+            ("::ffff:10.1.2.3", "10.1.2.3", "10.1.2.4"),
+        ] {
+            let network = network(text).unwrap();
+            assert!(network.contains(&inside.parse::<IpAddr>().unwrap()), "{text}");
+            assert!(!network.contains(&outside.parse::<IpAddr>().unwrap()), "{text}");
+        }
+        for bad in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "balancer", "10.0.0.0/", "10.0.0.0/8 "] {
+            assert_eq!(network(bad), None, "{bad}");
         }
     }
 

@@ -4,9 +4,9 @@
 //! its [`queue`] to say. What a lane cannot deliver it tries again, and when its `retry` settings end that, the event goes
 //! into the dead letters with the reason.
 
-mod drift;
 mod filter;
 mod lane;
+mod observer;
 mod queue;
 mod replay;
 mod told;
@@ -25,11 +25,12 @@ pub use filter::Filter;
 pub use replay::{Bound, DEFAULT_RATE, Progress, ReplayError, Replays, Request, State as ReplayState};
 
 use crate::config::{HttpSink, Ordering, Sink as SinkSettings, SinkKind};
-use crate::journal::{Cursor, Journal, Watch};
+use crate::journal::{Cursor, Journal};
 use crate::shape::Shape;
 use crate::sinks::{FileSink, Http, Sink, Stdout};
 use crate::telemetry::Metrics;
 use lane::Lane;
+use observer::Observer;
 use queue::Plan;
 use replay::Way;
 
@@ -126,10 +127,10 @@ impl Lanes {
         });
     }
 
-    /// Looks for schema drift in what comes from now on, until the lanes end.
-    pub fn watch_drift(&self, events: Watch, metrics: &Arc<Metrics>) {
-        let watching = drift::watch_drift(events, Arc::clone(metrics));
-        self.tracker.spawn(self.finish.clone().run_until_cancelled_owned(watching));
+    /// Counts, until the lanes end, what shows in the events that come from now on: drift, age, when each feed spoke last.
+    pub fn observe(&self, journal: &Journal, metrics: &Arc<Metrics>) {
+        let observer = Observer::new(journal, Arc::clone(metrics));
+        self.tracker.spawn(self.finish.clone().run_until_cancelled_owned(observer.run()));
     }
 
     /// Replays to these lanes; those that the last process had under way go on.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use time::OffsetDateTime;
+
 use super::read::Path;
 use super::{Envelope, Typed, Version};
 
@@ -53,9 +55,9 @@ impl fmt::Display for Drift {
     }
 }
 
-/// Tells `each` every deviation of an event.
-pub fn inspect(envelope: &Envelope, mut each: impl FnMut(Drift)) {
-    Typed::read_telling(envelope, &mut each);
+/// Tells `each` every deviation of an event; gives the time at which it happened, if it says so.
+pub fn inspect(envelope: &Envelope, mut each: impl FnMut(Drift)) -> Option<OffsetDateTime> {
+    Typed::read_telling(envelope, &mut each).event_time()
 }
 
 /// A version that cannot be read as one tells nothing, so it is no drift: ASAPP's own samples say `string`.

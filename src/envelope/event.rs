@@ -69,6 +69,18 @@ impl<'a> Typed<'a> {
         (typed, found)
     }
 
+    /// When it happened, by the sender's clock.
+    #[must_use]
+    pub fn event_time(&self) -> Option<OffsetDateTime> {
+        let meta_data = match self {
+            Self::Activity(event) => &event.meta_data,
+            Self::Journey(event) => &event.meta_data,
+            Self::Queue(event) => &event.meta_data,
+            Self::Other(event) => &event.meta_data,
+        };
+        meta_data.as_ref()?.event_time
+    }
+
     pub(super) fn read_telling(envelope: &'a Envelope, each: &mut dyn FnMut(Drift)) -> Self {
         if let Some(drift) = drift::of_version(&envelope.version, envelope.body()) {
             each(drift);

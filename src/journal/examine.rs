@@ -318,3 +318,25 @@ impl From<StoreError> for Trouble {
         Self::Passing(error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    /// Without it, any other program that closes the database would take its log away under us.
+    #[test]
+    fn sqlite_keeps_its_lock_on_the_file() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("journal.db");
+        let store = SqliteStore::create(&path).unwrap();
+        let clock = Clock::starting_at(1);
+        examine(&store, Seen { key: IdKey::random(), clock, max_age: 1, capacity: 1, quarantine_bytes: 1 }).unwrap();
+        let file = format!(":{} ", fs::metadata(&path).unwrap().ino());
+        let holder = format!(" {} ", std::process::id());
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        assert!(locks.lines().any(|lock| lock.contains(&file) && lock.contains(&holder)), "{locks}");
+    }
+}

@@ -101,7 +101,11 @@ impl Activity {
 
     /// No request under way, nor the beginning of one.
     pub(super) fn is_idle(&self) -> bool {
-        self.requests.load(Relaxed) == 0 && self.head_since.load(Relaxed) == 0
+        !self.has_requests() && self.head_since.load(Relaxed) == 0
+    }
+
+    pub(super) fn has_requests(&self) -> bool {
+        self.requests.load(Relaxed) > 0
     }
 
     /// The next deadline, if the peer is being waited for.

@@ -1,6 +1,5 @@
-//! One connection, from the handshake to its end.
+//! One connection, from the PROXY header and the handshake to its end.
 
-use std::convert::Infallible;
 use std::future::ready;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -22,8 +21,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::activity::{Activity, Answer, Busy, Due, Watched};
+use super::proxy::{self, Stop};
 use super::{Handler, Phase, Server, Transport, stopping};
-use crate::tls::{Alpn, PeerIdentity, Reason, Refused};
+use crate::tls::{Alpn, PeerIdentity, Reason, Refused, ServerTls, Session};
 
 const MAX_HEAD: usize = 16 * 1024;
 /// hyper's own limit (100) stays, its parser keeps that many on the stack; the rest is counted after it.
@@ -32,6 +32,10 @@ const MAX_FIELDS: usize = 64;
 const READ_BUFFER: usize = 64 * 1024;
 const MAX_STREAMS: u32 = 256;
 const MAX_HEADER_LIST: u32 = 16 * 1024;
+/// How long a client that was dismissed may take over its goodbye in HTTP/2.
+const DISMISSAL: Duration = Duration::from_secs(1);
+/// The word under which its connections are counted.
+const NOT_ALLOWED: &str = "not-allowed";
 /// How often a connection that has to go looks whether it can.
 const STOPPING_TICK: Duration = Duration::from_millis(100);
 
@@ -39,7 +43,7 @@ const STOPPING_TICK: Duration = Duration::from_millis(100);
 pub(super) async fn run<H: Handler>(
     server: &Server<H>,
     stream: TcpStream,
-    remote: SocketAddr,
+    mut remote: SocketAddr,
     handshake_within: Duration,
 ) {
     // Answers are one small write each; a failure means the peer is gone, which the first read will tell.
@@ -49,24 +53,19 @@ pub(super) async fn run<H: Handler>(
         Transport::Plain => http1(server, stream, None, handshake_within).await,
         Transport::Tls(tls) => {
             let deadline = Instant::now() + handshake_within;
-            let session = tokio::select! {
-                session = tls.accept(stream, server.limits.http2, deadline) => session,
+            let begun = tokio::select! {
+                begun = begin(server, tls, stream, remote, deadline) => begun,
                 () = stopping(server.phase.clone()) => return server.tally.closed("drain"),
             };
-            match session {
-                Ok(session) => {
-                    if session.peer.long_validity() {
-                        server.tally.warned("validity");
-                        warn!(peer = %remote, subject = %session.peer.subject(), "the client's certificate is valid for 3 years or more");
-                    }
-                    match session.alpn {
-                        Alpn::Http1 => {
-                            http1(server, session.stream, Some(session.peer), server.limits.idle_timeout).await
-                        }
-                        Alpn::Http2 => http2(server, session.stream, Some(session.peer)).await,
-                    }
-                }
-                Err(refused) => return refuse(server, remote, &refused),
+            let Some((client, session)) = begun else { return };
+            remote = client;
+            if session.peer.long_validity() {
+                server.tally.warned("validity");
+                warn!(peer = %remote, subject = %session.peer.subject(), "the client's certificate is valid for 3 years or more");
+            }
+            match session.alpn {
+                Alpn::Http1 => http1(server, session.stream, Some(session.peer), server.limits.idle_timeout).await,
+                Alpn::Http2 => http2(server, session.stream, Some(session.peer)).await,
             }
         }
     };
@@ -84,6 +83,46 @@ pub(super) async fn run<H: Handler>(
     }
 }
 
+/// The PROXY header, if there has to be one, and the handshake: whose connection it is. `None`: refused and counted.
+async fn begin<H>(
+    server: &Server<H>,
+    tls: &ServerTls,
+    mut stream: TcpStream,
+    remote: SocketAddr,
+    deadline: Instant,
+) -> Option<(SocketAddr, Session)> {
+    match proxy::client(&mut stream, remote, server.limits.proxies.as_deref(), deadline).await {
+        Err(stop) => {
+            turn_away(server, remote, stop);
+            None
+        }
+        Ok(client) => match tls.accept(stream, server.limits.http2, deadline).await {
+            Ok(session) => Some((client, session)),
+            Err(refused) => {
+                refuse(server, client, &refused);
+                None
+            }
+        },
+    }
+}
+
+fn turn_away<H>(server: &Server<H>, remote: SocketAddr, stop: Stop) {
+    server.tally.closed(match stop {
+        Stop::Probe => {
+            debug!(peer = %remote, "probed");
+            "probe"
+        }
+        Stop::Timeout => {
+            debug!(peer = %remote, "the PROXY header was not finished in time");
+            "handshake-timeout"
+        }
+        Stop::Flaw(flaw) => {
+            tell(server, remote, flaw.word(), &flaw.to_string());
+            flaw.word()
+        }
+    });
+}
+
 fn refuse<H>(server: &Server<H>, remote: SocketAddr, refused: &Refused) {
     let (reason, detail) = (refused.reason.word(), &refused.detail);
     match refused.reason {
@@ -95,13 +134,18 @@ fn refuse<H>(server: &Server<H>, remote: SocketAddr, refused: &Refused) {
         Reason::Timeout | Reason::NotTls | Reason::Aborted | Reason::Protocol => {
             debug!(peer = %remote, reason, detail, "handshake failed");
         }
-        _ => match server.refusals.tell(reason, std::time::Instant::now()) {
-            Some(untold) => warn!(peer = %remote, reason, detail, untold, "client refused"),
-            None => debug!(peer = %remote, reason, detail, "client refused"),
-        },
+        _ => tell(server, remote, reason, detail),
     }
     server.tally.refused(reason);
     server.tally.closed(if refused.reason == Reason::Timeout { "handshake-timeout" } else { "refused" });
+}
+
+/// To the operator, who has something to mend or somebody to keep out.
+fn tell<H>(server: &Server<H>, remote: SocketAddr, reason: &'static str, detail: &str) {
+    match server.refusals.tell(reason, std::time::Instant::now()) {
+        Some(untold) => warn!(peer = %remote, reason, detail, untold, "client refused"),
+        None => debug!(peer = %remote, reason, detail, "client refused"),
+    }
 }
 
 async fn http1<H: Handler, IO: AsyncRead + AsyncWrite + Unpin>(
@@ -119,7 +163,7 @@ async fn http1<H: Handler, IO: AsyncRead + AsyncWrite + Unpin>(
         .max_header_size(MAX_HEAD)
         .max_buf_size(READ_BUFFER)
         .serve_connection(io, service);
-    supervise(server, &activity, pin!(connection), http1::Connection::graceful_shutdown).await
+    supervise(server, &activity, peer.as_ref(), pin!(connection), http1::Connection::graceful_shutdown).await
 }
 
 async fn http2<H: Handler, IO: AsyncRead + AsyncWrite + Unpin>(
@@ -131,9 +175,9 @@ async fn http2<H: Handler, IO: AsyncRead + AsyncWrite + Unpin>(
     let gone = CancellationToken::new();
     let streams = Streams { tasks: server.tasks.clone(), gone: gone.clone() };
     let _gone = gone.drop_guard();
-    let (handler, requests) = (server.handler.clone(), activity.clone());
+    let (handler, requests, client) = (server.handler.clone(), activity.clone(), peer.clone());
     let service = service_fn(move |request| {
-        let (handler, peer, busy) = (handler.clone(), peer.clone(), requests.begin());
+        let (handler, peer, busy) = (handler.clone(), client.clone(), requests.begin());
         async move { respond(&handler, peer, request, busy).await }
     });
     let io = TokioIo::new(Watched { io, activity: activity.clone() });
@@ -149,8 +193,13 @@ async fn http2<H: Handler, IO: AsyncRead + AsyncWrite + Unpin>(
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10))
         .serve_connection(io, service);
-    supervise(server, &activity, pin!(connection), http2::Connection::graceful_shutdown).await
+    supervise(server, &activity, peer.as_ref(), pin!(connection), http2::Connection::graceful_shutdown).await
 }
+
+/// A request that came after its client had been dismissed; the connection, or in HTTP/2 the stream, ends without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the client is not allowed any more")]
+struct NotAllowed;
 
 /// Hands one request on. `busy` was taken when the head was complete.
 fn respond(
@@ -158,7 +207,10 @@ fn respond(
     peer: Option<PeerIdentity>,
     mut request: Request<Incoming>,
     busy: Busy,
-) -> impl Future<Output = Result<Response<Answer>, Infallible>> + Send {
+) -> impl Future<Output = Result<Response<Answer>, NotAllowed>> + Send {
+    if peer.as_ref().is_some_and(PeerIdentity::is_dismissed) {
+        return ready(Err(NotAllowed)).left_future();
+    }
     let http1 = request.version() < Version::HTTP_2;
     if request.headers().len() > MAX_FIELDS {
         let mut refusal = Response::new(busy.answer(Body::empty()));
@@ -194,6 +246,7 @@ enum Ended {
 async fn supervise<H, C: Future<Output = hyper::Result<()>>>(
     server: &Server<H>,
     activity: &Activity,
+    peer: Option<&PeerIdentity>,
     mut connection: Pin<&mut C>,
     finish: impl Fn(Pin<&mut C>),
 ) -> Ended {
@@ -211,6 +264,14 @@ async fn supervise<H, C: Future<Output = hyper::Result<()>>>(
         let now = Instant::now();
         if current == Phase::Aborting {
             return Ended::ByUs("drain");
+        }
+        let dismissed = peer.is_some_and(PeerIdentity::is_dismissed);
+        if dismissed && ending != Some(NOT_ALLOWED) {
+            ending = Some(NOT_ALLOWED);
+            activity.make_last();
+            if activity.is_http2() {
+                finish(connection.as_mut());
+            }
         }
         let retired = retire_at.is_some_and(|at| at <= now);
         if !activity.is_last() && (retired || current >= Phase::Closing) {
@@ -237,6 +298,15 @@ async fn supervise<H, C: Future<Output = hyper::Result<()>>>(
             return ending.map_or(Ended::ByPeer, Ended::ByUs);
         }
         let mut next = now + shortest;
+        if dismissed {
+            // What is under way may be durable already, so it is answered. The beginning of a request is none yet.
+            if !activity.has_requests() && give_up.is_none() {
+                give_up = Some(now + DISMISSAL);
+                activity.do_not_linger();
+                finish(connection.as_mut());
+            }
+            next = now + STOPPING_TICK;
+        }
         if current == Phase::Stopping {
             if activity.is_idle() {
                 activity.do_not_linger();
@@ -250,6 +320,7 @@ async fn supervise<H, C: Future<Output = hyper::Result<()>>>(
             biased;
             ended = connection.as_mut() => {
                 return match (ended, ending) {
+                    (Err(_), _) if peer.is_some_and(PeerIdentity::is_dismissed) => Ended::ByUs(NOT_ALLOWED),
                     (Err(error), _) => Ended::Failed(error),
                     (Ok(()), Some(reason)) => Ended::ByUs(reason),
                     (Ok(()), None) => Ended::ByPeer,

@@ -1,4 +1,4 @@
-//! Connections: a permit, accept, a timed handshake, HTTP, deadlines, and a drain that ends in time.
+//! Connections: a permit, accept, the PROXY header, a timed handshake, HTTP, deadlines, and a drain that ends in time.
 //!
 //! A permit is taken before a connection is accepted: when all are out, newcomers wait in the kernel's backlog instead of
 //! being accepted and dropped. Every wait on a peer has a deadline ([`Limits`]); [`connection`] enforces them.
@@ -6,10 +6,12 @@
 mod activity;
 mod connection;
 mod files;
+mod proxy;
 mod refusals;
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use axum::Router;
 use axum::response::Response;
 use hyper::Request;
 use hyper::body::Incoming;
+use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::sleep;
@@ -56,11 +59,23 @@ pub enum Transport {
     Tls(Arc<ServerTls>),
 }
 
-/// How much and how long.
+impl Transport {
+    /// Back when clients were dismissed since the last time.
+    async fn dismissal(&self) {
+        match self {
+            Self::Plain => std::future::pending().await,
+            Self::Tls(tls) => tls.dismissal().await,
+        }
+    }
+}
+
+/// From whom, how much and how long.
 #[derive(Debug, Clone)]
 pub struct Limits {
+    /// TLS connections come from these networks only and begin with a PROXY header; `None`: from anywhere, without one.
+    pub proxies: Option<Vec<IpNet>>,
     pub max_connections: usize,
-    /// In total, when less than half of the connections are in use; see [`Limits::handshake_within`]. Without TLS: up to
+    /// In total, PROXY header included, when less than half of the connections are in use; see [`Limits::handshake_within`]. Without TLS: up to
     /// the first request.
     pub handshake_timeout: Duration,
     /// From a head's first byte to its end.
@@ -79,6 +94,7 @@ impl Limits {
     #[must_use]
     pub fn of(listen: &config::Listen) -> Self {
         Self {
+            proxies: listen.proxies.clone(),
             max_connections: listen.max_connections,
             handshake_timeout: listen.handshake_timeout,
             header_timeout: listen.header_timeout,
@@ -93,6 +109,7 @@ impl Limits {
     #[must_use]
     pub fn admin() -> Self {
         Self {
+            proxies: None,
             max_connections: 128,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
@@ -151,22 +168,46 @@ pub async fn serve(
 ) {
     let permits = Arc::new(Semaphore::new(limits.max_connections));
     let tasks = TaskTracker::new();
+    let (relay, relayed) = watch::channel(*phase.borrow());
+    let woken = wake_connections(phase, transport.clone(), relay);
     let server = Arc::new(Server {
         transport,
         handler,
         limits,
         tally: Tally(metrics),
         refusals: Refusals::default(),
-        phase: phase.clone(),
+        phase: relayed.clone(),
         tasks: tasks.clone(),
     });
+    let serving = async {
+        tokio::select! {
+            () = stopping(relayed) => {}
+            () = accept(&listener, &permits, &server) => {}
+        }
+        drop(listener);
+        tasks.close();
+        tasks.wait().await;
+    };
+    let mut serving = pin!(serving);
     tokio::select! {
-        () = stopping(phase) => {}
-        () = accept(&listener, &permits, &server) => {}
+        () = serving.as_mut() => return,
+        () = woken => {}
     }
-    drop(listener);
-    tasks.close();
-    tasks.wait().await;
+    serving.await;
+}
+
+/// Hands on what the connections wait for, the phase and the news that some clients were dismissed, as one thing: waiting
+/// for two would cost each request. Returns when no one is left to tell the phase.
+async fn wake_connections(mut phase: watch::Receiver<Phase>, transport: Transport, relay: watch::Sender<Phase>) {
+    loop {
+        tokio::select! {
+            changed = phase.changed() => match changed {
+                Ok(()) => _ = relay.send_replace(*phase.borrow_and_update()),
+                Err(_) => return,
+            },
+            () = transport.dismissal() => relay.send_modify(|_| ()),
+        }
+    }
 }
 
 /// What all connections of a server share.
@@ -176,6 +217,7 @@ struct Server<H> {
     limits: Limits,
     tally: Tally,
     refusals: Refusals,
+    /// Also marked as changed when clients were dismissed.
     phase: watch::Receiver<Phase>,
     /// Every task of every connection, so that the drain can wait for all.
     tasks: TaskTracker,

@@ -36,6 +36,7 @@ struct Running {
 fn limits() -> Limits {
     let long = Duration::from_secs(30);
     Limits {
+        proxies: None,
         max_connections: 64,
         handshake_timeout: long,
         header_timeout: long,

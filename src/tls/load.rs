@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 use std::fmt;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,7 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
-use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ServerConfig, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{InconsistentKeys, RootCertStore, SupportedProtocolVersion};
 use x509_cert::Certificate;
@@ -22,6 +22,8 @@ use x509_cert::name::Name;
 use x509_cert::time::Time;
 
 use super::expiry::Expiry;
+use super::files::{Content, Files, Fingerprint};
+use super::finding::{Finding, Severity};
 use super::identity::{Clients, rfc4514};
 use super::verify::{Judge, Key, LONG_VALIDITY, Policy, extended_key_usages, validity};
 use crate::config::{self, TlsVersion};
@@ -31,83 +33,81 @@ const CA_ISSUERS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7
 const CERTIFICATE_SOON: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const CRL_SOON: Duration = Duration::from_secs(48 * 60 * 60);
 
-/// Something to say about the TLS files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    pub severity: Severity,
-    pub what: String,
-    pub file: Option<PathBuf>,
-    /// Empty where nothing needs to be done.
-    pub remedy: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    Info,
-    Warning,
-    /// The set cannot be used.
-    Error,
-}
-
-impl Finding {
-    pub(super) fn error(what: impl Into<String>, file: Option<&Path>, remedy: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, what: what.into(), file: file.map(Path::to_owned), remedy: remedy.into() }
-    }
-
-    fn warning(what: impl Into<String>, file: &Path, remedy: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, ..Self::error(what, Some(file), remedy) }
-    }
-
-    fn info(what: impl Into<String>, file: &Path) -> Self {
-        Self { severity: Severity::Info, ..Self::error(what, Some(file), "") }
-    }
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(file) = &self.file {
-            write!(f, "{}: ", file.display())?;
-        }
-        f.write_str(&self.what)?;
-        if !self.remedy.is_empty() {
-            write!(f, ": {}", self.remedy)?;
-        }
-        Ok(())
-    }
-}
-
 /// One consistent set of TLS files, immutable.
 pub(super) struct Material {
     pub(super) policy: Arc<Policy>,
     pub(super) findings: Vec<Finding>,
     pub(super) expiries: Vec<Expiry>,
+    pub(super) fingerprint: Fingerprint,
     own: Arc<SingleCertAndKey>,
     provider: Arc<CryptoProvider>,
     versions: Vec<&'static SupportedProtocolVersion>,
+    anchors: Vec<Anchor>,
+    crls: Vec<CertificateRevocationListDer<'static>>,
 }
 
 impl Material {
     /// # Errors
     /// Every finding, when one of them is an error.
-    pub(super) fn load(tls: &config::Tls) -> Result<Self, Vec<Finding>> {
-        let mut loading = Loading { now: since_epoch(SystemTime::now()), findings: Vec::new(), expiries: Vec::new() };
+    pub(super) fn load(tls: &config::Tls, files: &Files) -> Result<Self, Vec<Finding>> {
+        let now = since_epoch(SystemTime::now());
+        let mut loading = Loading { files, now, findings: Vec::new(), expiries: Vec::new() };
         let (provider, versions) = loading.protocol(tls.min_version);
         let own = loading.own(tls, &provider);
         let roots = loading.client_ca(&tls.client_ca);
         let crls = loading.client_crl(&tls.client_crl, &roots);
         let clients = Clients::compile(&tls.clients, &mut loading.findings);
-        let chain = loading.chain(&roots, crls, &provider);
+        let anchors: Vec<Anchor> = roots.into_iter().map(Anchor::from).collect();
+        let crls: Vec<_> = crls.into_iter().map(|crl| crl.der).collect();
+        let chain = loading.chain(&anchors, &crls, &provider);
         match (own, chain) {
             (Some(own), Some(chain)) if !loading.failed() => Ok(Self {
-                policy: Arc::new(Policy { chain, clients, allow_extra_key_usage: tls.allow_extra_key_usage }),
+                policy: Arc::new(Policy {
+                    chain,
+                    nobody: false,
+                    clients: Arc::new(clients),
+                    allow_extra_key_usage: tls.allow_extra_key_usage,
+                }),
                 findings: loading.findings,
                 expiries: loading.expiries,
+                fingerprint: files.fingerprint(),
                 own,
                 provider,
                 versions,
+                anchors,
+                crls,
             }),
             _ => Err(loading.findings),
         }
+    }
+
+    /// The same set without the CAs that have expired since it was loaded: webpki does not look at an anchor's time.
+    /// `None` while there are none.
+    pub(super) fn without_expired(&self, now: SystemTime) -> Option<Self> {
+        let now = since_epoch(now);
+        let anchors: Vec<Anchor> = self.anchors.iter().filter(|anchor| anchor.until >= now).cloned().collect();
+        if anchors.len() == self.anchors.len() {
+            return None;
+        }
+        // What was good for more anchors is good for some of them; with none, nobody gets in.
+        let chain = verifier(&anchors, &self.crls, &self.provider).ok();
+        let policy = Policy {
+            nobody: chain.is_none(),
+            chain: chain.unwrap_or_else(|| Arc::clone(&self.policy.chain)),
+            clients: Arc::clone(&self.policy.clients),
+            allow_extra_key_usage: self.policy.allow_extra_key_usage,
+        };
+        Some(Self {
+            policy: Arc::new(policy),
+            findings: self.findings.clone(),
+            expiries: self.expiries.clone(),
+            fingerprint: self.fingerprint.clone(),
+            own: Arc::clone(&self.own),
+            provider: Arc::clone(&self.provider),
+            versions: self.versions.clone(),
+            anchors,
+            crls: self.crls.clone(),
+        })
     }
 
     /// The settings for one connection, judged by `judge`. Every connection proves itself: nothing can be resumed.
@@ -141,20 +141,37 @@ struct Root {
     file: PathBuf,
 }
 
+/// What is left of it in the set.
+#[derive(Clone)]
+struct Anchor {
+    der: CertificateDer<'static>,
+    file: PathBuf,
+    /// Since the epoch.
+    until: Duration,
+}
+
 struct Crl {
     der: CertificateRevocationListDer<'static>,
     issuer: Name,
     issued_at: Duration,
 }
 
-struct Loading {
+struct Loading<'a> {
+    files: &'a Files,
     /// Since the epoch, once for the whole set.
     now: Duration,
     findings: Vec<Finding>,
     expiries: Vec<Expiry>,
 }
 
-impl Loading {
+impl From<Root> for Anchor {
+    fn from(root: Root) -> Self {
+        let until = root.certificate.tbs_certificate().validity().not_after.to_unix_duration();
+        Self { der: root.der, file: root.file, until }
+    }
+}
+
+impl<'a> Loading<'a> {
     fn failed(&self) -> bool {
         self.findings.iter().any(|finding| finding.severity == Severity::Error)
     }
@@ -389,28 +406,21 @@ impl Loading {
         }
     }
 
-    /// webpki's verifier over these anchors and lists. With any list given, a client of unknown status is refused.
     fn chain(
         &mut self,
-        roots: &[Root],
-        crls: Vec<Crl>,
+        anchors: &[Anchor],
+        crls: &[CertificateRevocationListDer<'static>],
         provider: &Arc<CryptoProvider>,
-    ) -> Option<Arc<dyn rustls::server::danger::ClientCertVerifier>> {
-        let mut anchors = RootCertStore::empty();
-        for root in roots {
-            if anchors.add(root.der.clone()).is_err() {
-                self.error("holds a certificate that cannot be a CA", &root.file, "replace it");
+    ) -> Option<Arc<dyn ClientCertVerifier>> {
+        for anchor in anchors {
+            if RootCertStore::empty().add(anchor.der.clone()).is_err() {
+                self.error("holds a certificate that cannot be a CA", &anchor.file, "replace it");
             }
         }
         if self.failed() {
             return None;
         }
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(anchors), Arc::clone(provider))
-            .with_crls(crls.into_iter().map(|crl| crl.der))
-            .only_check_end_entity_revocation()
-            .enforce_revocation_expiration()
-            .build();
-        verifier
+        verifier(anchors, crls, provider)
             .map_err(|error| {
                 self.findings.push(Finding::error(
                     format!("tls.client_crl cannot be used: {error}"),
@@ -423,8 +433,8 @@ impl Loading {
 
     /// Every item of one kind in a PEM file; at least one.
     fn pem<T: PemObject>(&mut self, file: &Path, label: &str) -> Option<Vec<T>> {
-        let text = self.read(file)?;
-        match T::pem_slice_iter(&text).collect::<Result<Vec<T>, pem::Error>>() {
+        let text = &self.read(file)?.bytes;
+        match T::pem_slice_iter(text).collect::<Result<Vec<T>, pem::Error>>() {
             Ok(items) if !items.is_empty() => Some(items),
             Ok(_) if text.trim_ascii().is_empty() => {
                 self.error("is empty", file, format!("it must hold a PEM {label}"));
@@ -443,11 +453,11 @@ impl Loading {
     }
 
     fn private_key(&mut self, file: &Path) -> Option<PrivateKeyDer<'static>> {
-        let text = self.read(file)?;
-        if std::fs::metadata(file).is_ok_and(|data| data.permissions().mode() & 0o007 != 0) {
+        let Content { bytes: text, mode } = self.read(file)?;
+        if mode & 0o007 != 0 {
             self.warn("any user of this machine can read the private key", file, "chmod o-rwx it");
         }
-        match PrivateKeyDer::from_pem_slice(&text) {
+        match PrivateKeyDer::from_pem_slice(text) {
             Ok(key) => Some(key),
             Err(pem::Error::NoItemsFound) if text.trim_ascii().is_empty() => {
                 self.error("is empty", file, "it must hold the PEM private key of tls.certificate");
@@ -464,8 +474,10 @@ impl Loading {
         }
     }
 
-    fn read(&mut self, file: &Path) -> Option<Vec<u8>> {
-        std::fs::read(file)
+    fn read(&mut self, file: &Path) -> Option<&'a Content> {
+        let files = self.files;
+        files
+            .get(file)
             .map_err(|error| self.error(format!("cannot be read: {error}"), file, "check the path and its permissions"))
             .ok()
     }
@@ -486,6 +498,22 @@ impl Loading {
     fn warn(&mut self, what: impl Into<String>, file: &Path, remedy: impl Into<String>) {
         self.findings.push(Finding::warning(what, file, remedy));
     }
+}
+
+/// webpki's verifier over these anchors and lists. With any list given, a client of unknown status is refused.
+fn verifier(
+    anchors: &[Anchor],
+    crls: &[CertificateRevocationListDer<'static>],
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError> {
+    let mut roots = RootCertStore::empty();
+    // Each was tried by itself when the set was loaded.
+    roots.add_parsable_certificates(anchors.iter().map(|anchor| anchor.der.clone()));
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+        .with_crls(crls.iter().cloned())
+        .only_check_end_entity_revocation()
+        .enforce_revocation_expiration()
+        .build()
 }
 
 const KEY_REMEDY: &str = "it must hold a PEM key of PKCS #8, PKCS #1 or SEC 1 without a passphrase \

@@ -4,32 +4,39 @@
 //! what webpki lets pass (usage, key, identity). Nothing is ever resumed, so every connection is judged anew.
 
 mod expiry;
+mod files;
+mod finding;
 mod identity;
 mod load;
+mod peers;
 pub mod profile;
 mod verify;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 pub use self::expiry::Expiry;
+pub use self::files::{Files, Fingerprint, names};
+pub use self::finding::{Finding, Severity};
 use self::load::Material;
-pub use self::load::{Finding, Severity};
-use self::verify::Judge;
+use self::peers::Peers;
+use self::verify::{Judge, Refusal};
 use crate::config;
 
 /// How long a refused client may take to fetch the alert.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// A client that was judged and let in. Cheap to clone; attached to its connection.
+/// A client that was judged and let in. Cheap to clone; attached to its connections, which share it.
 #[derive(Debug, Clone)]
 pub struct PeerIdentity(Arc<Peer>);
 
@@ -40,6 +47,8 @@ struct Peer {
     long_validity: bool,
     /// As it came, the client's own first: enough to judge it again when the files change.
     chain: Vec<CertificateDer<'static>>,
+    /// Set once by a later judgement, read by the client's connections.
+    dismissed: AtomicBool,
 }
 
 impl PeerIdentity {
@@ -60,6 +69,16 @@ impl PeerIdentity {
     pub fn long_validity(&self) -> bool {
         self.0.long_validity
     }
+
+    /// It was let in, but would not be any more: what it asks for from now on must not be done.
+    #[must_use]
+    pub fn is_dismissed(&self) -> bool {
+        self.0.dismissed.load(Ordering::Relaxed)
+    }
+
+    fn dismiss(&self) {
+        self.0.dismissed.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The server's side of TLS: one set of files, exchanged as a whole or not at all.
@@ -67,6 +86,17 @@ impl PeerIdentity {
 pub struct ServerTls {
     /// Swapped by a reload, read by each new connection, which keeps the set it began with.
     current: RwLock<Arc<Material>>,
+    peers: Peers,
+    dismissals: Notify,
+}
+
+/// A client that was let in, and is not allowed any more.
+#[derive(Debug)]
+pub struct Dismissed {
+    pub peer: PeerIdentity,
+    pub reason: Reason,
+    /// For the operator's log.
+    pub detail: String,
 }
 
 /// The protocol that the client and the server agreed on.
@@ -156,17 +186,50 @@ impl ServerTls {
     /// # Errors
     /// Everything that was found, when any of it makes the set unusable.
     pub fn load(tls: &config::Tls) -> Result<Self, Vec<Finding>> {
-        Ok(Self { current: RwLock::new(Arc::new(Material::load(tls)?)) })
+        let material = Material::load(tls, &Files::read(tls))?;
+        Ok(Self { current: RwLock::new(Arc::new(material)), peers: Peers::default(), dismissals: Notify::new() })
     }
 
-    /// Reads the files anew: new connections get the new set, or, if it is unusable, the old one as before.
+    /// Takes these files, read as `tls` names them: new connections get the new set, or, if it is unusable, the old one
+    /// as before. Connections that are open stay, until [`dismiss_clients`](Self::dismiss_clients).
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn reload(&self, tls: &config::Tls) -> Result<(), Vec<Finding>> {
-        let material = Arc::new(Material::load(tls)?);
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = material;
+    pub fn reload(&self, tls: &config::Tls, files: &Files) -> Result<(), Vec<Finding>> {
+        self.replace(Material::load(tls, files)?);
         Ok(())
+    }
+
+    /// Tells the files in use from others.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.current().fingerprint.clone()
+    }
+
+    /// Judges everyone who is connected anew, by the set in use and the time it is now, and marks those who would not be
+    /// let in any more. A client costs about a handshake's verification, however many connections it has: not for a
+    /// thread that serves.
+    pub fn dismiss_clients(&self) -> Vec<Dismissed> {
+        if let Some(rest) = self.current().without_expired(SystemTime::now()) {
+            self.replace(rest);
+        }
+        let judged = |peer: PeerIdentity| match self.judge(&peer) {
+            Ok(()) => None,
+            Err(Refusal { reason, detail, .. }) => {
+                self.peers.dismiss(&peer);
+                Some(Dismissed { peer, reason, detail })
+            }
+        };
+        let dismissed: Vec<Dismissed> = self.peers.all().into_iter().filter_map(judged).collect();
+        if !dismissed.is_empty() {
+            self.dismissals.notify_one();
+        }
+        dismissed
+    }
+
+    /// Back when clients were dismissed since the last time. For one waiter.
+    pub async fn dismissal(&self) {
+        self.dismissals.notified().await;
     }
 
     /// What is worth saying about the files in use: days left and warnings.
@@ -181,13 +244,6 @@ impl ServerTls {
         self.current().expiries.clone()
     }
 
-    /// Whether a client that was let in earlier would still be.
-    #[must_use]
-    pub fn still_admits(&self, peer: &PeerIdentity) -> bool {
-        let Some((end_entity, intermediates)) = peer.0.chain.split_first() else { return false };
-        self.current().policy.judge(end_entity, intermediates, rustls::pki_types::UnixTime::now()).is_ok()
-    }
-
     /// Runs the handshake, all of it before `deadline`. A refused client has had its alert when this returns.
     ///
     /// # Errors
@@ -196,7 +252,14 @@ impl ServerTls {
         let material = self.current();
         match timeout_at(deadline, handshake(&material, stream, http2)).await {
             Err(_) => Err(Refused::new(Reason::Timeout, "the handshake was not finished in time")),
-            Ok(Ok(session)) => Ok(session),
+            Ok(Ok(session)) => {
+                let session = Session { peer: self.peers.share(session.peer), ..session };
+                // While it shook hands, its set may have been replaced and everyone else judged.
+                if !Arc::ptr_eq(&material, &self.current()) {
+                    self.judge(&session.peer).map_err(|refusal| Refused::new(refusal.reason, refusal.detail))?;
+                }
+                Ok(session)
+            }
             Ok(Err((refused, stream))) => {
                 let linger = deadline.min(Instant::now() + LINGER);
                 // Closing with unread bytes would reset the connection, and with it lose the alert.
@@ -204,6 +267,17 @@ impl ServerTls {
                 Err(refused)
             }
         }
+    }
+
+    fn judge(&self, peer: &PeerIdentity) -> Result<(), Refusal> {
+        // A chain always has its end entity; an empty one would be refused as malformed.
+        let nothing = CertificateDer::from(&[][..]);
+        let (end_entity, intermediates) = peer.0.chain.split_first().unwrap_or((&nothing, &[]));
+        self.current().policy.judge(end_entity, intermediates, UnixTime::now()).map(|_| ())
+    }
+
+    fn replace(&self, material: Material) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(material);
     }
 
     fn current(&self) -> Arc<Material> {

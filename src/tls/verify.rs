@@ -1,5 +1,6 @@
 //! The judgement of a client's certificate: webpki's, then what webpki lets pass.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -25,7 +26,9 @@ pub(super) const LONG_VALIDITY: Duration = Duration::from_secs(1095 * 24 * 60 * 
 pub(super) struct Policy {
     /// webpki's verifier: chain, time, revocation.
     pub(super) chain: Arc<dyn ClientCertVerifier>,
-    pub(super) clients: Clients,
+    /// Every CA has expired; `chain` does not know.
+    pub(super) nobody: bool,
+    pub(super) clients: Arc<Clients>,
     pub(super) allow_extra_key_usage: bool,
 }
 
@@ -45,6 +48,10 @@ impl Policy {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<PeerIdentity, Refusal> {
+        if self.nobody {
+            let detail = "every CA of tls.client_ca has expired";
+            return Err(Refusal::new(Reason::Expired, detail, CertificateError::Expired));
+        }
         let parsed = Certificate::from_der(end_entity);
         if let Err(error) = self.chain.verify_client_cert(end_entity, intermediates, now) {
             return Err(from_webpki(error, parsed.ok().as_ref()));
@@ -74,6 +81,7 @@ impl Policy {
             sha256: identity.certificate_sha256,
             long_validity: validity(&certificate) >= LONG_VALIDITY,
             chain,
+            dismissed: AtomicBool::new(false),
         })))
     }
 

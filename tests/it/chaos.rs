@@ -3,7 +3,6 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -18,7 +17,7 @@ use crate::harness::programs::json_of;
 use crate::harness::receiver::{Receiver, Setup};
 use crate::harness::simulator::{Simulator, simulate, verify};
 use crate::harness::target::{Reply, Request, Target};
-use crate::harness::wait_for;
+use crate::harness::{free_port, wait_for};
 
 #[test]
 fn what_was_acknowledged_comes_out_whatever_happens() {
@@ -95,7 +94,7 @@ fn chaos(length: Duration, seed: u64) -> String {
     let (ledger, out) = (folder.path().join("ledger"), folder.path().join("out"));
     fs::create_dir(&out).unwrap();
     let mut web = Web::start(&folder.path().join("web"));
-    let port = port();
+    let port = free_port();
     let setup = Setup::new()
         .set("listen.address", &*format!("127.0.0.1:{port}"))
         .set("listen.drain_timeout", "1s")
@@ -178,12 +177,6 @@ fn drained(receiver: &Receiver) {
             });
         }
     }
-}
-
-/// Below the ports that systems give away by themselves, so that nobody takes it while the receiver is down.
-fn port() -> u16 {
-    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    std::iter::repeat_with(|| fastrand::u16(10_000..30_000)).find(free).unwrap()
 }
 
 /// A target of the HTTP sink, which keeps each event that it takes as a line of a file.

@@ -364,7 +364,8 @@ fn contradictions_are_refused() {
         ("[listen]\npre_drain = '25s'", "listen.pre_drain, listen.drain_timeout"),
         ("[listen]\nmax_in_flight_bytes = '1KiB'", "listen.max_body_bytes, listen.max_in_flight_bytes"),
         ("[listen]\nmax_in_flight = 0", "listen.max_in_flight"),
-        ("[listen]\nproxy_protocol = 'required'", "listen.proxy_protocol"),
+        ("[listen]\nproxy_protocol = 'required'", "listen.proxy_protocol, listen.trusted_proxies"),
+        ("[listen]\nproxy_protocol = 'optional'", "listen.proxy_protocol"),
         ("[listen]\ntrusted_proxies = ['10.0.0.0/33']", "listen.trusted_proxies"),
         ("[listen]\naddress = 'localhost'", "listen.address"),
         ("[listen]\naddress = '127.0.0.1:8081'", "listen.address, admin.address"),
@@ -456,6 +457,7 @@ fn what_is_odd_but_allowed_is_warned_about() {
     for (settings, key) in [
         ("[listen]\nanswer_within = '5s'", "listen.answer_within, endpoints.events.timeout_ms"),
         ("[listen]\ntrusted_proxies = ['10.0.0.0/8', '::1']", "listen.trusted_proxies"),
+        ("[listen]\nproxy_protocol = 'required'\ntrusted_proxies = ['0.0.0.0/0']", "listen.trusted_proxies"),
         ("[tls]\nallowed_clients = []\nallow_any_client = true", "tls.allow_any_client"),
         ("[journal]\nengine = 'memory'\nallow_loss = true", "journal.engine"),
         ("[sinks.a]\ntype = 'http'\nurl = 'http://crm.example.com/'", "sinks.a.url"),

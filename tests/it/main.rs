@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod admin;
+mod alarms;
 mod body;
 mod chaos;
 mod commands;
@@ -15,6 +16,7 @@ mod feed_config;
 mod file;
 mod framing;
 mod full;
+mod haproxy;
 mod harness;
 mod http;
 mod http2;
@@ -27,7 +29,9 @@ mod letters;
 mod night;
 mod order;
 mod process;
+mod proxy;
 mod recovery;
+mod reload;
 mod replay;
 mod shapes;
 mod simulate;

@@ -13,7 +13,7 @@ use asapp_receiver::config::Config;
 use rustix::process::Signal;
 
 use crate::harness::event::{new_event, new_id};
-use crate::harness::nginx::free_port;
+use crate::harness::free_port;
 use crate::harness::pki::PKI;
 use crate::harness::receiver::{Receiver, Setup};
 use crate::harness::wire::Wire;

@@ -3,6 +3,7 @@
 pub(crate) mod container;
 pub(crate) mod disk;
 pub(crate) mod event;
+pub(crate) mod haproxy;
 pub(crate) mod journal;
 pub(crate) mod nginx;
 pub(crate) mod pki;
@@ -12,6 +13,7 @@ pub(crate) mod simulator;
 pub(crate) mod target;
 pub(crate) mod wire;
 
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 /// Nothing takes this long unless it is broken.
@@ -28,6 +30,13 @@ pub(crate) fn wait_for<T>(description: &str, mut what: impl FnMut() -> Option<T>
         assert!(start.elapsed() < PATIENCE, "waited in vain for {description}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// A port of this host for whoever cannot take port 0, or has to come back to it. Below the ones that systems give away by
+/// themselves, so that nobody takes it in between.
+pub(crate) fn free_port() -> u16 {
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| fastrand::u16(10_000..30_000)).find(free).unwrap()
 }
 
 /// Says that this machine does not allow a test. Past the test runner, which would keep it to itself.

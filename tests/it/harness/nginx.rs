@@ -1,13 +1,13 @@
 //! nginx, as the target of an HTTP sink or as somebody's receiver.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
 use super::pki::{Ca, Identity};
-use super::wait_for;
+use super::{free_port, wait_for};
 
 /// A running nginx. Dropped, it is killed.
 pub(crate) struct Nginx {
@@ -90,9 +90,4 @@ impl Drop for Nginx {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// nginx does not take port 0.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

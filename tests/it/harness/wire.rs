@@ -51,11 +51,19 @@ impl Wire {
     }
 
     pub(crate) fn handshake(tcp: TcpStream, config: ClientConfig) -> io::Result<Self> {
+        Self::handshake_after(b"", tcp, config)
+    }
+
+    /// The same, with `header` and the ClientHello in one segment.
+    pub(crate) fn handshake_after(header: &[u8], mut tcp: TcpStream, config: ClientConfig) -> io::Result<Self> {
         tcp.set_read_timeout(Some(PATIENCE))?;
         tcp.set_write_timeout(Some(PATIENCE))?;
         tcp.set_nodelay(true)?;
         let name = "localhost".try_into().map_err(io::Error::other)?;
-        let tls = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+        let mut tls = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+        let mut first = header.to_vec();
+        tls.write_tls(&mut first)?;
+        tcp.write_all(&first)?;
         let mut stream = StreamOwned::new(tls, tcp);
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;

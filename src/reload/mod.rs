@@ -1,0 +1,295 @@
+//! Takes changed settings and TLS files into use while everything goes on, as one set or not at all.
+//!
+//! The files are looked at when one of them may have changed ([`watch`]), on request (SIGHUP) and every
+//! `tls.reload_interval`, since network file systems tell nothing. What counts is their contents. After every look, all
+//! connected clients are judged anew: also time makes a client one that is not allowed any more.
+
+mod watch;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::FutureExt;
+use tokio::sync::Notify;
+use tokio::sync::watch::{self as channel, Receiver};
+use tokio::time::sleep;
+
+use crate::config::{Config, Problems, Warning};
+use crate::server::Phase;
+use crate::telemetry::Metrics;
+use crate::tls::{self, Files, Finding, Fingerprint, ServerTls, Severity};
+use watch::Watch;
+
+/// Files that are being written are left alone until they hold still for so long,
+const SETTLE: Duration = Duration::from_millis(50);
+/// or so many looks were in vain.
+const LOOKS: usize = 40;
+/// Clients that are told of by name after one look.
+const TOLD: usize = 20;
+/// The settings whose changes apply without a restart.
+const APPLIES: &str = "tls.";
+
+/// What operators are told about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// When the TLS files in use were taken.
+    pub taken_at: SystemTime,
+    /// Why the files as they are now cannot be used. Empty: they are in use.
+    pub problems: Vec<String>,
+    /// Keys whose values are others than at the start, and do not apply.
+    pub restart_for: Vec<String>,
+}
+
+/// Keeps the TLS files of a running receiver up to date.
+#[derive(Debug)]
+pub struct Reload {
+    /// As the receiver started.
+    started: Arc<Config>,
+    tls: Arc<ServerTls>,
+    metrics: Arc<Metrics>,
+    report: channel::Sender<Report>,
+    in_use: Used,
+    /// What the last look found, taken or not.
+    last: Look,
+}
+
+/// The settings whose `[tls]` is in use, and its files.
+#[derive(Debug)]
+struct Used {
+    config: Arc<Config>,
+    files: Fingerprint,
+}
+
+/// What the settings and the TLS files they name hold.
+#[derive(Debug, Clone)]
+struct Look {
+    settings: Result<Arc<Config>, Problems>,
+    /// Of the settings in use, where there are no others.
+    files: Fingerprint,
+}
+
+/// A look with all that is needed to use what it found.
+struct Found {
+    look: Look,
+    files: Files,
+    warnings: Vec<Warning>,
+}
+
+impl Reload {
+    /// Of a receiver that has just loaded `tls` as `config` says.
+    #[must_use]
+    pub fn new(config: Arc<Config>, tls: Arc<ServerTls>, metrics: Arc<Metrics>) -> (Self, Receiver<Report>) {
+        let first = Report { taken_at: SystemTime::now(), problems: Vec::new(), restart_for: Vec::new() };
+        metrics.reload_last_good.set(seconds(first.taken_at));
+        let (report, reports) = channel::channel(first);
+        let files = tls.fingerprint();
+        let last = Look { settings: Ok(Arc::clone(&config)), files: files.clone() };
+        let in_use = Used { config: Arc::clone(&config), files };
+        (Self { started: config, tls, metrics, report, in_use, last }, reports)
+    }
+
+    /// Looks when asked to, when files may have changed and at intervals, until `phase` says that connections end.
+    pub async fn run(mut self, asked: Arc<Notify>, mut phase: Receiver<Phase>) {
+        tokio::select! {
+            () = self.go_on(&asked) => {}
+            _ = phase.wait_for(|phase| *phase >= Phase::Stopping) => {}
+        }
+    }
+
+    /// A bug must neither end this, or nobody would ever be cut off again, nor the process: what is in use is good.
+    async fn go_on(&mut self, asked: &Notify) {
+        while AssertUnwindSafe(self.keep_up(asked)).catch_unwind().await.is_err() {
+            tracing::error!("a bug in a reload: the TLS set taken last stays in use");
+            self.metrics.reload_failures.inc();
+            sleep(self.in_use.config.tls.reload_interval).await;
+        }
+    }
+
+    async fn keep_up(&mut self, asked: &Notify) {
+        let mut watch = Watch::new();
+        let mut insist = false;
+        loop {
+            // Before the look: what changes after it is told.
+            watch = self.follow(watch).await;
+            let found = self.settled().await;
+            self.decide(found, insist).await;
+            self.dismiss_clients().await;
+            insist = tokio::select! {
+                () = asked.notified() => true,
+                () = watch.changed() => {
+                    // A copy of many files tells of each.
+                    sleep(SETTLE).await;
+                    false
+                }
+                () = sleep(self.in_use.config.tls.reload_interval) => false,
+            };
+        }
+    }
+
+    async fn follow(&self, mut watch: Watch) -> Watch {
+        let wanted = self.last.settings.as_ref().unwrap_or(&self.in_use.config);
+        let configs = [Arc::clone(wanted), Arc::clone(&self.in_use.config)];
+        blocking(move || {
+            let files = configs.iter().flat_map(|config| {
+                config.files().iter().map(std::path::PathBuf::as_path).chain(tls::names(&config.tls))
+            });
+            watch.follow(files);
+            watch
+        })
+        .await
+    }
+
+    /// What there is, once it holds still.
+    async fn settled(&self) -> Found {
+        let mut found = self.look().await;
+        for _ in 0..LOOKS {
+            if found.look.is(&self.last) {
+                break;
+            }
+            sleep(SETTLE).await;
+            let again = self.look().await;
+            let still = again.look.is(&found.look);
+            found = again;
+            if still {
+                break;
+            }
+        }
+        found
+    }
+
+    async fn look(&self) -> Found {
+        let in_use = Arc::clone(&self.in_use.config);
+        blocking(move || {
+            let (settings, warnings) = match in_use.reread() {
+                Ok((config, warnings)) => (Ok(Arc::new(config)), warnings),
+                Err(problems) => (Err(problems), Vec::new()),
+            };
+            let files = Files::read(&settings.as_ref().unwrap_or(&in_use).tls);
+            Found { look: Look { settings, files: files.fingerprint() }, files, warnings }
+        })
+        .await
+    }
+
+    /// Takes what was found, unless it is what there was. With `insist`, the outcome is told whatever it is.
+    async fn decide(&mut self, found: Found, insist: bool) {
+        let known = found.look.is(&self.last);
+        let failing = !self.report.borrow().problems.is_empty();
+        if known && !failing && !insist {
+            return;
+        }
+        let outcome = match &found.look.settings {
+            Err(problems) => Err(problems.0.iter().map(ToString::to_string).collect()),
+            Ok(config) if self.uses(config, &found.look.files) => Ok(None),
+            Ok(config) => self.take(config, found.files).await.map(|()| Some(Arc::clone(config))),
+        };
+        match outcome {
+            Ok(taken) => self.good(taken, &found.look, &found.warnings, failing, insist),
+            // Time may make files good that have not changed: they are tried anew, quietly.
+            Err(problems) => self.bad(problems, known && !insist),
+        }
+        self.last = found.look;
+    }
+
+    fn uses(&self, config: &Config, files: &Fingerprint) -> bool {
+        self.in_use.files == *files && !self.in_use.config.changes(config).iter().any(|key| key.starts_with(APPLIES))
+    }
+
+    async fn take(&self, config: &Arc<Config>, files: Files) -> Result<(), Vec<String>> {
+        let (tls, config) = (Arc::clone(&self.tls), Arc::clone(config));
+        let taken = blocking(move || tls.reload(&config.tls, &files)).await;
+        let errors = |findings: Vec<Finding>| {
+            let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
+            errors.map(ToString::to_string).collect()
+        };
+        taken.map_err(errors)
+    }
+
+    fn good(&mut self, taken: Option<Arc<Config>>, look: &Look, warnings: &[Warning], failing: bool, insist: bool) {
+        let Ok(config) = &look.settings else { return };
+        let restart_for: Vec<String> =
+            self.started.changes(config).into_iter().filter(|key| !key.starts_with(APPLIES)).collect();
+        let pending = self.report.borrow().restart_for.clone();
+        let mut taken_at = self.report.borrow().taken_at;
+        if let Some(taken) = taken {
+            taken_at = SystemTime::now();
+            let keys: Vec<String> =
+                self.in_use.config.changes(&taken).into_iter().filter(|key| key.starts_with(APPLIES)).collect();
+            let files: Vec<_> = self.in_use.files.changed(&look.files).collect();
+            tracing::info!(?keys, ?files, "reloaded: new connections get the new TLS set");
+            for warning in warnings {
+                tracing::warn!(key = warning.key, source = warning.source, "settings: {}", warning.what);
+            }
+            for finding in self.tls.findings().iter().filter(|finding| finding.severity == Severity::Warning) {
+                tracing::warn!("tls: {finding}");
+            }
+            self.metrics.reloads.inc();
+            self.metrics.reload_last_good.set(seconds(taken_at));
+            self.in_use = Used { config: taken, files: look.files.clone() };
+        } else if failing {
+            tracing::info!("the settings and TLS files are again those in use");
+        } else if insist && pending == restart_for {
+            tracing::info!("nothing has changed in the settings and TLS files");
+        }
+        if pending != restart_for {
+            if restart_for.is_empty() {
+                tracing::info!("the settings are again as they were at the start: no restart is needed");
+            } else {
+                tracing::warn!(keys = ?restart_for, "settings have changed that apply after a restart only");
+            }
+        }
+        self.metrics.reload_failing.set(0);
+        self.report.send_replace(Report { taken_at, problems: Vec::new(), restart_for });
+    }
+
+    /// `known`: these files were tried before.
+    fn bad(&self, problems: Vec<String>, known: bool) {
+        if !known || self.report.borrow().problems != problems {
+            tracing::error!(?problems, "not reloaded: the TLS set taken last stays in use");
+            self.metrics.reload_failures.inc();
+        }
+        self.metrics.reload_failing.set(1);
+        self.report.send_modify(|report| report.problems = problems);
+    }
+
+    async fn dismiss_clients(&self) {
+        let tls = Arc::clone(&self.tls);
+        let dismissed = blocking(move || tls.dismiss_clients()).await;
+        if dismissed.len() > TOLD {
+            tracing::warn!(clients = dismissed.len(), "many clients are not allowed any more: some of them follow");
+        }
+        for client in dismissed.into_iter().take(TOLD) {
+            let (subject, reason, detail) = (client.peer.subject(), client.reason.word(), client.detail);
+            tracing::warn!(%subject, reason, detail, "a client is not allowed any more: its connections are closed");
+        }
+    }
+}
+
+impl Look {
+    /// Whether both found the same.
+    fn is(&self, other: &Self) -> bool {
+        let same_settings = match (&self.settings, &other.settings) {
+            (Ok(one), Ok(other)) => one.changes(other).is_empty(),
+            (Err(one), Err(other)) => one == other,
+            _ => false,
+        };
+        same_settings && self.files == other.files
+    }
+}
+
+/// Runs what waits for a disk or calculates for long where nobody waits for it.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down, and this task with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+fn seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
