@@ -41,7 +41,8 @@ pub(crate) struct Container<'a> {
 
 impl Podman {
     pub(crate) fn new() -> Self {
-        let folder = TempDir::new().unwrap();
+        // On a disk, where a volume is one; and a short path, for there will be sockets.
+        let folder = TempDir::new_in("/var/tmp").unwrap();
         fs::write(folder.path().join("containers.conf"), SETTINGS).unwrap();
         for part in ["tmp", "images", "run"] {
             fs::create_dir(folder.path().join(part)).unwrap();
