@@ -28,8 +28,9 @@
 //!    the bytes.
 //!
 //! Around the path: [`service`] (puts all of it together, and drains it), [`config`] (settings), [`reload`] (takes them
-//! and the TLS files anew while all goes on), [`admin`] (the operators' port), [`problem`] (error answers of both ports), [`telemetry`] (names of metrics and log fields), [`simulator`]
-//! (ASAPP's side) and [`commands`] (the command line). Imports run one way, from the door inwards.
+//! and the TLS files anew while all goes on), [`admin`] (the operators' port), [`problem`] (error answers of both ports),
+//! [`telemetry`] (names of metrics and log fields), [`notify`] (what a service manager is told), [`simulator`] (ASAPP's
+//! side) and [`commands`] (the command line). Imports run one way, from the door inwards.
 //!
 //! # Invariants
 //!
@@ -48,6 +49,7 @@ pub mod dispatch;
 pub mod envelope;
 pub mod ingest;
 pub mod journal;
+pub mod notify;
 pub mod problem;
 pub mod receiver;
 pub mod reload;

@@ -169,6 +169,12 @@ impl Running {
         self.reload.notify_one();
     }
 
+    /// Where events are kept.
+    #[must_use]
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
     /// Back when the journal has failed: the process must end then, and recover in its next life.
     pub async fn failed(&self) {
         let mut state = self.journal.state();

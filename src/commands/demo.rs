@@ -74,7 +74,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         tell(&how_to_post(&running, &certificates, args.keep));
     }
     if args.keep && !stopped {
-        return run_until_stopped(running, &mut signals).await;
+        return run_until_stopped(running, &mut signals, || ()).await;
     }
     running.drain().await.map_err(|failed| Failure::from_error(&failed))
 }

@@ -6,6 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
 use crate::config::Config;
+use crate::notify::ServiceManager;
 use crate::service::{JournalFailed, Running, Service, StartError};
 use crate::telemetry;
 
@@ -26,19 +27,31 @@ pub async fn run(_: Args, files: &[PathBuf]) -> Result<(), Failure> {
     for warning in warnings {
         tracing::warn!(key = warning.key, source = warning.source, "settings: {}", warning.what);
     }
+    let manager = ServiceManager::from_environment();
     let running = tokio::select! {
         started = Service::start(config) => started?,
         () = signals.stop.recv() => return Ok(()),
     };
-    run_until_stopped(running, &mut signals).await
+    manager.ready();
+    let journal = running.journal().clone();
+    tokio::select! {
+        ended = run_until_stopped(running, &mut signals, || manager.stopping()) => ended,
+        never = manager.keep_alive(&journal) => match never {},
+    }
 }
 
-/// Serves until a signal or a failed journal ends it; SIGHUP makes it look at its settings and TLS files.
-pub(super) async fn run_until_stopped(running: Running, signals: &mut Signals) -> Result<(), Failure> {
+/// Serves until a signal or a failed journal ends it, and calls `stopping` then; SIGHUP makes it look at its settings and
+/// TLS files.
+pub(super) async fn run_until_stopped(
+    running: Running,
+    signals: &mut Signals,
+    stopping: impl FnOnce(),
+) -> Result<(), Failure> {
     loop {
         tokio::select! {
-            () = signals.stop.recv() => break,
+            () = signals.stop.recv() => break stopping(),
             () = running.failed() => {
+                stopping();
                 running.abandon().await;
                 return Err(Failure::from_error(&JournalFailed));
             }

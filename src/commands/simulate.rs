@@ -87,7 +87,8 @@ pub struct Load {
     /// Stop after so many events
     #[arg(long, value_name = "COUNT")]
     pub events: Option<u64>,
-    /// Stop after so long, such as 30s or 5m; without --events and --duration after 10s
+    /// Stop after so long, such as 30s or 5m; without --events and --duration after 10s. What is late by then is still
+    /// sent, for --timeout-ms more
     #[arg(long, value_parser = super::duration)]
     pub duration: Option<Duration>,
 }

@@ -32,18 +32,16 @@ impl fmt::Debug for Origin {
     }
 }
 
+/// A table that only one of them has is one change.
 fn compare_tables(path: &str, one: &Map<String, Value>, other: &Map<String, Value>, changes: &mut Vec<String>) {
-    let nothing = Value::new(None, ValueKind::Nil);
+    let missing = ValueKind::Nil;
     let only_there = other.keys().filter(|name| !one.contains_key(*name));
     for name in one.keys().chain(only_there) {
         let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-        let of = |table: &Map<String, Value>| table.get(name).unwrap_or(&nothing).clone();
-        match (of(one).kind, of(other).kind) {
-            (ValueKind::Table(one), ValueKind::Table(other)) => compare_tables(&path, &one, &other, changes),
-            (ValueKind::Table(table), ValueKind::Nil) | (ValueKind::Nil, ValueKind::Table(table)) => {
-                compare_tables(&path, &table, &Map::new(), changes);
-            }
-            (one, other) if same(&one, &other) => {}
+        let [one, other] = [one, other].map(|table| table.get(name).map_or(&missing, |value| &value.kind));
+        match (one, other) {
+            (ValueKind::Table(one), ValueKind::Table(other)) => compare_tables(&path, one, other, changes),
+            (one, other) if same(one, other) => {}
             _ => changes.push(path),
         }
     }
@@ -58,8 +56,38 @@ fn same(one: &ValueKind, other: &ValueKind) -> bool {
         (ValueKind::Table(one), ValueKind::Table(other)) => {
             let mut changes = Vec::new();
             compare_tables("", one, other, &mut changes);
-            changes.is_empty() && one.len() == other.len()
+            changes.is_empty()
         }
         _ => one == other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::config::{FileFormat, Format};
+
+    use super::*;
+
+    fn origin(source: &str, toml: &str) -> Origin {
+        Origin { table: FileFormat::Toml.parse(Some(&source.to_owned()), toml).unwrap(), ..Origin::default() }
+    }
+
+    #[test]
+    fn changes_are_told_by_key_wherever_values_come_from() {
+        let one = origin("a", "a = 1\nlist = [{ x = 1 }, 2]\n[t]\nsame = 'x'\nother = 1\ngone = 1\n[t.deep]\nx = 1");
+        assert!(
+            one.changes(&origin(
+                "b",
+                "list = [{ x = 1 }, 2]\na = 1\nt = { same = 'x', other = 1, gone = 1, deep.x = 1 }"
+            ))
+            .is_empty()
+        );
+        let two = origin(
+            "b",
+            "a = 1\nlist = [{ x = 2 }, 2]\n[t]\nsame = 'x'\nother = 2\n[t.deep]\nx = 2\n[new]\nx = 1\ny = 1",
+        );
+        let changes = ["list", "new", "t.deep.x", "t.gone", "t.other"];
+        assert_eq!(one.changes(&two), changes);
+        assert_eq!(two.changes(&one), changes);
     }
 }

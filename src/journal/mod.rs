@@ -321,6 +321,16 @@ impl Journal {
         answer.await.unwrap_or(Err(Refused::Closed))
     }
 
+    /// Back once the writer has come to it. Nothing is written, so that it works on a full disk too.
+    ///
+    /// # Errors
+    /// [`Refused`] when the journal has failed or is closed.
+    pub async fn answers(&self) -> Result<(), Refused> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.mailbox.send_from_operator(Command::Operate(Operation::Answer(reply))).await;
+        answer.await.unwrap_or(Err(Refused::Closed))
+    }
+
     /// Every text kept by [`note`](Self::note), by key. Never waits.
     #[must_use]
     pub fn notes(&self) -> BTreeMap<String, String> {

@@ -6,9 +6,11 @@
 
 mod watch;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::sync::watch::{self as channel, Receiver};
 use tokio::time::sleep;
@@ -20,9 +22,11 @@ use crate::tls::{self, Files, Finding, Fingerprint, ServerTls, Severity};
 use watch::Watch;
 
 /// Files that are being written are left alone until they hold still for so long,
-const SETTLE: Duration = Duration::from_millis(100);
+const SETTLE: Duration = Duration::from_millis(50);
 /// or so many looks were in vain.
-const LOOKS: usize = 20;
+const LOOKS: usize = 40;
+/// Clients that are told of by name after one look.
+const TOLD: usize = 20;
 /// The settings whose changes apply without a restart.
 const APPLIES: &str = "tls.";
 
@@ -88,8 +92,17 @@ impl Reload {
     /// Looks when asked to, when files may have changed and at intervals, until `phase` says that connections end.
     pub async fn run(mut self, asked: Arc<Notify>, mut phase: Receiver<Phase>) {
         tokio::select! {
-            () = self.keep_up(&asked) => {}
+            () = self.go_on(&asked) => {}
             _ = phase.wait_for(|phase| *phase >= Phase::Stopping) => {}
+        }
+    }
+
+    /// A bug must neither end this, or nobody would ever be cut off again, nor the process: what is in use is good.
+    async fn go_on(&mut self, asked: &Notify) {
+        while AssertUnwindSafe(self.keep_up(asked)).catch_unwind().await.is_err() {
+            tracing::error!("a bug in a reload: the TLS set taken last stays in use");
+            self.metrics.reload_failures.inc();
+            sleep(self.in_use.config.tls.reload_interval).await;
         }
     }
 
@@ -241,7 +254,11 @@ impl Reload {
 
     async fn dismiss_clients(&self) {
         let tls = Arc::clone(&self.tls);
-        for client in blocking(move || tls.dismiss_clients()).await {
+        let dismissed = blocking(move || tls.dismiss_clients()).await;
+        if dismissed.len() > TOLD {
+            tracing::warn!(clients = dismissed.len(), "many clients are not allowed any more: some of them follow");
+        }
+        for client in dismissed.into_iter().take(TOLD) {
             let (subject, reason, detail) = (client.peer.subject(), client.reason.word(), client.detail);
             tracing::warn!(%subject, reason, detail, "a client is not allowed any more: its connections are closed");
         }

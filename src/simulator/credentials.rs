@@ -29,6 +29,8 @@ pub enum Error {
     Pem { what: &'static str, place: String, source: pem::Error },
     #[error("the {what}, {place}, holds no certificate")]
     NoCertificate { what: &'static str, place: String },
+    #[error("the client key, {key}, is not that of the first certificate in {certificate}")]
+    Pair { key: String, certificate: String },
     #[error("the certificates and the key cannot be used")]
     Tls(#[from] rustls::Error),
 }
@@ -46,7 +48,13 @@ impl Credentials {
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)?;
+            .with_client_auth_cert(chain, key)
+            .map_err(|error| match error {
+                rustls::Error::InconsistentKeys(_) => {
+                    Error::Pair { key: self.private_key.to_string(), certificate: self.certificate.to_string() }
+                }
+                other => Error::Tls(other),
+            })?;
         config.resumption = Resumption::disabled();
         config.alpn_protocols = vec![alpn.to_owned()];
         Ok(config)

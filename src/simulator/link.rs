@@ -118,12 +118,19 @@ impl Target {
         let url: Uri = url.parse().map_err(|_| Error::Url)?;
         let (Some("https"), Some(authority)) = (url.scheme_str(), url.authority()) else { return Err(Error::Url) };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        // A port that is none must not become the usual one: somebody else may listen there.
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => 443,
+            Some(_) => authority.port_u16().filter(|&port| port > 0).ok_or(Error::Url)?,
+            // A user's name stands before the host.
+            None => return Err(Error::Url),
+        };
         let path = url.path_and_query().map_or("/", |path| path.as_str());
         let alpn: &[u8] = if http2 { b"h2" } else { b"http/1.1" };
         Ok(Self {
             tls: TlsConnector::from(Arc::new(credentials.client_config(alpn)?)),
             host: ServerName::try_from(host.clone()).map_err(|_| Error::Url)?,
-            address: (host, authority.port_u16().unwrap_or(443)),
+            address: (host, port),
             authority: HeaderValue::from_str(authority.as_str()).map_err(|_| Error::Url)?,
             path: path.parse().map_err(|_| Error::Url)?,
             url,
@@ -153,21 +160,30 @@ impl Target {
 
     async fn connect(&self) -> Result<Stream, Failure> {
         let (host, port) = &self.address;
-        let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(Failure::of)?;
+        let connected = TcpStream::connect((host.as_str(), *port)).await;
+        let stream = connected.map_err(|error| Failure::Connection(format!("{host}:{port}: {error}")))?;
         stream.set_nodelay(true).map_err(Failure::of)?;
-        let stream = self.tls.connect(self.host.clone(), stream).await.map_err(|error| {
-            let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
-            match cause {
-                Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) if self.http2 => {
-                    Failure::NoHttp2
-                }
-                _ => Failure::of(error),
-            }
-        })?;
+        let stream = self.tls.connect(self.host.clone(), stream).await.map_err(|error| self.no_tls(&error))?;
         if self.http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(Failure::NoHttp2);
         }
         Ok(stream)
+    }
+
+    fn no_tls(&self, error: &io::Error) -> Failure {
+        let (host, port) = &self.address;
+        let why = match error.get_ref().and_then(|cause| cause.downcast_ref()) {
+            Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) if self.http2 => {
+                return Failure::NoHttp2;
+            }
+            Some(rustls::Error::AlertReceived(AlertDescription::ProtocolVersion)) => "it has to offer TLS 1.3",
+            Some(rustls::Error::InvalidMessage(_)) => "what listens there does not speak TLS",
+            Some(rustls::Error::InvalidCertificate(_)) => {
+                "its certificate has to be signed by the CA that was given, and for this host"
+            }
+            _ => "no TLS connection",
+        };
+        Failure::Connection(format!("{host}:{port}: {why}: {error}"))
     }
 
     fn request<B>(&self, uri: &Uri, body: B) -> Result<Request<B>, Failure> {

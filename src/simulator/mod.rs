@@ -53,7 +53,8 @@ pub struct Settings {
     pub url: String,
     pub credentials: Credentials,
     pub pace: Pace,
-    /// Ends after so many events, or after so long, or when told to stop: whichever comes first.
+    /// Ends after so many events, or after so long, or when told to stop: whichever comes first. What was due by then but
+    /// had to wait is still sent, for as long as one more attempt may take.
     pub events: Option<u64>,
     pub duration: Option<Duration>,
     /// The same seed makes the same events, ids included, with the same faults; only their times are those of the run.
@@ -241,7 +242,9 @@ fn feed(settings: &Settings, begun: Instant, jobs: &mpsc::Sender<Job>, control: 
     let mut offered = Offered { events: 0, last: Duration::ZERO };
     // While the run is to stop, what is handed on is not begun.
     let hand_on = |sending, due| jobs.blocking_send(Job::new(sending, due, jobs.clone())).is_ok();
-    let is_over = || control.is_stopping() || jobs.is_closed();
+    let patience = Duration::from_millis(settings.timeout_ms);
+    let end = settings.duration.and_then(|duration| begun.checked_add(duration.saturating_add(patience)));
+    let is_over = || control.is_stopping() || jobs.is_closed() || end.is_some_and(|end| end <= Instant::now());
     let mut due = begun;
     while settings.events.is_none_or(|events| offered.events < events) {
         let Some(next) = settings.pace.due(offered.events, model.at()) else { break };
@@ -256,7 +259,7 @@ fn feed(settings: &Settings, begun: Instant, jobs: &mpsc::Sender<Job>, control: 
             std::thread::sleep(due.saturating_duration_since(Instant::now()).min(LOOK_EVERY));
         }
         if is_over() {
-            return offered;
+            break;
         }
         offered = Offered { events: offered.events + 1, last: next.sent };
         for sending in sendings {

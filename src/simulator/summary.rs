@@ -159,10 +159,7 @@ impl fmt::Display for Summary {
         write!(f, "sent {sent} events with {attempts} POSTs in {:.1} s", self.took.as_secs_f64())?;
         writeln!(f, ", {:.1} events/s of {:.1} asked for", self.achieved_rate, self.asked_rate)?;
         writeln!(f, "  stored {stored}, duplicate {duplicate}, rejected {rejected}, dropped {dropped}")?;
-        let percentiles = [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("max", 100.0)];
-        let ms = |percent| f64::from(u32::try_from(latency.percentile(percent)).unwrap_or(u32::MAX)) / 1000.0;
-        let told = percentiles.map(|(name, percent)| format!("{name} {:.2} ms", ms(percent)));
-        write!(f, "  time to the 200: {}", told.join(", "))?;
+        write!(f, "  time to the 200: {latency}")?;
         if *faults != Count::default() {
             let Count { duplicates, reorder, drift, abort, malformed } = faults;
             write!(f, "\n  faults: {duplicates} sent again, {reorder} held back, {drift} with drift, ")?;
@@ -184,6 +181,18 @@ impl Latency {
     #[must_use]
     pub fn percentile(&self, percent: f64) -> u64 {
         self.0.value_at_percentile(percent)
+    }
+}
+
+impl fmt::Display for Latency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("there was none");
+        }
+        let percentiles = [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("max", 100.0)];
+        let ms = |percent| f64::from(u32::try_from(self.percentile(percent)).unwrap_or(u32::MAX)) / 1000.0;
+        let told = percentiles.map(|(name, percent)| format!("{name} {:.2} ms", ms(percent)));
+        f.write_str(&told.join(", "))
     }
 }
 

@@ -83,6 +83,7 @@ async fn silence_ends_at_the_timeout() {
     let summary = run(settings, Control::default()).await.unwrap();
     assert_eq!(outcomes(&summary), [2, 0, 0, 0, 2, 4]);
     assert_eq!(summary.last_failure, Some(Failure::Timeout));
+    assert!(summary.to_string().contains("time to the 200: there was none\n"), "{summary}");
 }
 
 #[tokio::test]
@@ -106,9 +107,9 @@ async fn without_an_accepted_certificate_nothing_is_sent() {
     assert!(told.contains("alert"), "{told}");
     // The client does not trust the receiver, or finds it under another name.
     let told = refused(&|settings| settings.credentials.ca = stranger.ca.clone()).await;
-    assert!(told.contains("certificate"), "{told}");
+    assert!(told.starts_with("localhost:") && told.contains("signed by the CA"), "{told}");
     let told = refused(&|settings| settings.url = settings.url.replace("localhost", "127.0.0.1")).await;
-    assert!(told.contains("certificate"), "{told}");
+    assert!(told.starts_with("127.0.0.1:") && told.contains("for this host"), "{told}");
     assert_eq!(receiver.seen().posts.len(), 0);
 }
 
@@ -138,8 +139,15 @@ async fn a_duration_ends_the_run() {
     settings.events = None;
     settings.pace = Pace::Rate(200.0);
     settings.duration = Some(Duration::from_millis(100));
-    let summary = run(settings, Control::default()).await.unwrap();
+    let summary = run(settings.clone(), Control::default()).await.unwrap();
     assert_eq!(outcomes(&summary), [20, 20, 0, 0, 0, 20]);
+
+    // However much was due until then: this would take some minutes.
+    settings.pace = Pace::Rate(1_000_000.0);
+    settings.timeout_ms = 200;
+    let summary = run(settings, Control::default()).await.unwrap();
+    assert!(summary.fell_behind() && summary.sent < 100_000, "{summary}");
+    assert!(summary.took < Duration::from_secs(3), "{summary}");
 }
 
 #[tokio::test]
@@ -150,7 +158,17 @@ async fn what_can_never_work_is_an_error() {
         change(&mut settings);
         run(settings, Control::default()).await.map(drop).unwrap_err().to_string()
     };
-    for url in ["http://localhost/", "localhost", "https://", "https://loc alhost/"] {
+    for url in [
+        "http://localhost/",
+        "localhost",
+        "https://",
+        "https://loc alhost/",
+        "https://localhost:/",
+        "https://localhost:0/",
+        "https://localhost:65536/",
+        "https://[::1]:65536/",
+        "https://name@localhost:1/",
+    ] {
         assert_eq!(run_with(&|settings| settings.url = url.into()).await, "the URL has to be https://HOST[:PORT]/PATH");
     }
     for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
@@ -171,6 +189,8 @@ async fn what_can_never_work_is_an_error() {
     assert_eq!(told, "the CA, /nonexistent/ca.pem, cannot be read");
     let told = run_with(&|settings| settings.credentials.certificate = Pem::Text(Vec::new())).await;
     assert_eq!(told, "the client certificate, given in memory, holds no certificate");
+    let told = run_with(&|settings| settings.credentials.private_key = Pki::new().credentials.private_key).await;
+    assert_eq!(told, "the client key, given in memory, is not that of the first certificate in given in memory");
     assert!(!format!("{:?}", pki.credentials).contains("BEGIN"));
 }
 

@@ -55,7 +55,7 @@ pub struct Counts {
     pub unknown: u64,
     /// Ids that came more than once; 0 when that is allowed.
     pub twice: u64,
-    /// Lines that are no JSON object with an `event_id`, such as one that broke off.
+    /// Lines that are no JSON object with an `event_id`, such as one that broke off, and were not sent so.
     pub unreadable: u64,
 }
 
@@ -97,7 +97,8 @@ pub enum Error {
     Format { file: String, line: u64, format: &'static str },
 }
 
-/// Reads the ledger, then each file once. Takes about 100 bytes of memory for each id in the ledger.
+/// Reads the ledger, then each file once. Takes about 100 bytes of memory for each id in the ledger, and once more where a
+/// line has no id.
 ///
 /// # Errors
 /// What cannot be read, or is no ledger or no `raw` lines; what is wrong with the events is told in the [`Report`].
@@ -142,19 +143,28 @@ impl<'a> Check<'a> {
 
     fn line(&mut self, text: &[u8], place: &Place) -> Result<(), Error> {
         self.lines += 1;
-        let Some(id) = event_id(text) else {
-            if let Some(format) = other_format(text) {
-                return Err(Error::Format { file: place.file.clone(), line: place.line, format });
-            }
-            self.found(Kind::Unreadable, None, Some(place));
-            return Ok(());
+        let sha256 = Digest::of_line(text);
+        let index = match event_id(text) {
+            Some(id) => match self.sent.find(&id) {
+                Some(index) => index,
+                None => {
+                    self.found(Kind::Unknown, Some(&id), Some(place));
+                    return Ok(());
+                }
+            },
+            None => match self.sent.find_bytes(sha256) {
+                Some(index) => index,
+                None => {
+                    if let Some(format) = other_format(text) {
+                        return Err(Error::Format { file: place.file.clone(), line: place.line, format });
+                    }
+                    self.found(Kind::Unreadable, None, Some(place));
+                    return Ok(());
+                }
+            },
         };
-        let Some(index) = self.sent.find(&id) else {
-            self.found(Kind::Unknown, Some(&id), Some(place));
-            return Ok(());
-        };
-        if !self.sent.has(index, Digest::of_line(text)) {
-            self.found(Kind::Altered, Some(&id), Some(place));
+        if !self.sent.has(index, sha256) {
+            self.found_of(Kind::Altered, index, place);
         }
         let seen = &mut self.sent.events[index].seen;
         match seen {
@@ -163,12 +173,17 @@ impl<'a> Check<'a> {
                 *seen = Seen::Again;
                 self.repeated += 1;
                 if !self.settings.allow_repeats {
-                    self.found(Kind::Twice, Some(&id), Some(place));
+                    self.found_of(Kind::Twice, index, place);
                 }
             }
             Seen::Again => self.repeated += 1,
         }
         Ok(())
+    }
+
+    fn found_of(&mut self, kind: Kind, index: usize, place: &Place) {
+        let id = self.sent.id(index).to_owned();
+        self.found(kind, Some(&id), Some(place));
     }
 
     fn found(&mut self, kind: Kind, event_id: Option<&str>, place: Option<&Place>) {
@@ -259,6 +274,8 @@ struct Sent {
     by_id: HashTable<usize>,
     /// Further sendings with other bytes than the first.
     others: HashMap<usize, Vec<Sending>>,
+    /// Indices of `events`, by what was sent; from the first line on that has no id.
+    by_bytes: Option<HashMap<Digest, usize>>,
     hasher: RandomState,
 }
 
@@ -314,6 +331,18 @@ impl Sent {
 
     fn find(&self, id: &str) -> Option<usize> {
         self.by_id.find(self.hasher.hash_one(id), |&index| self.id(index) == id).copied()
+    }
+
+    /// What was sent malformed has no id to find it by, and a lenient receiver takes it.
+    fn find_bytes(&mut self, sha256: Digest) -> Option<usize> {
+        let Self { events, others, by_bytes, .. } = self;
+        let by_bytes = by_bytes.get_or_insert_with(|| {
+            let first = events.iter().enumerate().map(|(index, event)| (event.first.sha256, index));
+            let others =
+                others.iter().flat_map(|(&index, others)| others.iter().map(move |other| (other.sha256, index)));
+            first.chain(others).collect()
+        });
+        by_bytes.get(&sha256).copied()
     }
 
     fn id(&self, index: usize) -> &str {
@@ -432,7 +461,8 @@ mod tests {
             };
             let mut ledger = Ledger::create(&settings.ledger).unwrap();
             for &(outcome, body) in sent {
-                let event_id = event_id(body.as_bytes()).unwrap().into_owned();
+                // As it was before it was malformed.
+                let event_id = event_id(body.as_bytes()).map_or_else(|| "malformed".to_owned(), Cow::into_owned);
                 let latency = Duration::from_millis(1);
                 let entry = Entry { event_id, outcome, attempts: 1, latency, sha256: digest(body.as_bytes()) };
                 ledger.note(&entry).unwrap();
@@ -544,6 +574,22 @@ mod tests {
             assert!(place.file.ends_with("/1") && place.line == 1, "{place:?}");
             let cut = Run::of(&STORED).against(&packed[..packed.len() - 3]);
             assert!(matches!(verify(&cut.settings), Err(Error::Read { .. })));
+        }
+    }
+
+    #[test]
+    fn what_was_sent_without_an_id_is_known_by_its_bytes() {
+        for body in
+            [r#"{"name":"a"}"#, r#"{"event_id":"a","event_id":"b"}"#, r#"[{"event_id":"a"}]"#, "{\"event_id\":", "x"]
+        {
+            let run = Run::of(&[(Outcome::Stored, body)]);
+            assert_eq!(told(&run.against(b"").verify()), [(Kind::Missing, Some("malformed"))]);
+            let delivered = Run::of(&[(Outcome::Stored, body)]).against(format!("{body}\n").as_bytes());
+            assert!(delivered.verify().good, "{body}");
+            let twice = delivered.against(body.as_bytes()).verify();
+            assert_eq!(told(&twice), [(Kind::Twice, Some("malformed"))]);
+            let other = Run::of(&[(Outcome::Rejected, body)]).against(b"y\n");
+            assert_eq!(told(&other.verify()), [(Kind::Unreadable, None)]);
         }
     }
 

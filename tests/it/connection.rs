@@ -228,6 +228,33 @@ fn an_old_connection_is_closed_after_an_answer() {
     receiver.finish();
 }
 
+/// A fleet that came at once, after a restart say, must not go and come again at once.
+#[test]
+fn connections_of_one_age_do_not_end_together() {
+    let receiver = Setup::new().set("listen.max_connection_age", "2s").start();
+    let lived: Vec<Duration> = std::thread::scope(|scope| {
+        let live = || {
+            let (mut wire, start) = (receiver.connect(), Instant::now());
+            loop {
+                let (id, event) = new_event();
+                let answer = wire.post(event.as_bytes());
+                answer.assert_durable("stored", &id);
+                if answer.header("connection") == Some("close") {
+                    return start.elapsed();
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        let clients: Vec<_> = (0..16).map(|_| scope.spawn(live)).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    let (first, last) = (lived.iter().min().unwrap(), lived.iter().max().unwrap());
+    assert!(*first > Duration::from_millis(1700), "{lived:?}");
+    // Of the tenth, 200 ms, over which they are spread.
+    assert!(*last - *first > Duration::from_millis(60), "{lived:?}");
+    receiver.finish();
+}
+
 #[test]
 fn a_peer_that_never_reads_is_cut_off() {
     let receiver = Setup::new()

@@ -8,8 +8,9 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::harness::container::{Podman, copy, copy_program, libraries};
+use crate::harness::container::{Podman, as_root, copy, copy_program, libraries};
 use crate::harness::event::new_event;
 use crate::harness::pki::{CLIENT_NAME, PKI};
 
@@ -71,6 +72,44 @@ fn the_image_runs_read_only_without_privileges_and_ends_cleanly() {
     let container = podman.start("second", &arguments);
     container.wait_listening();
     container.post(&event).assert_durable("duplicate", &id);
+}
+
+/// Compiles a release, as users do, on Debian's own base and the toolchain that is installed here; it takes minutes, and
+/// needs mmdebstrap and the registries of Debian and of crates.
+#[test]
+#[ignore = "compiles a release: run it by hand after a change of the Dockerfile's build stage"]
+fn the_dockerfile_compiles() {
+    let podman = Podman::new();
+    let toolchain = Command::new("rustc").args(["--print", "sysroot"]).output().unwrap().stdout;
+    let toolchain = String::from_utf8(toolchain).unwrap();
+    let archive = podman.folder().join("debian.tar");
+    let hooks = [
+        // Whoever's certificates this machine goes by.
+        "--customize-hook=copy-in /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs",
+        &format!("--customize-hook=copy-in {} /opt", toolchain.trim()),
+        "--customize-hook=mv \"$1\"/opt/* \"$1\"/opt/rust",
+    ];
+    let mut debian = as_root("mmdebstrap");
+    debian.args(["--variant=minbase", "--mode=root", "--include=ca-certificates"]).args(hooks);
+    assert!(debian.arg("trixie").arg(&archive).status().unwrap().success());
+    let path = "--change=ENV PATH=/opt/rust/bin:/usr/sbin:/usr/bin";
+    podman.run(&["import", "--quiet", path, archive.to_str().unwrap(), "localhost/rust"]);
+    podman.build("localhost/rust", "localhost/rust", IMAGE);
+    let version = podman.run(&["run", "--rm", "--network=none", IMAGE, "--version"]);
+    assert_eq!(version, concat!("asapp-receiver ", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn everything_is_built_with_the_rust_that_the_manifest_names() {
+    let version = env!("CARGO_PKG_RUST_VERSION");
+    let contains = |file: &str, line: &str| {
+        let text = fs::read_to_string(Path::new(REPOSITORY).join(file)).unwrap();
+        assert!(text.lines().any(|found| found == line), "{file}: no line {line}");
+    };
+    contains("Dockerfile", &format!("ARG BUILD_IMAGE=docker.io/library/rust:{version}-slim-trixie"));
+    for workflow in ["ci", "release"] {
+        contains(&format!(".github/workflows/{workflow}.yml"), &format!("  RUSTUP_TOOLCHAIN: \"{version}\""));
+    }
 }
 
 /// What stands in for the Rust image: a shell, the few programs that the build's steps call, and cargo.

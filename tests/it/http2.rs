@@ -4,22 +4,22 @@ use std::time::{Duration, Instant};
 
 use crate::harness::PATIENCE;
 use crate::harness::event::{event, new_event, new_id};
-use crate::harness::pki::PKI;
+use crate::harness::pki::{Identity, PKI};
 use crate::harness::programs::curl;
 use crate::harness::receiver::{Receiver, Setup};
 use crate::harness::wait_for;
 use crate::harness::wire::{End, Wire, tls};
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
     frame.extend([kind, flags]);
     frame.extend(stream.to_be_bytes());
@@ -28,7 +28,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// `POST /events` in HPACK, without the dynamic table.
-fn head() -> Vec<u8> {
+pub(crate) fn head() -> Vec<u8> {
     let mut head = vec![0x83, 0x87, 0x04, 7];
     head.extend(b"/events");
     head.extend([0x01, 9]);
@@ -37,7 +37,11 @@ fn head() -> Vec<u8> {
 }
 
 fn connect(receiver: &Receiver) -> Wire {
-    let mut wire = Wire::connect_with(receiver.events, tls(Some(&PKI.client), &[b"h2"])).unwrap();
+    connect_as(receiver, &PKI.client)
+}
+
+pub(crate) fn connect_as(receiver: &Receiver, client: &Identity) -> Wire {
+    let mut wire = Wire::connect_with(receiver.events, tls(Some(client), &[b"h2"])).unwrap();
     assert_eq!(wire.tls().alpn_protocol(), Some(b"h2".as_slice()));
     wire.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
     wire.send(frame(SETTINGS, 0, 0, b"")).unwrap();

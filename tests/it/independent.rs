@@ -1,8 +1,7 @@
 //! What an HTTP sink sends, judged by other people's libraries and by nginx.
 
 use std::io::Write;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 use crate::harness::event::{event, new_event, new_id};
 use crate::harness::nginx::Nginx;
 use crate::harness::pki::{Ca, PKI, write_private};
+use crate::harness::programs::verifier;
 use crate::harness::receiver::Setup;
 use crate::harness::target::{Reply, Request, Target};
 use crate::harness::wait_for;
@@ -33,11 +33,7 @@ fn verify(requests: &[Request], lines: &[String], secret: Option<&str>) -> Resul
         })
         .collect();
     let given = json!({ "requests": requests, "lines": lines, "secret": secret });
-    // Made by tests/run.
-    let python = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("verify").join("bin/python");
-    assert!(python.exists(), "{} is missing: tests/run makes it", python.display());
-    let mut command = Command::new(python);
-    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/verify/verify.py"));
+    let mut command = verifier("verify.py");
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(given.to_string().as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();

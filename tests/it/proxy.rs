@@ -66,7 +66,7 @@ fn closed(receiver: &Receiver, bytes: &[u8], reason: &str) {
     });
 }
 
-/// Everything that is told of connections: one line each for people, with what to do.
+/// The log has one warning for this reason, with the remedy, however often it was met.
 #[track_caller]
 fn warned(receiver: &Receiver, reason: &str, remedy: &str) {
     let lines: Vec<_> = receiver.log.so_far().iter().filter_map(|line| log_line(line)).collect();

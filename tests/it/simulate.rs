@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
+use std::thread;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -71,7 +73,30 @@ fn where_nobody_listens_events_are_dropped_and_that_is_told() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (summary, ledger) = run(&format!("https://{closed}/events"), &PKI.client, 10, &["--retries", "1"]);
     assert_eq!((&summary["sent"], &summary["dropped"]), (&10.into(), &10.into()), "{summary}");
-    assert!(summary["last_failure"].as_str().unwrap().contains("refused"), "{summary}");
+    let told = summary["last_failure"].as_str().unwrap();
+    assert!(told.starts_with(&format!("{closed}: ")) && told.contains("refused"), "{summary}");
     assert!(ledger.iter().all(|entry| entry["outcome"] == "dropped" && entry["attempts"] == 2), "{ledger:?}");
     assert_eq!(ledger.len(), 10);
+}
+
+#[test]
+fn what_speaks_another_tls_or_none_is_told_so() {
+    let nginx = Nginx::start(&PKI.server, &PKI.ca, "ssl_protocols TLSv1.2; location = /events { return 200; }");
+    let plain = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = plain.local_addr().unwrap().port();
+    let answering = thread::spawn(move || {
+        let (mut connection, _) = plain.accept().unwrap();
+        connection.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+        // Until the other side is gone.
+        let _ = connection.read_to_end(&mut Vec::new());
+    });
+    for (url, words) in [
+        (nginx.url("/events"), "it has to offer TLS 1.3"),
+        (format!("https://localhost:{port}/"), "what listens there does not speak TLS"),
+    ] {
+        let (summary, _) = run(&url, &PKI.client, 1, &["--retries", "0"]);
+        let told = summary["last_failure"].as_str().unwrap();
+        assert!(told.starts_with("localhost:") && told.contains(words), "{summary}");
+    }
+    answering.join().unwrap();
 }

@@ -214,6 +214,8 @@ pub(in crate::journal) enum Operation {
     DiscardKept(Vec<u64>, oneshot::Sender<Result<Step, Refused>>),
     Note(&'static str, Option<String>, oneshot::Sender<Result<(), Refused>>),
     Forget(String, oneshot::Sender<Result<Forgotten, Refused>>),
+    /// Nothing but an answer.
+    Answer(oneshot::Sender<Result<(), Refused>>),
 }
 
 /// What one commit's worth of an operation did.
@@ -285,7 +287,7 @@ impl Operation {
             Self::RetryLetters(_, reply) | Self::DiscardLetters(_, reply) | Self::DiscardKept(_, reply) => {
                 reply.send(Err(why)).is_ok()
             }
-            Self::Note(_, _, reply) => reply.send(Err(why)).is_ok(),
+            Self::Note(_, _, reply) | Self::Answer(reply) => reply.send(Err(why)).is_ok(),
             Self::Forget(_, reply) => reply.send(Err(why)).is_ok(),
         };
     }

@@ -47,6 +47,8 @@ const TICK: Duration = Duration::from_secs(1);
 const DELETE_PAUSE: Duration = Duration::from_millis(50);
 /// From so many events on a group is worth waiting for: at the pace of one event a commit nothing is ever delayed.
 const MANY: usize = 8;
+/// How often in a row it is waited for, by letting others have the core.
+const YIELDS: u32 = 4;
 /// Known ids seen again that wait for the next group, at most. Those beyond are remembered in RAM only.
 const TOUCHED: usize = 4096;
 
@@ -255,23 +257,23 @@ impl Writer {
     }
 
     /// Takes `first` and whatever waits behind it, as far as the batch has room. When events come in numbers, those whose
-    /// requests share this core are let go ahead once more: a commit costs the same for few as for many. So are they when
+    /// requests share this core are let go ahead a few times: a commit costs the same for few as for many. So are they when
     /// there were many the last time, for whatever woke this thread may have come just before them.
     fn gather(&mut self, first: Command, batch: &mut Batch) -> Result<(), String> {
         self.take(first, batch)?;
-        let mut yielded = false;
+        let mut yielded = 0;
         while batch.has_room(self.limits.max_bytes) {
             match self.inbox.try_recv() {
                 Ok(posted) => {
                     if let Some(command) = posted.take() {
                         self.take(command, batch)?;
                     }
-                    yielded = false;
+                    yielded = 0;
                 }
-                Err(_) if yielded || batch.waiting.len().max(self.last_group) < MANY => break,
+                Err(_) if yielded == YIELDS || batch.waiting.len().max(self.last_group) < MANY => break,
                 Err(_) => {
                     std::thread::yield_now();
-                    yielded = true;
+                    yielded += 1;
                 }
             }
         }

@@ -14,8 +14,8 @@ const NOTE_BYTES: usize = 64 << 10;
 
 impl Writer {
     pub(super) fn operate(&mut self, operation: Operation) -> Result<(), String> {
-        let frees_room = !matches!(operation, Operation::RetryLetters(..) | Operation::Note(..));
-        if self.is_disk_full() && !frees_room {
+        let needs_room = matches!(operation, Operation::RetryLetters(..) | Operation::Note(..));
+        if self.is_disk_full() && needs_room {
             // What little room there is belongs to the cursors.
             operation.refuse(Refused::Full);
             return Ok(());
@@ -41,6 +41,7 @@ impl Writer {
                 let done = self.forget(&sink);
                 self.answer(done, reply)
             }
+            Operation::Answer(reply) => self.answer(Ok(()), reply),
         }
     }
 

@@ -394,6 +394,38 @@ async fn a_reload_takes_the_whole_set_or_nothing() {
     assert_eq!(meet(&tls, Some(&client)).await.1.unwrap_err().reason, Reason::Identity);
 }
 
+#[tokio::test]
+async fn a_handshake_that_outlasts_its_set_is_judged_by_the_new_one() {
+    let mut world = World::new();
+    let tls = world.load();
+    let client = world.issue(&good());
+    let (listener, address) = listen().await;
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (accepted, _) = listener.accept().await.unwrap();
+    let mut accepting = std::pin::pin!(tls.accept(accepted, false, soon()));
+    // It has its set from its first step on, and waits for the client.
+    assert!(futures_util::poll!(&mut accepting).is_pending());
+
+    world.tls.clients = common_name("someone-else");
+    tls.reload(&world.tls, &Files::read(&world.tls)).unwrap();
+    assert!(tls.dismiss_clients().is_empty());
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(Client::config(Some(&client))));
+    let name = ServerName::try_from("localhost").unwrap();
+    let (refused, _) = tokio::join!(accepting, connector.connect(name, stream));
+    assert_eq!(refused.unwrap_err().reason, Reason::Identity);
+}
+
+#[tokio::test]
+async fn a_client_is_kept_once_however_many_connections_it_has() {
+    let world = World::new();
+    let tls = world.load();
+    let (one, other) = (world.issue(&good()), world.issue(&good()));
+    let peer = async |client| meet(&tls, Some(client)).await.1.unwrap().peer;
+    let (first, second, third) = (peer(&one).await, peer(&one).await, peer(&other).await);
+    assert!(Arc::ptr_eq(&first.0, &second.0));
+    assert!(!Arc::ptr_eq(&first.0, &third.0));
+}
+
 #[cfg(feature = "tls12")]
 #[tokio::test]
 async fn tls_1_2_where_it_is_switched_on_has_four_suites_and_no_memory() {

@@ -200,7 +200,7 @@ pub(crate) fn copy(file: &Path, root: &Path) {
 }
 
 /// A program as root: containers, and networks of their own, need it.
-fn as_root(program: &str) -> Command {
+pub(crate) fn as_root(program: &str) -> Command {
     if rustix::process::geteuid().is_root() {
         return Command::new(program);
     }

@@ -3,14 +3,17 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
+use super::pki::PKI;
 use super::receiver::{Ended, Receiver, Setup};
+use super::wire::{Wire, post, tls};
 use super::{PATIENCE, free_port, wait_for};
 
 /// A running HAProxy. Dropped, it is killed.
@@ -128,12 +131,17 @@ impl Fleet {
         self.receivers[number].as_ref().unwrap()
     }
 
-    /// SIGTERM, then the end; HAProxy has noticed by then.
+    /// SIGTERM, then the end. Checks that HAProxy has noticed while the receiver still served, and sent clients away.
     #[track_caller]
     pub(crate) fn drain(&mut self, number: usize) -> Ended {
-        let ended = self.receivers[number].take().unwrap().stop();
+        let receiver = self.receivers[number].take().unwrap();
+        receiver.signal(Signal::TERM);
         self.haproxy.wait_up(number, false);
-        ended
+        let tcp = TcpStream::connect(receiver.events).unwrap();
+        let mut late = Wire::handshake_after(b"PROXY UNKNOWN\r\n", tcp, tls(Some(&PKI.client), &[])).unwrap();
+        late.send(post("/nowhere", "", b"")).unwrap();
+        assert_eq!(late.answer().header("connection"), Some("close"));
+        receiver.wait()
     }
 
     /// SIGKILL; HAProxy has noticed when this returns.

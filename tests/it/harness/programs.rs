@@ -1,6 +1,7 @@
-//! Real programs in front of the receiver: curl and OpenSSL.
+//! Real programs: curl and OpenSSL in front of the receiver, and those in Python that verify.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use super::pki::{Identity, PKI};
@@ -41,6 +42,22 @@ pub(crate) fn s_client(receiver: &Receiver, client: Option<&Identity>, arguments
     }
     command.args(arguments);
     run(command, stdin)
+}
+
+/// A program in `tests/verify`, with the libraries it needs.
+#[track_caller]
+pub(crate) fn verifier(program: &str) -> Command {
+    let mut command = Command::new(installed("python"));
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/verify").join(program));
+    command
+}
+
+/// A program that `tests/verify/requirements.txt` brings along.
+#[track_caller]
+pub(crate) fn installed(program: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("verify").join("bin").join(program);
+    assert!(path.exists(), "{} is missing: tests/run makes it", path.display());
+    path
 }
 
 /// What a program printed, as JSON.

@@ -173,11 +173,20 @@ impl Setup {
         end(child, &stdout, &log)
     }
 
-    /// A command of the program with this setup's settings.
-    pub(crate) fn command(&self) -> Command {
+    /// The settings file, which this writes, whole at once: a receiver that runs on this folder sees it.
+    #[allow(clippy::disallowed_methods, reason = "nothing here has to outlive a crash")]
+    pub(crate) fn write(&self) -> PathBuf {
         let file = self.folder.path().join("settings.toml");
         let text: String = self.settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
-        fs::write(&file, text).unwrap();
+        let new = file.with_extension("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(&new, &file).unwrap();
+        file
+    }
+
+    /// A command of the program with this setup's settings.
+    pub(crate) fn command(&self) -> Command {
+        let file = self.write();
         let mut words = self.wrapper.iter().map(String::as_str).chain([PROGRAM]);
         let mut command = Command::new(words.next().unwrap());
         command.args(words).arg("--config").arg(file).current_dir(self.folder.path());
