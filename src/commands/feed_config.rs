@@ -33,7 +33,7 @@ struct HandOver {
 
 /// A feed, as ASAPP has to know it.
 #[derive(Debug, Serialize)]
-struct FeedConfig {
+pub(super) struct FeedConfig {
     feed: String,
     configure: bool,
     /// Why not.
@@ -55,6 +55,21 @@ struct Target {
     retries: u32,
 }
 
+impl FeedConfig {
+    pub(super) fn feed(&self) -> &str {
+        &self.feed
+    }
+
+    /// Why it is not to be configured.
+    pub(super) fn reason(&self) -> Option<&'static str> {
+        self.reason
+    }
+
+    pub(super) fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+}
+
 /// What the filters want of a feed.
 enum Wanted {
     Nothing(&'static str),
@@ -62,7 +77,11 @@ enum Wanted {
     Types(Vec<&'static str>),
 }
 
-fn work_out(config: &Config) -> Result<Vec<FeedConfig>, Problems> {
+/// What ASAPP has to know of each feed.
+///
+/// # Errors
+/// When a sink wants a feed that no endpoint takes, or that has no address.
+pub(super) fn work_out(config: &Config) -> Result<Vec<FeedConfig>, Problems> {
     let filters: Vec<Filter> =
         config.sinks.iter().filter(|sink| sink.enabled).map(|sink| Filter::new(&sink.filter)).collect();
     let mut problems = Vec::new();

@@ -66,7 +66,7 @@ impl Cli {
     pub async fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Serve(args) => serve::run(args, &self.config).await,
-            Command::Check(args) => check::run(args, &self.config),
+            Command::Check(args) => check::run(args, &self.config).await,
             Command::Certs(args) => certs::run(args),
             Command::Demo(args) => demo::run(args).await,
             Command::Simulate(args) => simulate::run(args).await,

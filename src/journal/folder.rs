@@ -134,6 +134,21 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// The process that holds the lock of the folder at `path`, as the kernel lists it: trying the lock would get in the way of
+/// a receiver that starts.
+#[must_use]
+pub fn holder(path: &Path) -> Option<String> {
+    let inode = fs::metadata(path.join("lock")).ok()?.ino().to_string();
+    // `1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF`. Some file systems number their disks otherwise here.
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    let holder = locks.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let is_held = words.get(1) == Some(&"FLOCK") && words.get(5)?.rsplit(':').next() == Some(&inode);
+        is_held.then(|| words.get(4).copied())?
+    });
+    holder.map(|process| format!("process {process}"))
+}
+
 /// What the file system under a folder means for durability.
 #[must_use]
 pub fn volatile_file_system(path: &Path) -> Option<&'static str> {

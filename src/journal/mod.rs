@@ -38,7 +38,7 @@ use futures_util::FutureExt;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use cursor::{Cursor, Gone, Scan, Settler, Watch};
-pub use folder::{FolderError, volatile_file_system};
+pub use folder::{FolderError, holder, volatile_file_system};
 pub use group::Event;
 pub(crate) use group::{from_millis, millis};
 pub use letters::{Handled, Letter, LetterState, Letters, LettersOf, MAX_LIST, Which};

@@ -5,11 +5,17 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// For the admin port, the journal, the sinks and the runtime.
 const OTHERS: u64 = 256;
 
+/// How many open files this many connections take, with those of everything else.
+#[must_use]
+pub fn open_files_for(connections: usize) -> u64 {
+    OTHERS.saturating_add(connections as u64)
+}
+
 /// How many of `wanted` connections there are files for. The system is asked for as many as that takes; where it allows
 /// fewer, further connections wait in the kernel's backlog, and never take the files of the admin port and the journal.
 #[must_use]
 pub fn connections_within_limits(wanted: usize) -> usize {
-    let needed = OTHERS.saturating_add(wanted as u64);
+    let needed = open_files_for(wanted);
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let mut open_files = current.unwrap_or(u64::MAX);
     let most = maximum.unwrap_or(u64::MAX).min(needed);

@@ -12,7 +12,7 @@ mod stdout;
 use std::time::Duration;
 
 pub use file::FileSink;
-pub use http::{Http, Unusable};
+pub use http::{Http, Unusable, connect};
 pub use stdout::Stdout;
 
 use crate::journal::Event;

@@ -9,6 +9,7 @@ mod finding;
 mod identity;
 mod load;
 mod peers;
+mod portrait;
 pub mod profile;
 mod verify;
 
@@ -30,6 +31,7 @@ pub use self::files::{Files, Fingerprint, names};
 pub use self::finding::{Finding, Severity};
 use self::load::Material;
 use self::peers::Peers;
+pub use self::portrait::{Portrait, Vouched};
 use self::verify::{Judge, Refusal};
 use crate::config;
 

@@ -5,6 +5,7 @@ mod admin;
 mod alarms;
 mod body;
 mod chaos;
+mod check;
 mod commands;
 mod config;
 mod connection;

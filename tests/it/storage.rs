@@ -123,6 +123,7 @@ fn while_a_sync_is_slow_copies_wait_and_the_account_adds_up() {
     assert!(took >= Duration::from_millis(400) && took < Duration::from_millis(1_700), "{took:?}");
     let account = receiver.account();
     assert_eq!((account.received, account.stored, account.in_flight), (11, 1, 10), "{account:?}");
+    assert_eq!(receiver.metric("answered_late_total"), 10);
     assert_eq!(receiver.ask_admin("/api/v1/status").unwrap().json()["journal"]["last_sequence"], 1);
 
     let account = receiver.settled();

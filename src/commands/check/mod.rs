@@ -1,35 +1,56 @@
-//! `check`: would `serve` start with these settings? A line per finding; never opens a listener.
+//! `check`: would `serve` start with these settings, and go on well? A line per finding, each with the remedy; never opens
+//! a listener, and changes nothing.
+
+mod folders;
+mod host;
+mod sinks;
 
 use std::fmt;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-
-use rustix::fs::Access;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use super::{Failure, print};
-use crate::config::{self, Config};
-use crate::journal::volatile_file_system;
-use crate::shape::Shape;
-use crate::sinks;
-use crate::tls::{self, ServerTls};
+use crate::config::{self, AllowedClient, AllowedClients, Config};
+use crate::tls::{self, Portrait, ServerTls, Vouched};
 
-/// Check settings, certificates, data folder and sinks, without opening a listener
+/// What Kubernetes gives a container to end by itself, less a little for its own steps.
+const USUAL_GRACE: Duration = Duration::from_secs(28);
+
+/// Check settings, certificates, folders, sinks and this machine, without opening a listener
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: asapp-receiver --config /etc/asapp-receiver/production.toml check")]
-pub struct Args {}
+#[command(after_help = "\
+Each line begins with ok, warning or error, and a key of the settings. Run it as the user and on the machine that serve
+runs as and on. Exit code 78 if the receiver would not start, 1 if a target could not be reached.
+
+Example: asapp-receiver --config /etc/asapp-receiver/production.toml check --connect")]
+pub struct Args {
+    /// Also connect to the target of each HTTP sink, with TLS where it is https, and send nothing
+    #[arg(long)]
+    connect: bool,
+}
 
 /// Prints what was found.
 ///
 /// # Errors
-/// When something found would keep the receiver from starting.
-pub fn run(_: Args, files: &[PathBuf]) -> Result<(), Failure> {
-    let findings = find(files);
+/// When something found would keep the receiver from starting, or a target could not be reached.
+pub async fn run(args: Args, files: &[PathBuf]) -> Result<(), Failure> {
+    let findings = match Config::load(files) {
+        Ok((config, warnings)) => {
+            let mut findings = of_settings(&config, warnings);
+            if args.connect {
+                findings.extend(sinks::connect(&config).await);
+            }
+            findings
+        }
+        Err(problems) => problems.0.into_iter().map(Finding::from).collect(),
+    };
     let lines: Vec<String> = findings.iter().map(|finding| format!("{finding}\n")).collect();
     print(&lines.concat())?;
-    if findings.iter().any(|finding| finding.verdict == Verdict::Error) {
+    let is_any = |verdict| findings.iter().any(|finding| finding.verdict == verdict);
+    if is_any(Verdict::Error) {
         return Err(Failure::configuration(""));
     }
-    Ok(())
+    if is_any(Verdict::Failed) { Err(Failure::failed("")) } else { Ok(()) }
 }
 
 struct Finding {
@@ -43,35 +64,30 @@ struct Finding {
 enum Verdict {
     Good,
     Warning,
+    /// What was tried did not work out. The receiver would start.
+    Failed,
+    /// The receiver would not start.
     Error,
 }
 
-fn find(files: &[PathBuf]) -> Vec<Finding> {
-    let (config, warnings) = match Config::load(files) {
-        Ok(loaded) => loaded,
-        Err(problems) => {
-            let found = |p: config::Problem| {
-                let text = format!("{} ({}): {}", p.what, p.source, p.remedy);
-                Finding { verdict: Verdict::Error, key: p.key, text }
-            };
-            return problems.0.into_iter().map(found).collect();
-        }
-    };
+fn of_settings(config: &Config, warnings: Vec<config::Warning>) -> Vec<Finding> {
     let mut findings = vec![Finding::good("settings", "complete and without contradictions")];
     findings.extend(warnings.into_iter().map(|warning| {
         let text = format!("{} ({})", warning.what, warning.source);
         Finding { verdict: Verdict::Warning, key: warning.key, text }
     }));
-    findings.extend(tls(&config.tls));
-    if config.journal.engine == config::Engine::Sqlite {
-        findings.extend(data_folder(&config));
-    }
-    findings.extend(config.admin.token_file.as_deref().map(|path| secret("admin.token_file", path)));
-    findings.extend(config.sinks.iter().flat_map(sink));
+    findings.extend(of_tls(&config.tls));
+    findings.extend(own_certificate(config));
+    findings.extend(clients(&config.tls));
+    findings.extend(drain(&config.listen));
+    findings.extend(host::look(config));
+    findings.extend(folders::look(config));
+    findings.extend(config.admin.token_file.as_deref().map(|path| folders::secret("admin.token_file", path)));
+    findings.extend(sinks::look(config));
     findings
 }
 
-fn tls(settings: &config::Tls) -> Vec<Finding> {
+fn of_tls(settings: &config::Tls) -> Vec<Finding> {
     let found = ServerTls::load(settings).map_or_else(|findings| findings, |tls| tls.findings());
     let finding = |found: tls::Finding| {
         let verdict = match found.severity {
@@ -84,125 +100,117 @@ fn tls(settings: &config::Tls) -> Vec<Finding> {
     found.into_iter().map(finding).collect()
 }
 
-fn data_folder(config: &Config) -> Vec<Finding> {
-    const KEY: &str = "journal.path";
-    let path = config.journal.path.as_path();
-    let shown = path.display();
-    let (place, found) = match std::fs::metadata(path) {
-        Ok(found) => (path, Some(found)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => (folder_of(path), None),
-        Err(error) => return vec![Finding::error(KEY, format!("{shown} cannot be looked at: {error}"))],
-    };
-    if found.as_ref().is_some_and(|found| !found.is_dir()) {
-        return vec![Finding::error(KEY, format!("{shown} is no folder: name another one"))];
-    }
-    if !place.is_dir() {
-        return vec![Finding::error(
+/// What a client would find out about the certificate. What cannot be read was told already.
+fn own_certificate(config: &Config) -> Vec<Finding> {
+    const KEY: &str = "tls.certificate";
+    let Some(portrait) = Portrait::read(&config.tls.certificate) else { return Vec::new() };
+    let issuer = portrait.issuer();
+    let mut findings = vec![Finding::good(KEY, format!("its key is {}", portrait.key()))];
+    findings.push(match portrait.vouched() {
+        Vouched::Publicly => {
+            Finding::good(KEY, format!("is vouched for by `{issuer}` and a CA that this system trusts"))
+        }
+        Vouched::NotPublicly => Finding::warning(
             KEY,
-            format!("{shown} does not exist, and neither does the folder it would be made in: make it or mount it"),
-        )];
-    }
-    if let Err(error) = rustix::fs::access(place, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK) {
-        return vec![Finding::error(KEY, format!("{} cannot be written to by this user: {error}", place.display()))];
-    }
-
-    let state = if found.is_some() { "is writable" } else { "will be made" };
-    let mut findings = vec![Finding::good(KEY, format!("{shown} {state}"))];
-    if found.is_some_and(|found| found.mode() & 0o077 != 0) {
-        let text = format!("{shown} can be read by others: the start makes it owner-only");
-        findings.push(Finding::warning(KEY, text));
-    }
-    if let Some(kind) = volatile_file_system(place) {
-        let text = format!("{shown} is on {kind}, which is not durable: mount a disk there");
-        findings.push(Finding::warning(KEY, text));
-    }
-    let wanted = [config.journal.max_bytes, config.quarantine.max_bytes, config.dead_letters.max_bytes]
-        .into_iter()
-        .fold(0, u64::saturating_add);
-    match rustix::fs::statvfs(place) {
-        Ok(fs) => {
-            let free = fs.f_bavail.saturating_mul(fs.f_frsize);
-            let text = format!("{} MiB are free; the settings allow {} MiB in all", free >> 20, wanted >> 20);
-            let verdict = if free < wanted && found_nothing_yet(path) { Verdict::Warning } else { Verdict::Good };
-            findings.push(Finding { verdict, key: KEY.to_owned(), text });
+            format!(
+                "no CA that this system trusts vouches for it: if `{issuer}` is a public CA, append the intermediate \
+                 certificates, else ASAPP has to be told to trust it"
+            ),
+        ),
+        Vouched::Unknown => {
+            Finding::good(KEY, "this system has no CAs (package ca-certificates) to judge its chain by")
         }
-        Err(error) => findings.push(Finding::warning(KEY, format!("the free space is unknown: {error}"))),
+    });
+    for endpoint in &config.endpoints {
+        let Some(url) = &endpoint.public_url else { continue };
+        let key = format!("endpoints.{}.public_url", endpoint.name);
+        let Some(uri) = url.parse::<hyper::Uri>().ok().filter(|uri| uri.host().is_some()) else {
+            findings.push(Finding::warning(key, "is no address that can be read: write it as https://HOST/PATH"));
+            continue;
+        };
+        let host = uri.host().unwrap_or_default();
+        findings.push(if portrait.names(host) {
+            Finding::good(&key, format!("tls.certificate is for {host}"))
+        } else {
+            let remedy = "have a certificate issued for it, or correct the address";
+            Finding::warning(
+                &key,
+                format!("tls.certificate does not name {host}, so ASAPP would not connect: {remedy}"),
+            )
+        });
+        if uri.path() != endpoint.path {
+            let (path, own) = (uri.path(), &endpoint.path);
+            let text =
+                format!("its path {path} is not {own}: right only if a proxy in front changes it, else correct one");
+            findings.push(Finding::warning(key, text));
+        }
     }
     findings
 }
 
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Whether the folder is empty: what lies in a used one is part of the room it may take.
-fn found_nothing_yet(path: &Path) -> bool {
-    std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none())
-}
-
-fn secret(key: &str, path: &Path) -> Finding {
-    let shown = path.display();
-    match std::fs::metadata(path).and_then(|found| Ok((found, std::fs::read(path)?))) {
-        Err(error) => Finding::error(key, format!("{shown} cannot be read: {error}")),
-        Ok((_, secret)) if secret.trim_ascii().is_empty() => {
-            Finding::error(key, format!("{shown} is empty: write the secret into it"))
-        }
-        Ok((found, _)) if found.mode() & 0o077 != 0 => {
-            Finding::warning(key, format!("{shown} can be read by others: chmod 600 it"))
-        }
-        Ok(_) => Finding::good(key, format!("{shown} is readable by its owner only")),
+fn clients(tls: &config::Tls) -> Vec<Finding> {
+    const KEY: &str = "tls.allowed_clients";
+    // The settings have warned of `allow_any_client`.
+    let AllowedClients::Listed(clients) = &tls.clients else { return Vec::new() };
+    let mut findings = vec![Finding::good(KEY, format!("{} listed", clients.len()))];
+    if clients.iter().any(is_placeholder) {
+        let text = "holds the example's placeholder, so nobody gets in: write what identifies ASAPP's certificate";
+        findings.push(Finding::warning(KEY, text));
     }
-}
-
-fn sink(sink: &config::Sink) -> Vec<Finding> {
-    let kind = match sink.kind {
-        config::SinkKind::Stdout => "stdout",
-        config::SinkKind::File(_) => "file",
-        config::SinkKind::Http(_) => "http",
-    };
-    let duty = match (sink.enabled, sink.required) {
-        (false, _) => "switched off",
-        (true, true) => "required",
-        (true, false) => "not required",
-    };
-    let key = format!("sinks.{}", sink.name);
-    let mut findings = vec![Finding::good(&key, format!("{kind}, {duty}"))];
-    if let config::SinkKind::File(file) = &sink.kind {
-        findings.extend(unwritable(&format!("{key}.path"), &file.path));
-    }
-    if let config::SinkKind::Http(http) = &sink.kind {
-        findings.extend(http.secret_files().map(|(file, path)| secret(&format!("{key}.{file}"), path)));
-        let unusable = sinks::Http::new(http, Shape::new(sink.format, &sink.redact)).err();
-        findings.extend(unusable.map(|bad| Finding::error(&format!("{key}.{}", bad.key()), bad.to_string())));
+    if tls.client_crl.is_empty() {
+        let text = "empty: a client certificate that its CA revokes stays good here until it ends";
+        findings.push(Finding::good("tls.client_crl", text));
     }
     findings
 }
 
-/// Why a file sink's events would wait. It does not keep the receiver from starting.
-fn unwritable(key: &str, path: &Path) -> Option<Finding> {
-    let why = match std::fs::symlink_metadata(path) {
-        Ok(found) if !found.is_file() => "is no regular file".to_owned(),
-        Ok(_) => rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK).err()?.to_string(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let access = rustix::fs::access(folder_of(path), Access::WRITE_OK | Access::EXEC_OK);
-            format!("cannot be made in its folder: {}", access.err()?)
-        }
-        Err(error) => error.to_string(),
-    };
-    Some(Finding::warning(key, format!("{} {why}; its events would wait in the journal until it can", path.display())))
+fn is_placeholder(client: &AllowedClient) -> bool {
+    let texts = [&client.subject, &client.common_name, &client.organization, &client.dns, &client.uri];
+    texts.into_iter().flatten().any(|text| text.contains("REPLACE"))
+}
+
+fn drain(listen: &config::Listen) -> Vec<Finding> {
+    let (drain, pre_drain) = (listen.drain_timeout, listen.pre_drain);
+    let shown = humantime::format_duration(drain);
+    let mut findings = vec![if drain > USUAL_GRACE {
+        let text = format!(
+            "{shown} is longer than Kubernetes waits before it kills (30s): set terminationGracePeriodSeconds, or \
+             systemd's TimeoutStopSec, above it"
+        );
+        Finding::warning("listen.drain_timeout", text)
+    } else {
+        Finding::good("listen.drain_timeout", format!("{shown}, within the 30s that Kubernetes waits before it kills"))
+    }];
+    if pre_drain.is_zero() {
+        let text = "0s: load balancers still send requests for a while after a replica is not ready any more; \
+                    make it longer than they take to notice";
+        findings.push(Finding::warning("listen.pre_drain", text));
+    }
+    findings
 }
 
 impl Finding {
-    fn good(key: &str, text: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Good, key: key.to_owned(), text: text.into() }
+    fn good(key: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Good, key: key.into(), text: text.into() }
     }
 
-    fn warning(key: &str, text: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Warning, key: key.to_owned(), text: text.into() }
+    fn warning(key: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Warning, key: key.into(), text: text.into() }
     }
 
-    fn error(key: &str, text: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Error, key: key.to_owned(), text: text.into() }
+    fn failed(key: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Failed, key: key.into(), text: text.into() }
+    }
+
+    fn error(key: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Error, key: key.into(), text: text.into() }
+    }
+}
+
+impl From<config::Problem> for Finding {
+    fn from(problem: config::Problem) -> Self {
+        let config::Problem { key, source, what, remedy } = problem;
+        Self::error(key, format!("{what} ({source}): {remedy}"))
     }
 }
 
@@ -211,7 +219,7 @@ impl fmt::Display for Finding {
         let verdict = match self.verdict {
             Verdict::Good => "ok",
             Verdict::Warning => "warning",
-            Verdict::Error => "error",
+            Verdict::Failed | Verdict::Error => "error",
         };
         write!(f, "{verdict:<8} {}: {}", self.key, self.text)
     }

@@ -1,6 +1,7 @@
 //! Events to an HTTP server, one request a batch.
 
 mod answer;
+mod reach;
 mod secret;
 mod sign;
 mod trust;
@@ -18,6 +19,7 @@ use hyper::HeaderMap;
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, Entry, HeaderName, HeaderValue, USER_AGENT};
 use reqwest::{Client, Response, Url};
 
+pub use self::reach::connect;
 use self::secret::SecretFile;
 use self::sign::Signer;
 use super::{Failure, FailureKind, Sink};

@@ -177,7 +177,7 @@ pub(crate) fn client_profile() -> CertificateParams {
     profile
 }
 
-fn server_profile() -> CertificateParams {
+pub(crate) fn server_profile() -> CertificateParams {
     let mut profile = profile(ExtendedKeyUsagePurpose::ServerAuth);
     profile.distinguished_name.push(DnType::CommonName, "localhost");
     profile.subject_alt_names =
