@@ -10,12 +10,7 @@ const OTHERS: u64 = 256;
 #[must_use]
 pub fn connections_within_limits(wanted: usize) -> usize {
     let needed = OTHERS.saturating_add(wanted as u64);
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let mut open_files = current.unwrap_or(u64::MAX);
-    let most = maximum.unwrap_or(u64::MAX).min(needed);
-    if open_files < most && setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum }).is_ok() {
-        open_files = most;
-    }
+    let open_files = open_files(needed);
     let connections = open_files.saturating_sub(OTHERS.min(open_files / 2)).max(1);
     let within = usize::try_from(connections).unwrap_or(usize::MAX).min(wanted);
     if within < wanted {
@@ -26,4 +21,16 @@ pub fn connections_within_limits(wanted: usize) -> usize {
         );
     }
     within
+}
+
+/// Asks the system for as many open files as `needed`. It may allow fewer, which is told, or more.
+#[must_use]
+pub fn open_files(needed: u64) -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let allowed = current.unwrap_or(u64::MAX);
+    let most = maximum.unwrap_or(u64::MAX).min(needed);
+    if allowed < most && setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum }).is_ok() {
+        return most;
+    }
+    allowed
 }

@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use tower::Service as _;
 use tracing::{debug, info, warn};
 
-pub use files::connections_within_limits;
+pub use files::{connections_within_limits, open_files};
 
 use crate::config;
 use crate::telemetry::Metrics;
