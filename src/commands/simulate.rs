@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::serve::Signals;
 use super::{Failure, print, tell};
+use crate::server::open_files;
 use crate::simulator::credentials::{Credentials, Pem};
 use crate::simulator::faults::Faults;
 use crate::simulator::pace::Pace;
@@ -67,6 +68,8 @@ With faults and a ledger: … --events 10000 --rate 1000 --duplicates 0.05 --reo
 
 Was all of it delivered: asapp-receiver simulate --verify ledger.jsonl --against data/events.jsonl*";
 
+/// Open files beside the connections.
+const OTHER_FILES: u64 = 32;
 /// Findings of each kind that a person is shown.
 const SHOWN: usize = 20;
 
@@ -162,6 +165,12 @@ pub async fn run(mut args: Args) -> Result<(), Failure> {
     }
     let json = args.json;
     let settings = settings(args)?;
+    let needed = OTHER_FILES.saturating_add(settings.connections as u64);
+    let allowed = open_files(needed);
+    if allowed < needed {
+        let how = "raise the limit (ulimit -n), or choose fewer --connections";
+        return Err(Failure::failed(format!("{needed} open files are needed, and {allowed} are allowed: {how}")));
+    }
     tell(&format!("simulate: seed {}\n", settings.seed));
     let bar = if json { ProgressBar::hidden() } else { bar(&settings) };
     let mut signals = Signals::new()?;

@@ -15,13 +15,7 @@ pub fn open_files_for(connections: usize) -> u64 {
 /// fewer, further connections wait in the kernel's backlog, and never take the files of the admin port and the journal.
 #[must_use]
 pub fn connections_within_limits(wanted: usize) -> usize {
-    let needed = open_files_for(wanted);
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let mut open_files = current.unwrap_or(u64::MAX);
-    let most = maximum.unwrap_or(u64::MAX).min(needed);
-    if open_files < most && setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum }).is_ok() {
-        open_files = most;
-    }
+    let open_files = open_files(open_files_for(wanted));
     let connections = open_files.saturating_sub(OTHERS.min(open_files / 2)).max(1);
     let within = usize::try_from(connections).unwrap_or(usize::MAX).min(wanted);
     if within < wanted {
@@ -32,4 +26,16 @@ pub fn connections_within_limits(wanted: usize) -> usize {
         );
     }
     within
+}
+
+/// Asks the system for as many open files as `needed`. It may allow fewer, which is told, or more.
+#[must_use]
+pub fn open_files(needed: u64) -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let allowed = current.unwrap_or(u64::MAX);
+    let most = maximum.unwrap_or(u64::MAX).min(needed);
+    if allowed < most && setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum }).is_ok() {
+        return most;
+    }
+    allowed
 }

@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use tower::Service as _;
 use tracing::{debug, info, warn};
 
-pub use files::{connections_within_limits, open_files_for};
+pub use files::{connections_within_limits, open_files, open_files_for};
 
 use crate::config;
 use crate::telemetry::Metrics;

@@ -29,6 +29,8 @@ pub enum Error {
     Pem { what: &'static str, place: String, source: pem::Error },
     #[error("the {what}, {place}, holds no certificate")]
     NoCertificate { what: &'static str, place: String },
+    #[error("the client key, {place}, holds no private key")]
+    NoKey { place: String },
     #[error("the client key, {key}, is not that of the first certificate in {certificate}")]
     Pair { key: String, certificate: String },
     #[error("the certificates and the key cannot be used")]
@@ -43,7 +45,7 @@ impl Credentials {
             roots.add(certificate)?;
         }
         let chain = self.certificate.certificates("client certificate")?;
-        let key = self.private_key.private_key("client key")?;
+        let key = self.private_key.private_key()?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -75,12 +77,15 @@ impl Pem {
         }
     }
 
-    fn private_key(&self, what: &'static str) -> Result<PrivateKeyDer<'static>, Error> {
-        match self {
+    fn private_key(&self) -> Result<PrivateKeyDer<'static>, Error> {
+        let read = match self {
             Self::File(path) => PrivateKeyDer::from_pem_file(path),
             Self::Text(text) => PrivateKeyDer::from_pem_slice(text),
-        }
-        .map_err(|source| Error::Pem { what, place: self.to_string(), source })
+        };
+        read.map_err(|source| match source {
+            pem::Error::NoItemsFound => Error::NoKey { place: self.to_string() },
+            source => Error::Pem { what: "client key", place: self.to_string(), source },
+        })
     }
 }
 

@@ -189,6 +189,8 @@ async fn what_can_never_work_is_an_error() {
     assert_eq!(told, "the CA, /nonexistent/ca.pem, cannot be read");
     let told = run_with(&|settings| settings.credentials.certificate = Pem::Text(Vec::new())).await;
     assert_eq!(told, "the client certificate, given in memory, holds no certificate");
+    let told = run_with(&|settings| settings.credentials.private_key = settings.credentials.ca.clone()).await;
+    assert_eq!(told, "the client key, given in memory, holds no private key");
     let told = run_with(&|settings| settings.credentials.private_key = Pki::new().credentials.private_key).await;
     assert_eq!(told, "the client key, given in memory, is not that of the first certificate in given in memory");
     assert!(!format!("{:?}", pki.credentials).contains("BEGIN"));

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 
 use serde_json::Value;
@@ -99,4 +100,22 @@ fn what_speaks_another_tls_or_none_is_told_so() {
         assert!(told.starts_with("localhost:") && told.contains(words), "{summary}");
     }
     answering.join().unwrap();
+}
+
+#[test]
+fn connections_get_the_open_files_they_need_or_that_is_told() {
+    let nginx = nginx();
+    let limited = |limit: &str| {
+        let plain = simulate(&nginx.url("/events"), &PKI.client);
+        let mut command = Command::new("prlimit");
+        command.arg(limit).arg(plain.get_program()).args(plain.get_args());
+        command.args(["--connections", "100", "--events", "200", "--rate", "2000", "--retries", "0"]);
+        command.output().unwrap()
+    };
+    let summary = json_of(&limited("--nofile=64:4096"));
+    assert_eq!(summary["stored"], 200, "{summary}");
+    let output = limited("--nofile=64:64");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("132 open files are needed, and 64 are allowed") && told.contains("ulimit"), "{told}");
 }
