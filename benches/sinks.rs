@@ -22,6 +22,7 @@ use asapp_receiver::config::Config;
 use asapp_receiver::dispatch::Lanes;
 use asapp_receiver::envelope::Envelope;
 use asapp_receiver::simulator::model::{ISSUES_PER_MINUTE, Model};
+use asapp_receiver::traces::Traces;
 use bytes::Bytes;
 use clap::Parser;
 use http_body_util::{BodyExt, Full};
@@ -150,7 +151,7 @@ async fn deliver(name: &str, sink: &str, folder: &Path, pki: &Pki, count: usize)
     let (config, _) = Config::from_sources(&[pki.settings(folder, &settings)], std::iter::empty()).unwrap();
     let (door, cursors) = Door::open(config, pki).await;
     let (start, cpu_before) = (Instant::now(), cpu());
-    let lanes = Lanes::start(cursors, &door.config.sinks, &door.metrics).unwrap();
+    let lanes = Lanes::start(cursors, &door.config.sinks, &door.metrics, &Traces::none()).unwrap();
     let delivered = || {
         let status = door.journal.status();
         status.sinks.iter().find(|sink| &*sink.name == name).map_or(0, |sink| sink.account.delivered)

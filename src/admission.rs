@@ -35,6 +35,18 @@ pub enum Outcome {
     Refused(&'static str),
 }
 
+impl Outcome {
+    /// `stored`, `duplicate`, or the reason.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Duplicate => "duplicate",
+            Self::Rejected(reason) | Self::Refused(reason) => reason,
+        }
+    }
+}
+
 /// A received POST, not settled yet. Dropped without [`settle`](Received::settle), it counts as rejected, `aborted`; by
 /// a panic, as refused, `internal`.
 #[derive(Debug)]

@@ -11,6 +11,7 @@ use crate::config;
 use crate::envelope::{Envelope, Rejection};
 use crate::journal::{Appended, Journal, NewEvent, Quarantined, Refused};
 use crate::tls::PeerIdentity;
+use crate::traces;
 
 /// The path from a body to its receipt. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -24,8 +25,9 @@ pub struct Ingest {
 pub struct Origin {
     pub endpoint: Arc<config::Endpoint>,
     pub peer: PeerIdentity,
-    /// The request's `traceparent`, as it came.
+    /// The request's `traceparent` as it came, or that of its span.
     pub traceparent: Option<Box<str>>,
+    pub span: traces::Ingest,
 }
 
 /// Why there is no receipt, by what the sender should do.
@@ -64,7 +66,8 @@ impl Ingest {
             Ok(_) => return Box::pin(self.reject(Refusal::WrongFeed, body, origin, admitted)).await,
             Err(rejection) => return Box::pin(self.reject(rejection.into(), body, origin, admitted)).await,
         };
-        let Origin { endpoint, peer, traceparent } = origin;
+        let Origin { endpoint, peer, traceparent, span } = origin;
+        span.event(&envelope);
         let event = NewEvent { envelope, received_at, peer, endpoint, traceparent };
         Ok(self.in_time(self.journal.append(event, admitted)).await?)
     }

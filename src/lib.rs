@@ -29,8 +29,9 @@
 //!
 //! Around the path: [`service`] (puts all of it together, and drains it), [`config`] (settings), [`reload`] (takes them
 //! and the TLS files anew while all goes on), [`admin`] (the operators' port), [`problem`] (error answers of both ports),
-//! [`telemetry`] (names of metrics and log fields), [`notify`] (what a service manager is told), [`simulator`] (ASAPP's
-//! side) and [`commands`] (the command line). Imports run one way, from the door inwards.
+//! [`telemetry`] (names of metrics and log fields), [`traces`] (spans, in builds that have them), [`notify`] (what a service
+//! manager is told), [`simulator`] (ASAPP's side) and [`commands`] (the command line). Imports run one way, from the door
+//! inwards.
 //!
 //! # Invariants
 //!
@@ -60,3 +61,4 @@ pub mod simulator;
 pub mod sinks;
 pub mod telemetry;
 pub mod tls;
+pub mod traces;

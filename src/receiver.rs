@@ -27,6 +27,7 @@ use crate::problem::{Kind, Problem};
 use crate::server::Handler;
 use crate::telemetry::Metrics;
 use crate::tls::PeerIdentity;
+use crate::traces::{self, Traces};
 
 /// A body whose length was not announced begins with a budget of this many bytes, which doubles as it grows.
 const GROWTH: usize = 16 * 1024;
@@ -48,9 +49,10 @@ impl Receiver {
         admission: Admission,
         listen: &config::Listen,
         metrics: Arc<Metrics>,
+        traces: Traces,
     ) -> Self {
         let (max_body_bytes, body_timeout) = (listen.max_body_bytes, listen.body_timeout);
-        Self { door: Arc::new(Door { endpoints, ingest, admission, metrics, max_body_bytes, body_timeout }) }
+        Self { door: Arc::new(Door { endpoints, ingest, admission, metrics, traces, max_body_bytes, body_timeout }) }
     }
 }
 
@@ -59,7 +61,10 @@ impl Handler for Receiver {
     fn handle(&self, request: Request<Incoming>) -> impl Future<Output = Response> + Send {
         let door = &*self.door;
         match door.route(request) {
-            Ok((body, origin, content)) => guarded(door.answer(body, origin, content), &door.metrics).left_future(),
+            Ok((body, origin, content)) => {
+                let span = origin.span.clone();
+                guarded(door.answer(body, origin, content), &door.metrics, span).left_future()
+            }
             Err(response) => ready(*response).right_future(),
         }
     }
@@ -71,14 +76,21 @@ fn not_post() -> Response {
     response
 }
 
-/// Turns a panic into a counted 500.
-fn guarded(answer: impl Future<Output = Response>, metrics: &Metrics) -> impl Future<Output = Response> {
+/// Turns a panic into a counted 500, and ends the request's span.
+fn guarded(
+    answer: impl Future<Output = Response>,
+    metrics: &Metrics,
+    span: traces::Ingest,
+) -> impl Future<Output = Response> {
     // Unwind safe: what the answer held is dropped, and what it shares is either atomic or owned by another task.
-    AssertUnwindSafe(answer).catch_unwind().map(|answered| {
-        answered.unwrap_or_else(|_panic| {
+    AssertUnwindSafe(answer).catch_unwind().map(move |answered| {
+        let response = answered.unwrap_or_else(|_panic| {
             metrics.panics.inc();
+            span.outcome(Kind::Internal.word());
             Problem::new(Kind::Internal, "a bug; the event may or may not be stored, send it again").into_response()
-        })
+        });
+        span.answered(response.status());
+        response
     })
 }
 
@@ -88,6 +100,7 @@ struct Door {
     ingest: Ingest,
     admission: Admission,
     metrics: Arc<Metrics>,
+    traces: Traces,
     max_body_bytes: usize,
     body_timeout: Duration,
 }
@@ -118,14 +131,21 @@ impl Door {
             return Err(Box::new(problem.closing().into_response()));
         };
         let headers = &head.headers;
-        let origin = Origin { endpoint: Arc::clone(endpoint), peer, traceparent: traceparent(headers) };
+        let traceparent = traceparent(headers);
+        let span = self.traces.ingest(&endpoint.name, &endpoint.path, traceparent.as_deref(), headers);
+        let traceparent = span.traceparent(traceparent);
+        let origin = Origin { endpoint: Arc::clone(endpoint), peer, traceparent, span };
         Ok((body, origin, Content { is_json: is_json(headers), is_encoded: is_encoded(headers) }))
     }
 
     async fn answer(&self, body: Incoming, origin: Origin, content: Content) -> Response {
+        let span = origin.span.clone();
         let (body, admitted) = match self.take(body).await {
             Ok(taken) => taken,
-            Err(cut) => return self.cut_off(cut),
+            Err(cut) => {
+                span.outcome(cut.outcome().word());
+                return self.cut_off(cut);
+            }
         };
         if !content.is_json {
             self.metrics.odd_content_type.inc();
@@ -136,9 +156,10 @@ impl Door {
             self.ingest.accept(body, origin, admitted).await
         };
         match outcome {
-            Ok(Appended::Stored(receipt)) => durable("stored", &receipt),
-            Ok(Appended::Duplicate(receipt)) => durable("duplicate", &receipt),
+            Ok(Appended::Stored(receipt)) => durable("stored", &receipt, &span),
+            Ok(Appended::Duplicate(receipt)) => durable("duplicate", &receipt, &span),
             Err(refusal) => {
+                span.outcome(refusal.word());
                 self.metrics.answered_late.inc_by(u64::from(refusal.is_late()));
                 Problem::from(refusal).into_response()
             }
@@ -235,7 +256,8 @@ impl From<TooMany> for Cut {
 }
 
 /// The only 200: it takes the journal's proof.
-fn durable(status: &'static str, receipt: &Receipt) -> Response {
+fn durable(status: &'static str, receipt: &Receipt, span: &traces::Ingest) -> Response {
+    span.outcome(status);
     let mut body = Vec::with_capacity(96);
     body.extend_from_slice(br#"{"status":""#);
     body.extend_from_slice(status.as_bytes());
@@ -361,7 +383,8 @@ mod tests {
             drop(admitted);
             StatusCode::OK.into_response()
         };
-        let response = guarded(held, &metrics).await;
+        let none = Traces::none().ingest("events", "/events", None, &HeaderMap::new());
+        let response = guarded(held, &metrics, none).await;
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         let body = response.into_body().collect().await.unwrap().to_bytes();
         assert!(!body.windows(6).any(|part| part == b"marker"));

@@ -21,6 +21,7 @@ use crate::reload::{self, Reload};
 use crate::server::{self, Limits, Phase, Transport};
 use crate::telemetry::Metrics;
 use crate::tls::{Expiry, Finding, ServerTls, Severity};
+use crate::traces::Traces;
 
 /// Kept of `listen.drain_timeout` for the lanes and the journal when connections use up all the rest; at most a fifth.
 const LAST_STEPS: Duration = Duration::from_secs(3);
@@ -38,6 +39,7 @@ pub struct Running {
     journal: Journal,
     lanes: Lanes,
     metrics: Arc<Metrics>,
+    traces: Traces,
     phase: watch::Sender<Phase>,
     admin_phase: watch::Sender<admin::Phase>,
     admin_server: watch::Sender<Phase>,
@@ -97,15 +99,17 @@ impl Service {
         let router = admin::router(gate, Arc::clone(&metrics), admin_phases);
         operators.spawn(server::serve(admin_listener, Transport::Plain, router, Limits::admin(), None, admin_serving));
 
+        let traces = Traces::start();
         let (journal, cursors) = open_journal(&config, &metrics).await?;
-        let lanes = Lanes::start(cursors, &config.sinks, &metrics).map_err(StartError::Sink)?;
+        let lanes = Lanes::start(cursors, &config.sinks, &metrics, &traces).map_err(StartError::Sink)?;
         lanes.observe(&journal, &metrics);
         let connections = TaskTracker::new();
 
         let ingest = Ingest::new(journal.clone(), config.listen.answer_within);
         let admission = Admission::new(&config.listen, Arc::clone(&metrics));
         let endpoints = config.endpoints.iter().cloned().map(Arc::new).collect();
-        let receiver = Receiver::new(endpoints, ingest, admission, &config.listen, Arc::clone(&metrics));
+        let counted = Arc::clone(&metrics);
+        let receiver = Receiver::new(endpoints, ingest, admission, &config.listen, counted, traces.clone());
         let (listener, events) = listen("listen.address", config.listen.address)?;
         let (phase, phases) = watch::channel(Phase::Serving);
         let max_connections = server::connections_within_limits(config.listen.max_connections);
@@ -128,6 +132,7 @@ impl Service {
             journal,
             lanes,
             metrics,
+            traces,
             phase,
             admin_phase,
             admin_server,
@@ -200,7 +205,8 @@ impl Running {
         self.end_connections(end - last_steps).await;
         // What a lane does not get done is delivered in its next life.
         let _ = timeout_at(end - last_steps / 2, self.lanes.finish()).await;
-        if timeout_at(end, self.journal.close()).await.is_err() {
+        let (closed, ()) = tokio::join!(timeout_at(end, self.journal.close()), self.traces.finish(end));
+        if closed.is_err() {
             tracing::warn!("the journal did not close in time; the next start recovers it");
         }
         self.end_operators(end).await;
@@ -215,7 +221,9 @@ impl Running {
     pub async fn abandon(self) {
         self.admin_phase.send_replace(admin::Phase::Draining(self.insight.clone()));
         self.phase.send_replace(Phase::Stopping);
-        self.end_connections(Instant::now() + FAILURE_GRACE).await;
+        let end = Instant::now() + FAILURE_GRACE;
+        self.end_connections(end).await;
+        self.traces.finish(end).await;
     }
 
     async fn end_connections(&self, end: Instant) {

@@ -201,6 +201,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, PREFIX};
     use crate::dispatch::Lanes;
+    use crate::traces::Traces;
 
     async fn answer(router: &Router, path: &str, headers: &[(&str, &str)]) -> (StatusCode, String) {
         let mut request = Request::get(path);
@@ -216,7 +217,7 @@ mod tests {
     fn insight(state: &watch::Sender<journal::State>) -> Insight {
         let (journal, config) = journal();
         let metrics = Arc::new(Metrics::new());
-        let lanes = Lanes::start(Vec::new(), &config.sinks, &metrics).unwrap();
+        let lanes = Lanes::start(Vec::new(), &config.sinks, &metrics, &Traces::none()).unwrap();
         let replays = lanes.replays(journal.clone());
         Insight { state: state.subscribe(), journal, status: Arc::new(Status::empty), replays }
     }

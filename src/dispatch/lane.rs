@@ -20,6 +20,7 @@ use crate::journal::{Cursor, Event, Letter, Letters, Refused, Settled, Settler};
 use crate::shape;
 use crate::sinks::{Failure, FailureKind, Sink};
 use crate::telemetry::Metrics;
+use crate::traces::Deliveries;
 
 /// Bytes an event takes in a request besides its own: the format, and what stands between two events.
 const AROUND_EVENT: usize = 512;
@@ -49,6 +50,7 @@ pub(super) struct Lane<S> {
     failure: Option<String>,
     no_room: Option<String>,
     metrics: Arc<Metrics>,
+    spans: Deliveries,
 }
 
 /// What came of a delivery.
@@ -65,7 +67,7 @@ impl<S: Sink> Lane<S> {
         sinks: Vec<S>,
         (plan, ordering): (Plan, Ordering),
         filter: Arc<Filter>,
-        (health, metrics): (Health, Arc<Metrics>),
+        (health, metrics, spans): (Health, Arc<Metrics>, Deliveries),
         copies: mpsc::Receiver<Copies>,
         finish: CancellationToken,
     ) -> Self {
@@ -88,6 +90,7 @@ impl<S: Sink> Lane<S> {
             finish,
             health,
             metrics,
+            spans,
         }
     }
 
@@ -132,8 +135,10 @@ impl<S: Sink> Lane<S> {
                     if self.under_way.is_empty() {
                         self.health.set(|condition| condition.moved = Some(Instant::now()));
                     }
+                    let span = self.spans.attempt(parcel.attempts + 1, &parcel.loads);
                     self.under_way.push(Box::pin(async move {
-                        let result = sink.deliver(&parcel.loads).await;
+                        let result = span.around(sink.deliver(&parcel.loads)).await;
+                        span.ended(result.as_ref().err().map(|failed| (failed.kind.word(), &*failed.reason)));
                         Attempt { sink, parcel, result }
                     }));
                 }
@@ -311,8 +316,8 @@ impl<S: Sink> Lane<S> {
     }
 
     fn note(&mut self, kind: FailureKind, reason: &str, attempts: u32) {
-        let word = if kind == FailureKind::Reject { "rejected" } else { "retry" };
-        let labels = vec![("sink".to_owned(), self.settler.sink().to_owned()), ("reason".to_owned(), word.to_owned())];
+        let sink = self.settler.sink().to_owned();
+        let labels = vec![("sink".to_owned(), sink), ("reason".to_owned(), kind.word().to_owned())];
         self.metrics.sink_failures.get_or_create(&labels).inc();
         if kind == FailureKind::Reject {
             // The sink works; what becomes of the event is told when it is known.

@@ -29,6 +29,7 @@ use crate::journal::{Cursor, Journal};
 use crate::shape::Shape;
 use crate::sinks::{FileSink, Http, Sink, Stdout};
 use crate::telemetry::Metrics;
+use crate::traces::{Deliveries, Traces};
 use lane::Lane;
 use observer::Observer;
 use queue::Plan;
@@ -73,7 +74,12 @@ impl Lanes {
     ///
     /// # Errors
     /// When a sink cannot even be made.
-    pub fn start(cursors: Vec<Cursor>, sinks: &[SinkSettings], metrics: &Arc<Metrics>) -> io::Result<Self> {
+    pub fn start(
+        cursors: Vec<Cursor>,
+        sinks: &[SinkSettings],
+        metrics: &Arc<Metrics>,
+        traces: &Traces,
+    ) -> io::Result<Self> {
         let mut lanes = Self {
             tracker: TaskTracker::new(),
             finish: CancellationToken::new(),
@@ -84,18 +90,23 @@ impl Lanes {
             let Some(settings) = sinks.iter().find(|sink| sink.name == cursor.sink()) else { continue };
             let shape = Shape::new(settings.format, &settings.redact);
             match &settings.kind {
-                SinkKind::Stdout => lanes.add(cursor, settings, vec![Stdout::new(shape)?], lines(settings), metrics),
+                SinkKind::Stdout => {
+                    let told = (metrics, Deliveries::none());
+                    lanes.add(cursor, settings, vec![Stdout::new(shape)?], lines(settings), told);
+                }
                 SinkKind::File(file) => {
                     let sink = FileSink::new(file.clone(), shape);
                     let (plan, ordering) = lines(settings);
                     let plan = Plan { max_wait: FILE_WAIT, ..plan };
-                    lanes.add(cursor, settings, vec![sink], (plan, ordering), metrics);
+                    let told = (metrics, Deliveries::none());
+                    lanes.add(cursor, settings, vec![sink], (plan, ordering), told);
                 }
                 SinkKind::Http(http) => {
                     let sink = Http::new(http, shape).map_err(|error| {
                         io::Error::other(format!("sinks.{}.{}: {error}", settings.name, error.key()))
                     })?;
-                    lanes.add(cursor, settings, vec![sink; http.concurrency], requests(settings, http), metrics);
+                    let told = (metrics, traces.deliveries(&settings.name, &http.url));
+                    lanes.add(cursor, settings, vec![sink; http.concurrency], requests(settings, http), told);
                 }
             }
         }
@@ -109,14 +120,14 @@ impl Lanes {
         settings: &SinkSettings,
         sinks: Vec<S>,
         planned: (Plan, Ordering),
-        metrics: &Arc<Metrics>,
+        (metrics, spans): (&Arc<Metrics>, Deliveries),
     ) {
         let health = Health::default();
         self.health.push((settings.name.clone(), health.clone()));
         let filter = Arc::new(Filter::new(&settings.filter));
         let (copies, to_copy) = mpsc::channel(1);
         self.ways.push(Way { sink: settings.name.clone(), copies, filter: Arc::clone(&filter) });
-        let told = (health, Arc::clone(metrics));
+        let told = (health, Arc::clone(metrics), spans);
         let lane = Lane::new(cursor, sinks, planned, filter, told, to_copy, self.finish.clone());
         self.tracker.spawn(async move {
             if AssertUnwindSafe(lane.run()).catch_unwind().await.is_err() {

@@ -15,7 +15,8 @@ pub fn open_files_for(connections: usize) -> u64 {
 /// fewer, further connections wait in the kernel's backlog, and never take the files of the admin port and the journal.
 #[must_use]
 pub fn connections_within_limits(wanted: usize) -> usize {
-    let open_files = open_files(open_files_for(wanted));
+    let needed = open_files_for(wanted);
+    let open_files = open_files(needed);
     let connections = open_files.saturating_sub(OTHERS.min(open_files / 2)).max(1);
     let within = usize::try_from(connections).unwrap_or(usize::MAX).min(wanted);
     if within < wanted {

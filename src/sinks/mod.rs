@@ -45,6 +45,17 @@ pub enum FailureKind {
     Reject,
 }
 
+impl FailureKind {
+    /// As metrics and spans say it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Retry { .. } => "retry",
+            Self::Reject => "rejected",
+        }
+    }
+}
+
 /// What an attempt's failure is likely due to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {

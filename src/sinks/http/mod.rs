@@ -26,6 +26,7 @@ use super::{Failure, FailureKind, Sink};
 use crate::config::{Compress, Format, HttpSink};
 use crate::journal::Event;
 use crate::shape::Shape;
+use crate::traces;
 
 /// How long a connection without requests is kept. Shorter than most servers do, so that seldom a request meets a
 /// connection that is just being closed.
@@ -114,6 +115,7 @@ impl Sink for Http {
             return Err(Failure::of_target(0, format!("no answer from {} within {within}", sink.host)));
         };
         let answer = answered?;
+        traces::note_answer(answer.status());
         let outcome = answer::outcome(answer.status(), answer.headers(), SystemTime::now());
         // The status has decided; the rest is only in the way.
         let _ = tokio::time::timeout(ANSWER_TIME, read_away(answer)).await;
@@ -147,6 +149,9 @@ impl Shared {
             headers.insert(WEBHOOK_ID, value(message.id)?);
         }
         headers.insert(IDEMPOTENCY_KEY, value(id)?);
+        if let Some(traceparent) = traces::traceparent() {
+            headers.insert(TRACEPARENT, traceparent);
+        }
         let body = match self.settings.compress {
             Compress::Gzip => compressed(body).await?,
             Compress::None | Compress::Zstd => body,
