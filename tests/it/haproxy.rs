@@ -25,9 +25,11 @@ fn setup() -> Setup {
         .set("sinks.out.type", "file")
         .set("sinks.out.path", &events)
         // Longer than the balancer takes to notice.
-        .set("listen.pre_drain", "3s")
+        .set("listen.pre_drain", "5s")
         // Brings clients back to one that has come back.
-        .set("listen.max_connection_age", "1s")
+        .set("listen.max_connection_age", "2s")
+        // On a busy machine, too, nothing but the drain and the kill may cost an attempt.
+        .set("listen.answer_within", "15s")
         .set("log.level", "info")
 }
 
@@ -93,16 +95,17 @@ struct Load(Simulator);
 impl Load {
     fn start(fleet: &Fleet, ledger: &Path) -> Self {
         let mut command = simulate(&fleet.haproxy.url("/events"), &PKI.client);
-        command.args(["--rate", "300", "--connections", "16", "--retries", "3", "--duration", "1000h"]);
+        command.args(["--rate", "100", "--connections", "8", "--retries", "3"]);
+        command.args(["--timeout-ms", "20000", "--duration", "1000h"]);
         command.arg("--ledger").arg(ledger);
         Self(Simulator::start(command))
     }
 
-    /// Waits until this receiver has stored some events of it.
+    /// Waits until this receiver has stored some events of it, two for each connection.
     #[track_caller]
     fn reaches(&self, fleet: &Fleet, number: usize) {
         let receiver = fleet.receiver(number);
-        receiver.wait_metric("stored_total", receiver.metric("stored_total") + 100);
+        receiver.wait_metric("stored_total", receiver.metric("stored_total") + 16);
     }
 
     #[track_caller]
