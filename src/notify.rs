@@ -38,6 +38,12 @@ impl ServiceManager {
         Self { socket, watchdog: watchdog() }
     }
 
+    /// Nobody, whatever the environment says.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Self { socket: None, watchdog: None }
+    }
+
     /// Events are taken from now on: after the start, and after a reload.
     pub fn ready(&self) {
         self.tell("READY=1\nSTATUS=taking events");

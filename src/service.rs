@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
@@ -44,7 +44,7 @@ pub struct Running {
     admin_phase: watch::Sender<admin::Phase>,
     admin_server: watch::Sender<Phase>,
     insight: Insight,
-    reload: Arc<Notify>,
+    reload: mpsc::Sender<oneshot::Sender<()>>,
     connections: TaskTracker,
     operators: TaskTracker,
 }
@@ -119,8 +119,8 @@ impl Service {
         connections.spawn(server::serve(listener, Transport::Tls(Arc::clone(&tls)), receiver, limits, counted, phases));
 
         let (reload, reports) = Reload::new(Arc::clone(&config), Arc::clone(&tls), Arc::clone(&metrics));
-        let asked = Arc::new(Notify::new());
-        connections.spawn(reload.run(Arc::clone(&asked), phase.subscribe()));
+        let (ask, asked) = mpsc::channel(1);
+        connections.spawn(reload.run(asked, phase.subscribe()));
 
         let insight = insight(&config, tls, &journal, &lanes, &metrics, reports);
         admin_phase.send_replace(admin::Phase::Serving(insight.clone()));
@@ -137,7 +137,7 @@ impl Service {
             admin_phase,
             admin_server,
             insight,
-            reload: asked,
+            reload: ask,
             connections,
             operators,
         })
@@ -169,9 +169,13 @@ impl Running {
         &self.metrics
     }
 
-    /// Looks at the settings and TLS files now, and says what has become of them, even if nothing has changed.
-    pub fn reload(&self) {
-        self.reload.notify_one();
+    /// Looks at the settings and TLS files now, and says what has become of them, even if nothing has changed. Back when
+    /// all that is done, or when the connections end.
+    pub async fn reload(&self) {
+        let (done, wait) = oneshot::channel();
+        // Both fail only once nothing is reloaded any more.
+        let _ = self.reload.send(done).await;
+        let _ = wait.await;
     }
 
     /// Where events are kept.

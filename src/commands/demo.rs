@@ -10,6 +10,7 @@ use indicatif::ProgressBar;
 use super::serve::{Signals, run_until_stopped};
 use super::{Failure, simulate, tell};
 use crate::config::{Config, PREFIX};
+use crate::notify::ServiceManager;
 use crate::service::{Running, Service};
 use crate::simulator::Settings;
 use crate::simulator::credentials::{Credentials, Pem};
@@ -74,7 +75,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         tell(&how_to_post(&running, &certificates, args.keep));
     }
     if args.keep && !stopped {
-        return run_until_stopped(running, &mut signals, || ()).await;
+        return run_until_stopped(running, &mut signals, &ServiceManager::nobody()).await;
     }
     running.drain().await.map_err(|failed| Failure::from_error(&failed))
 }

@@ -1,5 +1,6 @@
 //! `serve`: runs the receiver until SIGTERM or SIGINT, then drains.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -35,33 +36,41 @@ pub async fn run(_: Args, files: &[PathBuf]) -> Result<(), Failure> {
     manager.ready();
     let journal = running.journal().clone();
     tokio::select! {
-        ended = run_until_stopped(running, &mut signals, || manager.stopping()) => ended,
+        ended = run_until_stopped(running, &mut signals, &manager) => ended,
         never = manager.keep_alive(&journal) => match never {},
     }
 }
 
-/// Serves until a signal or a failed journal ends it, and calls `stopping` then; SIGHUP makes it look at its settings and
-/// TLS files.
+/// Serves until a signal or a failed journal ends it; SIGHUP makes it look at its settings and TLS files. The manager is
+/// told of both.
 pub(super) async fn run_until_stopped(
     running: Running,
     signals: &mut Signals,
-    stopping: impl FnOnce(),
+    manager: &ServiceManager,
 ) -> Result<(), Failure> {
-    loop {
-        tokio::select! {
-            () = signals.stop.recv() => break stopping(),
-            () = running.failed() => {
-                stopping();
-                running.abandon().await;
-                return Err(Failure::from_error(&JournalFailed));
-            }
-            // One that came during the start is waiting here.
-            _ = signals.hangup.recv() => running.reload(),
+    let Signals { stop, hangup } = signals;
+    let mut reloads = async || -> Infallible {
+        // One that came during the start is waiting here.
+        while hangup.recv().await.is_some() {
+            manager.reloading();
+            running.reload().await;
+            manager.ready();
         }
+        std::future::pending().await
+    };
+    let failed = tokio::select! {
+        () = stop.recv() => false,
+        () = running.failed() => true,
+        never = reloads() => match never {},
+    };
+    manager.stopping();
+    if failed {
+        running.abandon().await;
+        return Err(Failure::from_error(&JournalFailed));
     }
     tokio::select! {
         drained = running.drain() => drained.map_err(|failed| Failure::from_error(&failed)),
-        () = signals.stop.recv() => Err(Failure::failed("stopped by a second signal before the drain was done")),
+        () = stop.recv() => Err(Failure::failed("stopped by a second signal before the drain was done")),
     }
 }
 

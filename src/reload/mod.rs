@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
-use tokio::sync::Notify;
 use tokio::sync::watch::{self as channel, Receiver};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use crate::config::{Config, Problems, Warning};
@@ -29,6 +29,9 @@ const LOOKS: usize = 40;
 const TOLD: usize = 20;
 /// The settings whose changes apply without a restart.
 const APPLIES: &str = "tls.";
+
+/// Those who want a look now, and to hear when it is done.
+pub type Asked = mpsc::Receiver<oneshot::Sender<()>>;
 
 /// What operators are told about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,16 +92,16 @@ impl Reload {
         (Self { started: config, tls, metrics, report, in_use, last }, reports)
     }
 
-    /// Looks when asked to, when files may have changed and at intervals, until `phase` says that connections end.
-    pub async fn run(mut self, asked: Arc<Notify>, mut phase: Receiver<Phase>) {
+    /// Looks when asked to (and answers afterwards), when files may have changed and at intervals, until `phase` says that connections end.
+    pub async fn run(mut self, mut asked: Asked, mut phase: Receiver<Phase>) {
         tokio::select! {
-            () = self.go_on(&asked) => {}
+            () = self.go_on(&mut asked) => {}
             _ = phase.wait_for(|phase| *phase >= Phase::Stopping) => {}
         }
     }
 
     /// A bug must neither end this, or nobody would ever be cut off again, nor the process: what is in use is good.
-    async fn go_on(&mut self, asked: &Notify) {
+    async fn go_on(&mut self, asked: &mut Asked) {
         while AssertUnwindSafe(self.keep_up(asked)).catch_unwind().await.is_err() {
             tracing::error!("a bug in a reload: the TLS set taken last stays in use");
             self.metrics.reload_failures.inc();
@@ -106,23 +109,25 @@ impl Reload {
         }
     }
 
-    async fn keep_up(&mut self, asked: &Notify) {
+    async fn keep_up(&mut self, asked: &mut Asked) {
         let mut watch = Watch::new();
-        let mut insist = false;
+        let mut insist: Option<oneshot::Sender<()>> = None;
         loop {
             // Before the look: what changes after it is told.
             watch = self.follow(watch).await;
             let found = self.settled().await;
-            self.decide(found, insist).await;
+            self.decide(found, insist.is_some()).await;
             self.dismiss_clients().await;
+            // Whoever asked may have gone.
+            let _ = insist.take().map(|asker| asker.send(()));
             insist = tokio::select! {
-                () = asked.notified() => true,
+                Some(asker) = asked.recv() => Some(asker),
                 () = watch.changed() => {
                     // A copy of many files tells of each.
                     sleep(SETTLE).await;
-                    false
+                    None
                 }
-                () = sleep(self.in_use.config.tls.reload_interval) => false,
+                () = sleep(self.in_use.config.tls.reload_interval) => None,
             };
         }
     }

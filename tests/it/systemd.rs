@@ -73,6 +73,23 @@ fn ready_is_told_once_the_port_answers_and_stopping_as_the_drain_begins() {
 }
 
 #[test]
+fn a_reload_is_told_from_its_beginning_to_its_end_whatever_comes_of_it() {
+    let setup = Setup::new();
+    let (manager, variable) = Manager::at(&setup);
+    let receiver = setup.clone().through(&["env", &variable]).start();
+    assert!(manager.told().starts_with("READY=1\n"));
+    let bad = setup.clone().set_toml("tls.allowed_clients", "[]");
+    for (settings, word) in [(&setup, "nothing has changed"), (&bad, "not reloaded"), (&setup, "again those in use")] {
+        settings.write();
+        receiver.signal(Signal::HUP);
+        assert!(manager.told().starts_with("RELOADING=1\nMONOTONIC_USEC="));
+        assert!(manager.told().starts_with("READY=1\n"));
+        receiver.log.wait(word, |line| line.contains(word).then_some(()));
+    }
+    receiver.finish();
+}
+
+#[test]
 fn a_start_that_fails_is_never_ready() {
     let setup = Setup::new();
     let (manager, variable) = Manager::at(&setup);
