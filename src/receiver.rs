@@ -4,7 +4,7 @@
 //! [`Ingest`]. Nothing is read of a body before its bytes are in the budget.
 
 use std::future::ready;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,12 +60,14 @@ impl Handler for Receiver {
     /// A few paths, each meant as it is written: that needs no router, and the way to the 200 is shorter without one.
     fn handle(&self, request: Request<Incoming>) -> impl Future<Output = Response> + Send {
         let door = &*self.door;
-        match door.route(request) {
-            Ok((body, origin, content)) => {
+        // As unwind safe as what comes after it.
+        match catch_unwind(AssertUnwindSafe(|| door.route(request))) {
+            Ok(Ok((body, origin, content))) => {
                 let span = origin.span.clone();
                 guarded(door.answer(body, origin, content), &door.metrics, span).left_future()
             }
-            Err(response) => ready(*response).right_future(),
+            Ok(Err(response)) => ready(*response).right_future(),
+            Err(_panic) => ready(bug(&door.metrics)).right_future(),
         }
     }
 }
@@ -85,13 +87,17 @@ fn guarded(
     // Unwind safe: what the answer held is dropped, and what it shares is either atomic or owned by another task.
     AssertUnwindSafe(answer).catch_unwind().map(move |answered| {
         let response = answered.unwrap_or_else(|_panic| {
-            metrics.panics.inc();
             span.outcome(Kind::Internal.word());
-            Problem::new(Kind::Internal, "a bug; the event may or may not be stored, send it again").into_response()
+            bug(metrics)
         });
         span.answered(response.status());
         response
     })
+}
+
+fn bug(metrics: &Metrics) -> Response {
+    metrics.panics.inc();
+    Problem::new(Kind::Internal, "a bug; the event may or may not be stored, send it again").into_response()
 }
 
 /// What every request needs; shared by all of them.

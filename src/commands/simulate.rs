@@ -218,6 +218,9 @@ fn verify(ledger: PathBuf, Verify { against, allow_repeats, .. }: Verify, json: 
     } else {
         print(&format!("{report}\n"))?
     }
+    if report.acknowledged == 0 {
+        tell("asapp-receiver: nothing in the ledger was acknowledged, so there was nothing to verify\n");
+    }
     if report.good { Ok(()) } else { Err(Failure::failed("what was delivered is not what the ledger says")) }
 }
 

@@ -99,7 +99,8 @@ pub(super) fn examine(store: &SqliteStore, seen: Seen) -> Result<Content, Troubl
             move || examine_groups(&third, state)
         })?;
         if let Some(file) = store.file() {
-            spawn().spawn_scoped(scope, || read_ahead(file, &over))?;
+            // It only helps: where there is no thread left for it, the others read for themselves.
+            let _ = spawn().spawn_scoped(scope, || read_ahead(file, &over));
         }
         let ids = load_ids(connection, &state, seen);
         let (checked, groups) = (join(checked), join(groups));
