@@ -139,7 +139,10 @@ fn a_placeholder_is_no_client() {
     let setup = good().set_toml("tls.allowed_clients", "[{ common_name = 'REPLACE-with-the-identifier' }]");
     check(&setup, &[]).has("warning", "tls.allowed_clients", "nobody gets in").ends_with(0);
     let any = good().without("tls.allowed_clients").set("tls.allow_any_client", true);
-    check(&any, &[]).has("warning", "tls.allow_any_client", "lets in every client").ends_with(0);
+    check(&any, &[])
+        .has("warning", "tls.allow_any_client", "lets in every client")
+        .has("ok", "tls.client_crl", "empty")
+        .ends_with(0);
 }
 
 #[test]

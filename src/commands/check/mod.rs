@@ -150,12 +150,14 @@ fn own_certificate(config: &Config) -> Vec<Finding> {
 
 fn clients(tls: &config::Tls) -> Vec<Finding> {
     const KEY: &str = "tls.allowed_clients";
+    let mut findings = Vec::new();
     // The settings have warned of `allow_any_client`.
-    let AllowedClients::Listed(clients) = &tls.clients else { return Vec::new() };
-    let mut findings = vec![Finding::good(KEY, format!("{} listed", clients.len()))];
-    if clients.iter().any(is_placeholder) {
-        let text = "holds the example's placeholder, so nobody gets in: write what identifies ASAPP's certificate";
-        findings.push(Finding::warning(KEY, text));
+    if let AllowedClients::Listed(clients) = &tls.clients {
+        findings.push(Finding::good(KEY, format!("{} listed", clients.len())));
+        if clients.iter().any(is_placeholder) {
+            let text = "holds the example's placeholder, so nobody gets in: write what identifies ASAPP's certificate";
+            findings.push(Finding::warning(KEY, text));
+        }
     }
     if tls.client_crl.is_empty() {
         let text = "empty: a client certificate that its CA revokes stays good here until it ends";
