@@ -41,3 +41,5 @@ mod storage;
 mod systemd;
 mod tail;
 mod tls;
+#[cfg(feature = "otlp")]
+mod traces;
