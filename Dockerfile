@@ -6,6 +6,8 @@ FROM ${BUILD_IMAGE} AS build
 RUN apt-get update \
  && apt-get install -y --no-install-recommends build-essential \
  && rm -rf /var/lib/apt/lists/*
+# Cargo features, separated by spaces: otlp, tls12.
+ARG FEATURES=
 WORKDIR /build
 # .cargo/config.toml sets how SQLite is built.
 COPY .cargo/config.toml .cargo/config.toml
@@ -17,7 +19,7 @@ COPY tests/it/main.rs tests/it/main.rs
 COPY benches* benches/
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target \
-    cargo build --release --locked --bin asapp-receiver \
+    cargo build --release --locked --bin asapp-receiver --features "${FEATURES}" \
  && install -D -m 0755 target/release/asapp-receiver /out/usr/local/bin/asapp-receiver \
  && install -D -m 0644 config/production.toml /out/etc/asapp-receiver/production.toml \
  && install -d -m 0700 -o 10001 -g 10001 /out/var/lib/asapp-receiver

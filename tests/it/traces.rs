@@ -1,12 +1,13 @@
 //! Traces, in builds with the feature `otlp`: what a collector gets, and that events never wait for one.
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::Stdio;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use flate2::read::GzDecoder;
 use serde_json::{Value, json};
 
 use crate::harness::event::{event, new_id};
@@ -69,8 +70,13 @@ fn spans(collector: &Target) -> Vec<Value> {
         .map(|request| {
             assert_eq!((&*request.method, &*request.path), ("POST", "/v1/traces"));
             assert_eq!(request.header("content-type"), Some("application/x-protobuf"));
-            assert!(!String::from_utf8_lossy(&request.body).contains("MARKER"));
-            STANDARD.encode(&request.body).into()
+            let mut body = request.body.to_vec();
+            if request.header("content-encoding") == Some("gzip") {
+                body.clear();
+                GzDecoder::new(&*request.body).read_to_end(&mut body).unwrap();
+            }
+            assert!(!String::from_utf8_lossy(&body).contains("MARKER"));
+            STANDARD.encode(&body).into()
         })
         .collect();
     let mut python = verifier("spans.py").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -156,13 +162,18 @@ fn a_delivery_hangs_below_its_ingest_and_that_below_the_sender() {
     assert!(attempts[0]["reason"].as_str().is_some_and(|reason| reason.contains("503")), "{attempts:?}");
 }
 
-/// Over TLS, to a collector whose CA the environment names.
+/// Compressed, over mutual TLS, to a collector whose CA the environment names.
 #[test]
 fn a_batch_is_linked_to_each_of_its_events() {
-    let collector = Target::start_tls(&PKI.server, None, ok);
+    let collector = Target::start_tls(&PKI.server, Some(&PKI.ca), ok);
     let target = Target::start(|_| Reply::status(503));
-    let authority = format!("OTEL_EXPORTER_OTLP_CERTIFICATE={}", PKI.ca.certificate.display());
-    let receiver = traced(&target, &[&endpoint(&collector), &authority, NEVER])
+    let files = [
+        format!("OTEL_EXPORTER_OTLP_CERTIFICATE={}", PKI.ca.certificate.display()),
+        format!("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE={}", PKI.client.chain.display()),
+        format!("OTEL_EXPORTER_OTLP_CLIENT_KEY={}", PKI.client.key.display()),
+    ];
+    let gzip = "OTEL_EXPORTER_OTLP_COMPRESSION=gzip";
+    let receiver = traced(&target, &[&endpoint(&collector), &files[0], &files[1], &files[2], gzip, NEVER])
         .set("sinks.web.batch.max_events", 4)
         .set("sinks.web.concurrency", 1)
         .start();
@@ -173,6 +184,7 @@ fn a_batch_is_linked_to_each_of_its_events() {
     receiver.sink_settled("web");
     receiver.finish();
 
+    assert_eq!(collector.requests()[0].header("content-encoding"), Some("gzip"));
     let spans = spans(&collector);
     let asked = of_name(&spans, "POST /events");
     assert_eq!(asked.len(), ids.len());
