@@ -199,17 +199,27 @@ impl<'a> Loading<'a> {
     /// The server's own certificate, its chain and key.
     fn own(&mut self, tls: &config::Tls, provider: &CryptoProvider) -> Option<Arc<SingleCertAndKey>> {
         let chain = self.pem::<CertificateDer<'static>>(&tls.certificate, "certificate");
-        let key = self.private_key(&tls.private_key);
-        let chain = chain?;
-        let parsed = self.parse(&chain, &tls.certificate);
-        self.check_own(parsed.as_deref()?, &tls.certificate);
-        let key = match provider.key_provider.load_private_key(key?) {
-            Ok(key) => key,
-            Err(_) => {
+        let key = self.private_key(&tls.private_key).and_then(|key| {
+            let key = provider.key_provider.load_private_key(key).ok();
+            if key.is_none() {
                 self.error("is no private key that can be used", &tls.private_key, KEY_REMEDY);
-                return None;
             }
+            key
+        });
+        let chain = chain?;
+        let parsed = self.parse(&chain, &tls.certificate)?;
+        let belongs = |certificate: &CertificateDer<'static>| {
+            let pair = key.clone().map(|key| CertifiedKey::new(vec![certificate.clone()], key));
+            pair.is_some_and(|pair| pair.keys_match().is_ok())
         };
+        if let Some(place) = chain.iter().position(belongs).filter(|place| *place > 0) {
+            // What else is to be said would be about another's certificate.
+            let what = format!("the server's own certificate comes only as number {} in it", place + 1);
+            self.error(what, &tls.certificate, "put it first, then its intermediates, upwards");
+            return None;
+        }
+        self.check_own(&parsed, &tls.certificate);
+        let key = key?;
         let pair = CertifiedKey::new(chain, key);
         match pair.keys_match() {
             Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}

@@ -52,6 +52,17 @@ fn files_that_cannot_be_used() {
 }
 
 #[test]
+fn a_chain_in_the_wrong_order_is_told_as_such() {
+    let mut world = World::new();
+    let own = fs::read_to_string(&world.tls.certificate).unwrap();
+    let issuer = fs::read_to_string(&world.tls.client_ca[0]).unwrap();
+    world.tls.certificate = world.file("chain.pem", &[&issuer[..], &own].concat());
+    let said: Vec<_> = world.errors().iter().map(ToString::to_string).collect();
+    assert_eq!(said.len(), 1, "nothing about the key, or what the issuer is meant for: {said:?}");
+    assert!(said[0].contains("only as number 2 in it: put it first"), "{said:?}");
+}
+
+#[test]
 fn several_problems_in_one_report() {
     let mut world = World::new();
     world.tls.certificate = world.file("empty.pem", "");
