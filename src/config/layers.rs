@@ -84,7 +84,8 @@ fn read(file: &Path, problems: &mut Vec<Problem>) -> Option<Layer> {
     });
     match text {
         Ok(text) => Some(Layer(parse(&origin, text.strip_prefix('\u{feff}').unwrap_or(&text), problems))),
-        Err(what) => {
+        Err(why) => {
+            let what = format!("cannot be used: {why}");
             let remedy = "give --config a TOML file that can be read".to_owned();
             problems.push(Problem { key: NO_FILE.to_owned(), source: origin, what, remedy });
             None
@@ -97,6 +98,8 @@ fn parse(origin: &String, text: &str, problems: &mut Vec<Problem>) -> Map<String
         // The parser shows the line it stumbled on, which may hold a secret: keep the place and the reason.
         let text = error.to_string();
         let what = text.lines().filter(|line| !line.contains(" |")).map(str::trim).collect::<Vec<_>>().join(": ");
+        // The key says that already.
+        let what = what.strip_prefix("TOML ").unwrap_or(&what).to_owned();
         let key = NO_TOML.to_owned();
         problems.push(Problem { key, source: origin.clone(), what, remedy: "correct the file".to_owned() });
         Map::new()

@@ -7,13 +7,14 @@
 mod watch;
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
 use tokio::sync::watch::{self as channel, Receiver};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::config::{Config, Problems, Warning};
 use crate::server::Phase;
@@ -25,6 +26,8 @@ use watch::Watch;
 const SETTLE: Duration = Duration::from_millis(50);
 /// or so many looks were in vain.
 const LOOKS: usize = 40;
+/// A look that takes longer is told as a failure, and waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Clients that are told of by name after one look.
 const TOLD: usize = 20;
 /// The settings whose changes apply without a restart.
@@ -115,7 +118,7 @@ impl Reload {
         loop {
             // Before the look: what changes after it is told.
             watch = self.follow(watch).await;
-            let found = self.settled().await;
+            let found = self.found().await;
             self.decide(found, insist.is_some()).await;
             self.dismiss_clients().await;
             // Whoever asked may have gone.
@@ -143,6 +146,19 @@ impl Reload {
             watch
         })
         .await
+    }
+
+    /// [`settled`](Self::settled), but a file that keeps its reader waiting does not do so in silence. There is no way to
+    /// take a read back, so it is waited for: another one would hang as well.
+    async fn found(&self) -> Found {
+        let mut settled = pin!(self.settled());
+        if let Ok(found) = timeout(PATIENCE, settled.as_mut()).await {
+            return found;
+        }
+        let what = "reading the settings and the TLS files does not come to an end, and nothing is reloaded before: \
+                    see whether one of them is a pipe or on a network file system that hangs";
+        self.bad(vec![what.to_owned()], false);
+        settled.await
     }
 
     /// What there is, once it holds still.

@@ -63,7 +63,11 @@ pub fn names(tls: &config::Tls) -> impl Iterator<Item = &Path> {
 }
 
 fn read(file: &Path) -> Result<Content, String> {
+    let data = std::fs::metadata(file).map_err(|error| error.to_string())?;
+    // A pipe would be waited for without end, a device read without end.
+    if !data.is_file() {
+        return Err("it is no regular file".to_owned());
+    }
     let bytes = std::fs::read(file).map_err(|error| error.to_string())?;
-    let mode = std::fs::metadata(file).map_or(0, |data| data.permissions().mode());
-    Ok(Content { bytes, mode })
+    Ok(Content { bytes, mode: data.permissions().mode() })
 }

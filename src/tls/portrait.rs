@@ -36,6 +36,10 @@ impl Portrait {
     /// `None` for a file that holds no certificates that can be read.
     #[must_use]
     pub fn read(file: &Path) -> Option<Self> {
+        // A pipe would be waited for without end.
+        if !file.is_file() {
+            return None;
+        }
         let chain: Vec<_> = CertificateDer::pem_file_iter(file).ok()?.collect::<Result<_, _>>().ok()?;
         let own = Certificate::from_der(chain.first()?).ok()?;
         Some(Self { key: Key::of(&own).to_string(), issuer: rfc4514(own.tbs_certificate().issuer()), chain })

@@ -445,6 +445,12 @@ fn contradictions_are_refused() {
     }
 }
 
+#[test]
+fn files_that_cannot_be_understood_are_told_in_sentences() {
+    let told = load(&[GOOD, "[log\n"], &[]).unwrap_err()[0].to_string();
+    assert!(told.starts_with("TOML parse error at line 1, column 5: "), "{told}");
+}
+
 #[cfg(not(feature = "tls12"))]
 #[test]
 fn tls_1_2_needs_its_feature() {

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -255,6 +255,7 @@ fn every_bad_set_leaves_the_old_one_and_a_good_one_is_taken_then() {
         ("ca.crl", remove("ca.crl")),
         ("server.pem", folder("server.pem")),
         ("ca.crl", folder("ca.crl")),
+        ("no regular file", Box::new(|world| pipe(&world.path("ca.pem")))),
         ("server.pem", write("server.pem", b"")),
         ("server.key", write("server.key", b"")),
         ("ca.pem", write("ca.pem", b"")),
@@ -308,6 +309,37 @@ fn every_bad_set_leaves_the_old_one_and_a_good_one_is_taken_then() {
     stored(&mut open);
     let failures = usize::try_from(receiver.metric("reload_failures_total")).unwrap();
     assert_eq!(told(&receiver, "not reloaded"), failures);
+    receiver.finish();
+}
+
+/// In the place of a file; whoever reads it waits for a writer.
+fn pipe(path: &Path) {
+    fs::remove_file(path).unwrap();
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+#[test]
+fn a_file_that_hangs_is_told_and_hinders_nothing_else() {
+    let world = World::new();
+    let receiver = world.setup.start();
+    let mut open = receiver.connect();
+    let (settings, hanging) = (world.setup.folder().join("settings.toml"), world.setup.folder().join("hanging"));
+    let text = fs::read(&settings).unwrap();
+    pipe(&settings);
+    wait_for("the status to say so", || {
+        reload_of(&receiver)["problems"].to_string().contains("does not come to an end").then_some(())
+    });
+    assert_eq!((receiver.metric("reload_failing"), receiver.metric("reload_failures_total")), (1, 1));
+    stored(&mut open);
+
+    rename(&settings, &hanging);
+    world.setup.write();
+    fs::write(&hanging, text).unwrap();
+    wait_for("a word about it", || (reload_of(&receiver)["problems"] == json!([])).then_some(()));
+    let next = PKI.ca.server(|_| ());
+    world.put_server(&next);
+    wait_for("the next set", || shows(&receiver, &next).then_some(()));
+    assert_eq!(receiver.metric("reload_failing"), 0);
     receiver.finish();
 }
 

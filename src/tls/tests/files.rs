@@ -1,6 +1,9 @@
 //! Files that cannot be used, and files made by the profile.
 
+use std::process::Command;
+
 use super::*;
+use crate::tls::Portrait;
 
 #[test]
 fn files_that_cannot_be_used() {
@@ -49,6 +52,27 @@ fn files_that_cannot_be_used() {
     if fs::read(&world.tls.private_key).is_err() {
         world.refuses_to_load("server-key.pem", "cannot be read");
     }
+}
+
+#[test]
+fn a_chain_in_the_wrong_order_is_told_as_such() {
+    let mut world = World::new();
+    let own = fs::read_to_string(&world.tls.certificate).unwrap();
+    let issuer = fs::read_to_string(&world.tls.client_ca[0]).unwrap();
+    world.tls.certificate = world.file("chain.pem", &[&issuer[..], &own].concat());
+    let said: Vec<_> = world.errors().iter().map(ToString::to_string).collect();
+    assert_eq!(said.len(), 1, "nothing about the key, or what the issuer is meant for: {said:?}");
+    assert!(said[0].contains("only as number 2 in it: put it first"), "{said:?}");
+}
+
+/// A test that hangs is the failure.
+#[test]
+fn a_pipe_is_refused_and_not_waited_for() {
+    let mut world = World::new();
+    world.tls.certificate = world.folder.path().join("pipe.pem");
+    assert!(Command::new("mkfifo").arg(&world.tls.certificate).status().unwrap().success());
+    world.refuses_to_load("pipe.pem", "it is no regular file");
+    assert!(Portrait::read(&world.tls.certificate).is_none());
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! All TLS files, read and checked as one set: every problem is found in one go, each with its file and the remedy.
 
+mod own;
+
 use std::cmp::Reverse;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,16 +10,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ServerConfig, VerifierBuilderError, WebPkiClientVerifier};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{InconsistentKeys, RootCertStore, SupportedProtocolVersion};
+use rustls::sign::SingleCertAndKey;
+use rustls::{RootCertStore, SupportedProtocolVersion};
 use x509_cert::Certificate;
 use x509_cert::crl::CertificateList;
 use x509_cert::der::Decode;
-use x509_cert::der::asn1::ObjectIdentifier;
-use x509_cert::ext::pkix::{AuthorityInfoAccessSyntax, BasicConstraints, SubjectAltName};
+use x509_cert::ext::pkix::BasicConstraints;
 use x509_cert::name::Name;
 use x509_cert::time::Time;
 
@@ -25,12 +26,9 @@ use super::expiry::Expiry;
 use super::files::{Content, Files, Fingerprint};
 use super::finding::{Finding, Severity};
 use super::identity::{Clients, rfc4514};
-use super::verify::{Judge, Key, LONG_VALIDITY, Policy, extended_key_usages, validity};
+use super::verify::{Judge, Policy};
 use crate::config::{self, TlsVersion};
 
-const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
-const CA_ISSUERS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.48.2");
-const CERTIFICATE_SOON: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const CRL_SOON: Duration = Duration::from_secs(48 * 60 * 60);
 
 /// One consistent set of TLS files, immutable.
@@ -196,114 +194,6 @@ impl<'a> Loading<'a> {
         }
     }
 
-    /// The server's own certificate, its chain and key.
-    fn own(&mut self, tls: &config::Tls, provider: &CryptoProvider) -> Option<Arc<SingleCertAndKey>> {
-        let chain = self.pem::<CertificateDer<'static>>(&tls.certificate, "certificate");
-        let key = self.private_key(&tls.private_key);
-        let chain = chain?;
-        let parsed = self.parse(&chain, &tls.certificate);
-        self.check_own(parsed.as_deref()?, &tls.certificate);
-        let key = match provider.key_provider.load_private_key(key?) {
-            Ok(key) => key,
-            Err(_) => {
-                self.error("is no private key that can be used", &tls.private_key, KEY_REMEDY);
-                return None;
-            }
-        };
-        let pair = CertifiedKey::new(chain, key);
-        match pair.keys_match() {
-            Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
-            Err(_) => {
-                let what = format!("does not belong to the certificate in {}", tls.certificate.display());
-                self.error(what, &tls.private_key, "set tls.certificate and tls.private_key to files of one pair");
-                return None;
-            }
-        }
-        Some(Arc::new(SingleCertAndKey::from(pair)))
-    }
-
-    fn check_own(&mut self, chain: &[Certificate], file: &Path) {
-        let Some((own, issuers)) = chain.split_first() else { return };
-        let expiries = chain.iter().map(|certificate| Expiry::of_certificate("tls.certificate", file, certificate));
-        self.expiries.extend(expiries);
-        let tbs = own.tbs_certificate();
-        self.check_time(own, file);
-        match Key::of(own) {
-            Key::Rsa(bits) if bits >= 3072 => {}
-            Key::P256 | Key::P384 | Key::P521 | Key::Ed25519 => {}
-            key => self.error(
-                format!("the server's key is {key}; ASAPP wants RSA of at least 3072 bits or a 256-bit curve"),
-                file,
-                "have a certificate issued for a stronger key",
-            ),
-        }
-        match extended_key_usages(own) {
-            Some(usages) if usages.contains(&SERVER_AUTH) => {
-                if usages.len() > 1 {
-                    self.warn(
-                        "is meant for more than server authentication, ASAPP expects `serverAuth` only",
-                        file,
-                        "",
-                    );
-                }
-            }
-            _ => self.error(
-                "is not meant for server authentication",
-                file,
-                "have it issued with the extended key usage `serverAuth`",
-            ),
-        }
-        if validity(own) >= LONG_VALIDITY {
-            self.warn("is valid for 3 years or more, ASAPP expects less", file, "have the next one issued for less");
-        }
-        if !matches!(tbs.get_extension::<SubjectAltName>(), Ok(Some(_))) {
-            self.warn("names no host (subject alternative name), so no client will trust it", file, "");
-        }
-        let mut above = own;
-        for issuer in issuers {
-            if above.tbs_certificate().issuer() != issuer.tbs_certificate().subject() {
-                let what = "the certificates do not follow each other: each must be issued by the next";
-                self.warn(what, file, "put the server's certificate first, then its intermediates, upwards");
-                break;
-            }
-            if self.expired(issuer.tbs_certificate().validity().not_after) {
-                let name = rfc4514(issuer.tbs_certificate().subject());
-                self.warn(format!("the intermediate certificate of `{name}` has expired"), file, "replace it");
-            }
-            above = issuer;
-        }
-        // Public CAs say where their certificate can be had, and always issue through an intermediate.
-        let has_issuer_url = matches!(tbs.get_extension::<AuthorityInfoAccessSyntax>(), Ok(Some((_, access)))
-            if access.0.iter().any(|entry| entry.access_method == CA_ISSUERS));
-        if issuers.is_empty() && has_issuer_url {
-            let name = rfc4514(tbs.issuer());
-            self.warn(format!("the intermediate certificate of `{name}` is missing"), file, "append it to the file");
-        }
-    }
-
-    fn check_time(&mut self, own: &Certificate, file: &Path) {
-        let validity = own.tbs_certificate().validity();
-        let (from, to) = (validity.not_before.to_unix_duration(), validity.not_after.to_unix_duration());
-        if self.now < from {
-            self.error(
-                format!("is not valid before {}", date(validity.not_before)),
-                file,
-                "wait, or check the clock of this machine",
-            );
-        } else if self.now > to {
-            self.error(format!("expired on {}", date(validity.not_after)), file, "renew it");
-        } else {
-            let left = to - self.now;
-            let what =
-                format!("is valid for {} more days, until {}", left.as_secs() / 86_400, date(validity.not_after));
-            self.findings.push(if left < CERTIFICATE_SOON {
-                Finding::warning(what, file, "renew it")
-            } else {
-                Finding::info(what, file)
-            });
-        }
-    }
-
     /// The CAs whose clients may come, without those that have expired.
     fn client_ca(&mut self, files: &[PathBuf]) -> Vec<Root> {
         let mut roots = Vec::new();
@@ -452,28 +342,6 @@ impl<'a> Loading<'a> {
         }
     }
 
-    fn private_key(&mut self, file: &Path) -> Option<PrivateKeyDer<'static>> {
-        let Content { bytes: text, mode } = self.read(file)?;
-        if mode & 0o007 != 0 {
-            self.warn("any user of this machine can read the private key", file, "chmod o-rwx it");
-        }
-        match PrivateKeyDer::from_pem_slice(text) {
-            Ok(key) => Some(key),
-            Err(pem::Error::NoItemsFound) if text.trim_ascii().is_empty() => {
-                self.error("is empty", file, "it must hold the PEM private key of tls.certificate");
-                None
-            }
-            Err(pem::Error::NoItemsFound) => {
-                self.error("holds no private key that is not encrypted", file, KEY_REMEDY);
-                None
-            }
-            Err(_) => {
-                self.error("is cut off or no valid PEM", file, "copy it again, whole");
-                None
-            }
-        }
-    }
-
     fn read(&mut self, file: &Path) -> Option<&'a Content> {
         let files = self.files;
         files
@@ -515,9 +383,6 @@ fn verifier(
         .enforce_revocation_expiration()
         .build()
 }
-
-const KEY_REMEDY: &str = "it must hold a PEM key of PKCS #8, PKCS #1 or SEC 1 without a passphrase \
-                          (`openssl pkey -in … -out …` removes one)";
 
 /// TLS 1.2 with just the four suites that ASAPP lists; TLS 1.3 as it is.
 #[cfg(feature = "tls12")]
