@@ -146,6 +146,7 @@ impl Entry {
 }
 
 /// Of the bytes as a `raw` line shows them: CR and LF, which in JSON stand between tokens only, are spaces there.
+/// Worked out here, not by the sinks' own code, which a ledger is there to catch.
 #[must_use]
 pub fn digest(body: &[u8]) -> Digest {
     let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
