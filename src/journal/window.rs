@@ -4,14 +4,43 @@
 //! 10^27 for a million ids held, and no sender can aim at it without the key. With its place in the order an id costs
 //! 32 bytes, plus 5 to 10 in the table: under 45 MiB for a million.
 
-use std::hash::Hasher;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use hashbrown::HashTable;
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 /// An event id, hashed under the window's key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct IdHash([u64; 2]);
+
+/// A map by [`IdHash`], which needs no hashing once more.
+pub(super) type ById<T> = HashMap<IdHash, T, BuildHasherDefault<AsHashed>>;
+
+/// Takes a hash for what it is.
+#[derive(Debug, Default)]
+pub(super) struct AsHashed(u64);
+
+impl Hash for IdHash {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0[0]);
+    }
+}
+
+impl Hasher for AsHashed {
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    /// Nothing but an [`IdHash`] is hashed with it.
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |hash, &byte| hash.rotate_left(8) ^ u64::from(byte));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// Hashes ids. Shared with whoever hands events to the window, so that the window's owner need not.
 #[derive(Debug, Clone, Copy)]
@@ -81,9 +110,13 @@ impl Window {
 
     /// Takes in an id that is durable now. A known one counts as seen.
     pub(super) fn insert(&mut self, id: IdHash, digest: u32, now: u32) {
-        if self.touch(id, now).is_some() {
-            return;
+        if self.touch(id, now).is_none() {
+            self.insert_new(id, digest, now);
         }
+    }
+
+    /// Takes in an id that is durable now, and that [`touch`](Self::touch) has just not found.
+    pub(super) fn insert_new(&mut self, id: IdHash, digest: u32, now: u32) {
         if self.table.len() >= self.capacity {
             self.forget_oldest();
         }

@@ -1,14 +1,12 @@
 //! What one commit will hold, and who waits for it.
 
-use std::collections::HashMap;
-
 use tokio::sync::oneshot;
 
 use super::mailbox::{Answers, Operation, Released, Waiter};
 use crate::admission::{Admitted, Outcome};
 use crate::journal::group::Ids;
 use crate::journal::store::{DeadLetter, Kept};
-use crate::journal::window::IdHash;
+use crate::journal::window::{ById, IdHash};
 use crate::journal::{Appended, Receipt, Refused};
 use crate::telemetry::Metrics;
 
@@ -29,7 +27,7 @@ pub(super) struct Batch {
     pub(super) ids: Ids,
     pub(super) count: u64,
     /// Ids new in this group, with the digests of their bytes.
-    pub(super) fresh: HashMap<IdHash, u32>,
+    pub(super) fresh: ById<u32>,
     pub(super) order: Vec<(IdHash, u32)>,
     pub(super) waiting: Vec<Waiting>,
     /// To those that need no commit.

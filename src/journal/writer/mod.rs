@@ -431,7 +431,7 @@ impl Writer {
             self.oldest.get_or_insert(group.at);
             let now = self.clock.now();
             for &(hash, digest) in &batch.order {
-                self.recovered.window.insert(hash, digest, now);
+                self.recovered.window.insert_new(hash, digest, now);
             }
             self.shared.ring.push(group);
         }
