@@ -368,6 +368,7 @@ impl View {
         let engine = match self.journal.engine() {
             Engine::Sqlite => "sqlite",
             Engine::Memory => "memory",
+            Engine::Nats => "nats",
         };
         admin::Journal {
             state,

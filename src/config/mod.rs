@@ -253,6 +253,8 @@ pub struct Journal {
     pub path: PathBuf,
     pub max_bytes: u64,
     pub retention: Duration,
+    /// Read only for [`Engine::Nats`].
+    pub nats: Option<Nats>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -260,6 +262,33 @@ pub enum Engine {
     Sqlite,
     /// Needs `journal.allow_loss = true`.
     Memory,
+    /// A NATS JetStream cluster, which all receivers of a fleet share.
+    Nats,
+}
+
+/// `[journal.nats]`.
+#[derive(Debug, Clone)]
+pub struct Nats {
+    /// `nats://` or `tls://`, host and port; one at least.
+    pub servers: Vec<String>,
+    /// The name of the stream of events, and the beginning of the others' names and of all subjects.
+    pub stream: String,
+    /// Copies of everything.
+    pub replicas: usize,
+    pub duplicate_window: Duration,
+    /// Entities are spread over so many; each is delivered by one receiver at a time.
+    pub partitions: u16,
+    /// Of the stream of events.
+    pub max_bytes: u64,
+    pub credentials_file: Option<PathBuf>,
+    pub nkey_file: Option<PathBuf>,
+    /// Who signs the servers' certificates; the system's authorities if none is named.
+    pub ca: Option<PathBuf>,
+    pub certificate: Option<PathBuf>,
+    pub private_key: Option<PathBuf>,
+    /// The monitoring port of one server.
+    pub monitor_url: Option<String>,
+    pub ack_timeout: Duration,
 }
 
 /// `[sinks.NAME]`.

@@ -11,7 +11,7 @@ use super::origin::Origin;
 use super::reader::{Reader, Section};
 use super::{
     Admin, AllowedClient, AllowedClients, Config, DeadLetters, Dedup, Endpoint, Engine, Journal, Listen, Log,
-    LogFormat, Quarantine, SinkKind, Tls, TlsVersion, sinks, units,
+    LogFormat, Nats, Quarantine, SinkKind, Tls, TlsVersion, sinks, units,
 };
 
 pub(super) const INSTANT: Duration = Duration::from_millis(10);
@@ -188,9 +188,12 @@ fn dedup(mut s: Section<'_, '_>) -> Dedup {
 }
 
 fn journal(mut s: Section<'_, '_>) -> Journal {
-    let engines = [("sqlite", Some(Engine::Sqlite)), ("memory", Some(Engine::Memory)), ("nats", None)];
+    let engines = [("sqlite", Some(Engine::Sqlite)), ("memory", Some(Engine::Memory)), ("nats", Some(Engine::Nats))];
+    let engine = s.choice("engine", &engines, Engine::Sqlite);
+    let nats = nats(s.section("nats"), engine == Engine::Nats);
     let journal = Journal {
-        engine: s.choice("engine", &engines, Engine::Sqlite),
+        engine,
+        nats,
         path: needed_file(&mut s, "path", "name the journal's folder"),
         max_bytes: s.size("max_bytes", 4 * KIB..=u64::MAX),
         retention: s.duration("retention", Duration::ZERO..=YEAR),
@@ -204,12 +207,38 @@ fn journal(mut s: Section<'_, '_>) -> Journal {
         "use \"sqlite\", or write allow_loss = true",
     );
     s.doubt(&["engine"], memory, "\"memory\" loses every event at the end of the process");
-    let mut nats = s.section("nats");
-    nats.ignore(&["servers", "stream", "replicas", "duplicate_window", "partitions", "max_bytes", "credentials_file"]);
-    nats.ignore(&["nkey_file", "ca", "certificate", "private_key", "monitor_url", "ack_timeout"]);
-    nats.finish();
     s.finish();
     journal
+}
+
+fn nats(mut s: Section<'_, '_>, chosen: bool) -> Option<Nats> {
+    if !chosen {
+        s.ignore(&["servers", "stream", "replicas", "duplicate_window", "partitions", "max_bytes", "credentials_file"]);
+        s.ignore(&["nkey_file", "ca", "certificate", "private_key", "monitor_url", "ack_timeout"]);
+        s.finish();
+        return None;
+    }
+    let nats = Nats {
+        servers: s.list(
+            "servers",
+            |server| Some(server.to_owned()),
+            "write them as in \"tls://nats.example.com:4222\"",
+        ),
+        stream: s.text("stream").unwrap_or_default(),
+        replicas: s.number("replicas", 1..=5),
+        duplicate_window: s.duration("duplicate_window", SECOND..=YEAR),
+        partitions: s.number("partitions", 1..=256),
+        max_bytes: s.size("max_bytes", 4 * KIB..=u64::MAX),
+        credentials_file: s.file("credentials_file"),
+        nkey_file: s.file("nkey_file"),
+        ca: s.file("ca"),
+        certificate: s.file("certificate"),
+        private_key: s.file("private_key"),
+        monitor_url: s.text("monitor_url"),
+        ack_timeout: s.duration("ack_timeout", SECOND..=Duration::from_secs(60)),
+    };
+    s.finish();
+    Some(nats)
 }
 
 fn admin(mut s: Section<'_, '_>) -> Admin {

@@ -14,6 +14,7 @@ mod folder;
 mod group;
 mod letters;
 mod memory;
+mod nats;
 mod place;
 mod quarantine;
 mod reads;

@@ -72,7 +72,7 @@ pub(super) fn open(config: &Config, key: IdKey, clock: Clock, max_age: u32) -> R
     let seen = Seen { key, clock, max_age, capacity, quarantine_bytes: config.quarantine.max_bytes };
     let (mut recovered, report) = match config.journal.engine {
         Engine::Memory => (in_memory(seen), Report::default()),
-        Engine::Sqlite => on_disk(&config.journal.path, seen)?,
+        Engine::Sqlite | Engine::Nats => on_disk(&config.journal.path, seen)?,
     };
     place_sinks(config, &mut recovered, report.places_lost);
     Ok((recovered, report))
