@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use super::embedded::Inner;
 use super::store::{Reader, StoreError};
 use super::writer::Command;
-use super::{Gone, Inner, Refused, State};
+use super::{Gone, Refused, State};
 
 /// How long a read that failed for want of room waits before it is tried again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
