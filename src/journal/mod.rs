@@ -52,6 +52,7 @@ use crate::envelope::Envelope;
 use crate::telemetry::Metrics;
 use crate::tls::PeerIdentity;
 use embedded::Inner;
+use group::Parts;
 use store::Kept;
 
 /// A handle to the journal. Cheap to clone.
@@ -74,6 +75,18 @@ pub struct NewEvent {
     pub peer: PeerIdentity,
     pub endpoint: Arc<config::Endpoint>,
     pub traceparent: Option<Box<str>>,
+}
+
+impl NewEvent {
+    fn parts(&self) -> Parts<'_> {
+        Parts {
+            received_at: self.received_at,
+            endpoint: &self.endpoint.name,
+            peer: self.peer.subject(),
+            traceparent: self.traceparent.as_deref(),
+            envelope: &self.envelope,
+        }
+    }
 }
 
 /// A body that could not be accepted, kept for a person to look at.
@@ -141,6 +154,8 @@ pub enum State {
     Open,
     /// `journal.max_bytes` is reached, or the disk is full; it goes on by itself when there is room.
     Full,
+    /// The cluster that keeps the events cannot be reached, or cannot store now; it goes on by itself.
+    Unreachable,
     /// Final for this process.
     Failed,
     Closed,

@@ -90,7 +90,7 @@ impl Inner {
         // It is never closed.
         let _turn = self.operators.acquire().await;
         match *self.shared.state.borrow() {
-            State::Open | State::Full => {}
+            State::Open | State::Full | State::Unreachable => {}
             State::Failed => return Err(Refused::Failed),
             State::Closed => return Err(Refused::Closed),
         }
