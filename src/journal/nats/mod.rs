@@ -4,4 +4,5 @@
 mod link;
 mod login;
 mod names;
+mod records;
 mod replies;
