@@ -7,8 +7,9 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::letters::{AT_ONCE, LIST_BYTES, framed, json, refused, store_once, unframed};
+use super::letters::{AT_ONCE, LIST_BYTES};
 use super::link::{From, Link};
+use super::once::{framed, json, refused, store_once, unframed};
 use super::records::{PutError, Record, Records};
 use super::replies::Stored;
 use crate::envelope::Envelope;
