@@ -1,8 +1,11 @@
 //! The journal of a fleet: a NATS JetStream cluster that all receivers share. They keep nothing themselves.
 #![allow(dead_code, reason = "wired in the next commits")]
 
+mod fitness;
 mod link;
 mod login;
+mod monitor;
 mod names;
 mod records;
 mod replies;
+mod streams;
