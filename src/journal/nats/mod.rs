@@ -1,10 +1,12 @@
 //! The journal of a fleet: a NATS JetStream cluster that all receivers share. They keep nothing themselves.
 #![allow(dead_code, reason = "wired in the next commits")]
 
+mod fitness;
 mod known;
 mod letters;
 mod link;
 mod login;
+mod monitor;
 mod names;
 mod notes;
 mod once;
@@ -13,3 +15,4 @@ mod records;
 mod replicas;
 mod replies;
 mod retries;
+mod streams;
