@@ -505,17 +505,14 @@ impl Journal {
 
 impl From<Quarantined> for Kept {
     fn from(body: Quarantined) -> Self {
-        let mut digest = xxhash_rust::xxh3::Xxh3::with_seed(body.body.len() as u64);
-        digest.update(body.reason.as_bytes());
-        digest.update(&body.body);
         Self {
             id: 0,
+            digest: Self::digest_of(body.reason, &body.body),
             reason: body.reason.to_owned(),
             detail: body.detail,
             at: millis(body.received_at),
             peer: body.peer.subject().to_string(),
             endpoint: body.endpoint.name.clone(),
-            digest: digest.digest(),
             body: body.body,
         }
     }

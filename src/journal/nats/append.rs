@@ -48,8 +48,8 @@ pub(super) struct Appender {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Published {
     Stored(u64),
-    /// The id is known: by these bytes, or nothing is kept any more to compare with.
-    Known,
+    /// The id is known, at this sequence: by these bytes, or nothing is kept any more to compare with.
+    Known(u64),
     /// The id is known by other bytes.
     Contested,
 }
@@ -61,7 +61,7 @@ impl Appender {
         let receipt = Receipt { event_id: event_id.into() };
         match self.publish(&event.envelope, payload).await? {
             Published::Stored(_) => Ok(Appended::Stored(receipt)),
-            Published::Known => Ok(Appended::Duplicate(receipt)),
+            Published::Known(_) => Ok(Appended::Duplicate(receipt)),
             Published::Contested => {
                 self.metrics.conflicts.inc();
                 self.quarantine.keep(conflicting(event)).await?;
@@ -94,7 +94,7 @@ impl Appender {
                         // An earlier try of this very publish, whose answer was lost.
                         Some(first) if repeated && first == payload => self.stored(sequence, payload),
                         Some(first) if is_other(sequence, first, envelope) => Published::Contested,
-                        _ => Published::Known,
+                        _ => Published::Known(sequence),
                     });
                 }
                 Err(NotStored::Busy) => tokio::time::sleep(BUSY).await,
