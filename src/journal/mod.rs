@@ -31,6 +31,7 @@ mod window;
 mod writer;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -43,18 +44,19 @@ pub use group::Event;
 pub(crate) use group::{from_millis, millis};
 pub use handles::{Cursor, Gone, Letters, Lost, Read, Scan, Settler, Watch};
 pub use letters::{Handled, Letter, LetterState, LettersOf, MAX_LIST, Which};
+pub use nats::{MigrateError, Moved};
 pub use place::{Account, Settled};
 pub use quarantine::{Bodies, QuarantinedBody};
 pub use recover::{OpenError, Report};
 
-use crate::admission::{Admitted, Outcome};
+use crate::admission::{Admission, Admitted, Outcome};
 use crate::config::{self, Config};
 use crate::envelope::Envelope;
 use crate::telemetry::Metrics;
 use crate::tls::PeerIdentity;
 use embedded::Inner;
 use group::Parts;
-use nats::{Cluster, NatsError};
+use nats::{Cluster, Migration, NatsError};
 use store::Kept;
 
 /// A handle to the journal. Cheap to clone.
@@ -234,6 +236,50 @@ impl Journal {
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(error) => Err(OpenError::Thread { source: std::io::Error::other(error) }),
         })
+    }
+
+    /// Moves what the embedded journal in `folder` holds into the cluster of `settings`. `told` hears how many events are
+    /// done, of how many.
+    ///
+    /// # Errors
+    /// [`MigrateError`]; what was moved stays.
+    pub async fn into_cluster(
+        config: &Config,
+        settings: &config::Nats,
+        folder: &Path,
+        told: impl FnMut(u64, u64),
+    ) -> Result<Moved, MigrateError> {
+        if !folder.join(folder::DATABASE).exists() {
+            return Err(MigrateError::Nothing);
+        }
+        let metrics = Arc::new(Metrics::new());
+        let migration = Migration::open(config, settings, &metrics).await?;
+        let (source, sinks, _) = Self::start(Arc::new(embedded_in(config, folder)), metrics).await?;
+        let (Held::Embedded(inner), sinks) = (&source.held, embedded(sinks)) else { return Err(MigrateError::Nothing) };
+        let moved = migration.into_cluster(inner, &sinks, told).await;
+        source.close().await;
+        moved
+    }
+
+    /// Moves what the cluster of `settings` holds into a new embedded journal in `folder`, as
+    /// [`into_cluster`](Self::into_cluster) does.
+    ///
+    /// # Errors
+    /// [`MigrateError`]; what was moved stays.
+    pub async fn into_folder(
+        config: &Config,
+        settings: &config::Nats,
+        folder: &Path,
+        told: impl FnMut(u64, u64),
+    ) -> Result<Moved, MigrateError> {
+        let metrics = Arc::new(Metrics::new());
+        let migration = Migration::open(config, settings, &metrics).await?;
+        let admission = Admission::new(&config.listen, Arc::clone(&metrics));
+        let (target, sinks, _) = Self::start(Arc::new(embedded_in(config, folder)), metrics).await?;
+        let (Held::Embedded(inner), sinks) = (&target.held, embedded(sinks)) else { return Err(MigrateError::Nothing) };
+        let moved = migration.into_folder(inner, &sinks, &admission, told).await;
+        target.close().await;
+        moved
     }
 
     /// Opens or makes an embedded journal and brings it to order: nothing is listened for before this is back. Blocks.
@@ -501,6 +547,20 @@ impl Journal {
             Held::Cluster(cluster) => cluster.retry_quarantined(which).await,
         }
     }
+}
+
+/// The same settings for an embedded journal in this folder.
+fn embedded_in(config: &Config, folder: &Path) -> Config {
+    let mut config = config.clone();
+    config.journal.engine = config::Engine::Sqlite;
+    config.journal.path = folder.to_owned();
+    config.journal.nats = None;
+    config
+}
+
+fn embedded(cursors: Vec<Cursor>) -> Vec<cursor::Cursor> {
+    let embedded = |cursor| if let Cursor::Embedded(cursor) = cursor { Some(cursor) } else { None };
+    cursors.into_iter().filter_map(embedded).collect()
 }
 
 impl From<Quarantined> for Kept {

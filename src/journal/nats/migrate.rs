@@ -5,9 +5,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
 use super::append::{Appender, Published, partition};
 use super::letters::DeadLetters;
@@ -15,7 +18,9 @@ use super::link::{From, Link, NatsError};
 use super::quarantine::Quarantine;
 use super::records::{PutError, Records};
 use super::share::Share;
+use super::streams;
 use crate::admission::{Admission, Outcome};
+use crate::config::{self, Config};
 use crate::envelope::Envelope;
 use crate::journal::cursor::{Cursor, Scan, Settler};
 use crate::journal::embedded::Inner;
@@ -23,13 +28,17 @@ use crate::journal::group::{digest, single};
 use crate::journal::store::{DeadLetter, Kept, Pick};
 use crate::journal::writer::{Append, Arriving, Command, Released, Waiter};
 use crate::journal::letters::{Letter, LettersOf};
-use crate::journal::{Event, Refused, Settled};
+use crate::journal::{Event, OpenError, Refused, Settled};
+use crate::telemetry::Metrics;
 
 /// Rows of one step.
 const ROWS: usize = 500;
 /// Events that are on their way into a folder at a time.
 const AT_A_TIME: usize = 1000;
 const BYTES_AT_A_TIME: usize = 16 << 20;
+
+/// How long one event is tried.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What was moved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -60,18 +69,23 @@ pub enum MigrateError {
     NoSink(String),
     #[error("another program writes to the records of sink {0}")]
     Fought(String),
+    #[error("there is no journal in the folder")]
+    Nothing,
+    #[error(transparent)]
+    Open(#[from] OpenError),
     #[error(transparent)]
     Cluster(#[from] NatsError),
 }
 
-/// The cluster's side.
+/// The cluster's side: no sink is served.
 #[derive(Debug)]
-pub(super) struct Migration<'a> {
-    pub(super) link: &'a Link,
-    pub(super) records: &'a Records,
-    pub(super) appender: &'a Appender,
-    pub(super) dead_letters: &'a DeadLetters,
-    pub(super) quarantine: &'a Quarantine,
+pub(in crate::journal) struct Migration {
+    link: Link,
+    records: Records,
+    appender: Appender,
+    dead_letters: DeadLetters,
+    quarantine: Quarantine,
+    _ending: DropGuard,
 }
 
 /// A sink on the way into a cluster.
@@ -82,10 +96,35 @@ struct Place {
     shares: Vec<Share>,
 }
 
-impl Migration<'_> {
+impl Migration {
+    pub(in crate::journal) async fn open(
+        config: &Config,
+        settings: &config::Nats,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, NatsError> {
+        let link = Link::connect(settings).await?;
+        streams::ensure(&link, config).await?;
+        let ending = CancellationToken::new();
+        let records = Records::open(&link, &TaskTracker::new(), ending.clone()).await?;
+        let quarantine = Quarantine::new(link.clone(), Arc::clone(metrics));
+        let appender = Appender {
+            link: link.clone(),
+            quarantine: quarantine.clone(),
+            metrics: Arc::clone(metrics),
+            partitions: settings.partitions,
+            ack_timeout: settings.ack_timeout,
+            answer_within: PATIENCE,
+            tail: watch::Sender::new(0),
+            full: watch::Sender::new(false),
+            own: broadcast::Sender::new(1),
+        };
+        let dead_letters = DeadLetters::new(link.clone(), records.clone());
+        Ok(Self { link, records, appender, dead_letters, quarantine, _ending: ending.drop_guard() })
+    }
+
     /// Moves what the folder's journal holds; `sinks` are the cursors of those that are switched on. `told` hears of each
     /// step how many events are done, of how many.
-    pub(super) async fn into_cluster(
+    pub(in crate::journal) async fn into_cluster(
         &self,
         source: &Arc<Inner>,
         sinks: &[Cursor],
@@ -158,7 +197,7 @@ impl Migration<'_> {
     }
 
     /// Moves what the cluster holds into an empty folder; the cursors are those of the sinks in it.
-    pub(super) async fn into_folder(
+    pub(in crate::journal) async fn into_folder(
         &self,
         target: &Arc<Inner>,
         cursors: &[Cursor],

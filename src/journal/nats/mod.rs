@@ -16,6 +16,7 @@ mod cursor;
 mod janitor;
 mod letters;
 mod link;
+mod migrate;
 mod notes;
 mod partition;
 mod quarantine;
@@ -36,6 +37,8 @@ use tokio_util::task::TaskTracker;
 
 pub(super) use cursor::{Cursor, Settler};
 pub(super) use letters::Letters;
+pub use migrate::{MigrateError, Moved};
+pub(super) use migrate::Migration;
 pub(in crate::journal) use link::NatsError;
 pub(super) use scan::{Scan, Watch};
 
