@@ -86,7 +86,7 @@ impl Service {
     pub async fn start(config: Config) -> Result<Running, StartError> {
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
-        metrics.journal_max_bytes.set(config.journal.max_bytes.try_into().unwrap_or(i64::MAX));
+        metrics.journal_max_bytes.set(config.journal.capacity().try_into().unwrap_or(i64::MAX));
         let tls = Arc::new(ServerTls::load(&config.tls).map_err(StartError::Tls)?);
         for finding in tls.findings().iter().filter(|finding| finding.severity == Severity::Warning) {
             tracing::warn!("tls: {finding}");
@@ -377,7 +377,7 @@ impl View {
             last_sequence: (found.last_sequence > 0).then_some(found.last_sequence),
             oldest_seconds: found.oldest.map(|oldest| seconds(oldest, now)),
             bytes: found.bytes,
-            max_bytes: self.config.journal.max_bytes,
+            max_bytes: self.config.journal.capacity(),
             held_bytes: held_bytes(found),
             lost_events: self.metrics.journal_lost.get(),
             dedup_ids: found.dedup_ids as u64,

@@ -249,7 +249,7 @@ impl Journal {
         folder: &Path,
         told: impl FnMut(u64, u64),
     ) -> Result<Moved, MigrateError> {
-        if !folder.join(folder::DATABASE).exists() {
+        if !folder.join(recover::DATABASE).exists() {
             return Err(MigrateError::Nothing);
         }
         let metrics = Arc::new(Metrics::new());
