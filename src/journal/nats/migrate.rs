@@ -226,7 +226,7 @@ impl Migration {
         let mut moved = Moved::default();
         while next <= last {
             let from = From::Sequence(next);
-            let batch = self.link.read(names.events(), &names.all_events(), from, AT_A_TIME, BYTES_AT_A_TIME).await?;
+            let batch = self.link.read(names.events(), &names.subjects(), from, AT_A_TIME, BYTES_AT_A_TIME).await?;
             let Some(end) = batch.messages.last().map(|stored| stored.sequence) else { break };
             let mut waiting = Vec::with_capacity(batch.messages.len());
             for stored in batch.messages {

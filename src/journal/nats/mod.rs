@@ -16,11 +16,14 @@ mod cursor;
 mod janitor;
 mod letters;
 mod link;
+mod login;
 mod migrate;
+mod names;
 mod notes;
 mod partition;
 mod quarantine;
 mod records;
+mod replies;
 mod scan;
 mod share;
 mod sinks;
@@ -192,7 +195,7 @@ impl Cluster {
         let names = self.link.names();
         // What comes after this is not older.
         let next = *self.appender.tail.borrow() + 1;
-        let found = self.link.read(names.events(), &names.all_events(), From::Time(time), 1, usize::MAX).await;
+        let found = self.link.read(names.events(), &names.subjects(), From::Time(time), 1, usize::MAX).await;
         let found = found.map_err(|error| refused(&error))?;
         Ok(found.messages.first().map_or(next, |stored| stored.sequence))
     }

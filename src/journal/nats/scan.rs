@@ -83,7 +83,7 @@ impl Scan {
     async fn read_some(&self) -> Result<(Vec<Event>, Option<u64>), NatsError> {
         let names = self.link.names();
         let batch =
-            self.link.read(names.events(), &names.all_events(), From::Sequence(self.next), EVENTS, BYTES).await?;
+            self.link.read(names.events(), &names.subjects(), From::Sequence(self.next), EVENTS, BYTES).await?;
         let last = batch.messages.last().map(|stored| stored.sequence);
         let mut events = Vec::with_capacity(batch.messages.len());
         for stored in batch.messages {
