@@ -1,2 +1,4 @@
 //! The journal of a fleet: a NATS JetStream cluster that all receivers share. They keep nothing themselves.
 #![allow(dead_code, reason = "wired in the next commits")]
+
+mod share;
