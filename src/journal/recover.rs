@@ -16,6 +16,7 @@ use super::ballast::Ballast;
 use super::examine::{Content, Seen, Trouble, examine};
 use super::folder::{Folder, FolderError, FoundMark, Mark, MarkFile};
 use super::memory::MemoryStore;
+use super::nats::NatsError;
 use super::place::{Place, Settled};
 use super::quarantine::Quarantine;
 use super::remains::Remains;

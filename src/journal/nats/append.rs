@@ -93,7 +93,7 @@ impl Appender {
                     return Ok(match self.stored_body(sequence).await {
                         // An earlier try of this very publish, whose answer was lost.
                         Some(first) if repeated && first == payload => self.stored(sequence, payload),
-                        Some(first) if is_other(sequence, first, envelope) => Published::Contested,
+                        Some(first) if is_other(sequence, &first, envelope) => Published::Contested,
                         _ => Published::Known(sequence),
                     });
                 }
@@ -169,8 +169,8 @@ fn message_id(event_id: &str) -> String {
     hash.as_ref().iter().take(ID_BYTES).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn is_other(sequence: u64, stored: Bytes, envelope: &Envelope) -> bool {
-    Event::read_single(sequence, stored).is_ok_and(|first| first.body() != &envelope.body()[..])
+fn is_other(sequence: u64, stored: &Bytes, envelope: &Envelope) -> bool {
+    Event::read_single(sequence, stored.clone()).is_ok_and(|first| first.body() != &envelope.body()[..])
 }
 
 /// The event with a known id but other bytes, for the quarantine.

@@ -243,7 +243,7 @@ impl Arriving {
     pub(super) fn envelope(&self) -> &Envelope {
         match self {
             Self::New(event) => &event.envelope,
-            Self::Released(envelope, _) => envelope,
+            Self::Released(envelope, _) | Self::Moved(envelope, _) => envelope,
         }
     }
 
