@@ -27,6 +27,7 @@ mod independent;
 mod kubernetes;
 mod ledger;
 mod letters;
+mod migrate;
 mod night;
 mod order;
 mod process;
