@@ -316,7 +316,7 @@ fn every_problem_of_every_layer_is_in_one_report() {
         client_ca = []
         min_version = 1.3
     "#;
-    let second = "[listen]\nmax_body_bytes = '1 lot'\n[journal]\nengine = 'nats'\n[sinks.a]\nformat = 'xml'\n";
+    let second = "[listen]\nmax_body_bytes = '1 lot'\n[journal]\nengine = 'tape'\n[sinks.a]\nformat = 'xml'\n";
     let env = [
         ("ASAPP_RECEIVER__JOURNAL__RETENTION", "soon"),
         ("ASAPP_RECEIVER__JOURNAL__PTAH", "/tmp"),
@@ -335,7 +335,7 @@ fn every_problem_of_every_layer_is_in_one_report() {
         ("tls.client_ca", "file first.toml", "CAs that sign"),
         ("tls.min_version", "file first.toml", "\"1.3\""),
         ("tls.allowed_clients, tls.allow_any_client", "not set, built-in default", "identifies ASAPP's certificate"),
-        ("journal.engine", "file second.toml", "\"sqlite\" or \"memory\""),
+        ("journal.engine", "file second.toml", "\"sqlite\" or \"memory\" or \"nats\""),
         ("journal.retention", "environment variable ASAPP_RECEIVER__JOURNAL__RETENTION", "\"24h\""),
         ("journal.ptah", "environment variable ASAPP_RECEIVER__JOURNAL__PTAH", "did you mean `path`?"),
         ("sinks.a.type", "not set", "\"stdout\""),

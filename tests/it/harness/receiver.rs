@@ -106,14 +106,6 @@ impl Setup {
         }
     }
 
-    /// The same for a test that lets the journal outlive its process: an engine that keeps nothing gives way to `sqlite`.
-    pub(crate) fn durable() -> Self {
-        match Engine::of_this_run() {
-            Engine::Sqlite | Engine::Nats => Self::new(),
-            Engine::Memory => Self::embedded(),
-        }
-    }
-
     /// The same for a test of the embedded engine's own: its files, its limits, how fast it is, what it says.
     pub(crate) fn embedded() -> Self {
         let folder = Arc::new(TempDir::new().unwrap());
@@ -142,6 +134,16 @@ impl Setup {
             .set("journal.nats.replicas", 1)
             .set("journal.nats.partitions", 4);
         Self { _streams: Some(Arc::new(streams)), ..setup }
+    }
+
+    /// For a test in which the journal outlives its process: an engine that keeps nothing gives way to the embedded one.
+    pub(crate) fn durable(self) -> Self {
+        if self.engine() == "memory" { self.without("journal.engine") } else { self }
+    }
+
+    /// Whose journal it is.
+    pub(crate) fn engine(&self) -> &str {
+        self.settings.get("journal.engine").map_or("sqlite", |name| name.trim_matches('"'))
     }
 
     /// Sets a key to a value of its own type.
