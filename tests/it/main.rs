@@ -15,6 +15,7 @@ mod dead_letters;
 mod dedup;
 mod feed_config;
 mod file;
+mod fleet;
 mod framing;
 mod full;
 mod haproxy;
