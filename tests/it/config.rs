@@ -92,6 +92,17 @@ fn the_production_file_loads_without_a_warning() {
 }
 
 #[test]
+fn the_fleets_file_loads_without_a_warning() {
+    let (config, warnings) = Config::from_sources(&[shipped("cluster.toml")], variables(&[])).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.journal.engine, Engine::Nats);
+    let nats = config.journal.nats.unwrap();
+    assert_eq!((nats.servers.len(), nats.replicas, nats.partitions), (3, 3, 16));
+    // What may be said of the server that goes with it is tried in nats.rs.
+    assert!(config.listen.max_body_bytes + (64 << 10) < 2_000_000);
+}
+
+#[test]
 fn the_examples_of_the_production_file_load_without_a_warning() {
     let text = std::fs::read_to_string(shipped("production.toml")).unwrap();
     let (before, example) = text.split_once("# Examples of other sinks.\n").unwrap();
