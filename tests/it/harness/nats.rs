@@ -50,7 +50,7 @@ pub(crate) struct NatsCluster {
 /// Who may talk to a cluster, and whom it is made of.
 pub(crate) struct NatsPki {
     pub(crate) ca: Ca,
-    node: Identity,
+    pub(crate) node: Identity,
     pub(crate) client: Identity,
 }
 
@@ -111,22 +111,32 @@ impl NatsServer {
     }
 
     fn in_folder(folder: TempDir, settings: &str) -> Self {
-        let (port, monitor) = (free_port(), free_port());
+        let port = free_port();
         let payload = if settings.contains("max_payload") { "" } else { "max_payload: 2MB" };
         // What streams may grow to counts as taken: there are many, and none gets that big.
         let text = format!(
             "
             listen: 127.0.0.1:{port}
-            http: 127.0.0.1:{monitor}
             jetstream {{ store_dir: {store:?}, max_file_store: 1PB }}
             {payload}
             {settings}
             ",
             store = folder.path().join("store"),
         );
-        let process = Process::start(folder.path(), "server", &text, monitor);
-        process.wait_healthy();
+        let server = Self::of(folder, port, &text);
+        server.process.wait_healthy();
+        server
+    }
+
+    /// One that has this settings file, but for its monitoring port, and listens on `port`. It may not be healthy yet.
+    pub(crate) fn of(folder: TempDir, port: u16, text: &str) -> Self {
+        let process = Process::start(folder.path(), "server", text, free_port());
         Self { process, port, _folder: folder }
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_healthy(&self) {
+        self.process.wait_healthy();
     }
 
     /// `nats://127.0.0.1:PORT`
@@ -186,7 +196,6 @@ impl NatsCluster {
                 server_name: n{number}
                 listen: 127.0.0.1:{client}
                 client_advertise: \"{advertised}\"
-                http: 127.0.0.1:{monitor}
                 max_payload: 2MB
                 jetstream {{ store_dir: {store:?}, max_file_store: 1PB }}
                 {tls}
@@ -227,7 +236,7 @@ impl NatsCluster {
         self.nodes.iter().map(|node| format!("tls://{}", node.clients.address)).collect()
     }
 
-    /// The settings with which a receiver keeps its journal here.
+    /// The same setup with its journal here.
     pub(crate) fn journal_of(&self, setup: Setup) -> Setup {
         let urls: Vec<String> = self.urls().iter().map(|url| format!("{url:?}")).collect();
         setup
@@ -363,7 +372,7 @@ fn clear_away() {
 impl Process {
     fn start(folder: &Path, name: &str, settings: &str, monitor: u16) -> Self {
         let file = folder.join(name).with_extension("conf");
-        fs::write(&file, settings).unwrap();
+        fs::write(&file, format!("{settings}\nhttp: 127.0.0.1:{monitor}\n")).unwrap();
         let log = file.with_extension("log");
         let monitor = SocketAddr::from(([127, 0, 0, 1], monitor));
         let mut process = Self { child: None, settings: file, log, monitor };

@@ -25,7 +25,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_asapp-receiver");
 /// How a receiver is to be started; the same setup can be started again on the same folder.
 #[derive(Clone)]
 pub(crate) struct Setup {
-    /// Dropped before the folder.
+    /// Of the shared server.
     _streams: Option<Arc<Streams>>,
     folder: Arc<TempDir>,
     settings: BTreeMap<String, String>,
@@ -127,13 +127,17 @@ impl Setup {
     /// With a fresh journal on this server. Its streams go with the last copy of this setup.
     pub(crate) fn on(self, server: &'static NatsServer) -> Self {
         let streams = Streams::new(server);
-        let setup = self
-            .set("journal.engine", "nats")
-            .set_toml("journal.nats.servers", &format!("[{:?}]", server.url()))
-            .set("journal.nats.stream", &*streams.name)
-            .set("journal.nats.replicas", 1)
-            .set("journal.nats.partitions", 4);
+        let setup = self.in_stream(server, &streams.name);
         Self { _streams: Some(Arc::new(streams)), ..setup }
+    }
+
+    /// With its journal on this server, in streams whose names begin so.
+    pub(crate) fn in_stream(self, server: &NatsServer, stream: &str) -> Self {
+        self.set("journal.engine", "nats")
+            .set_toml("journal.nats.servers", &format!("[{:?}]", server.url()))
+            .set("journal.nats.stream", stream)
+            .set("journal.nats.replicas", 1)
+            .set("journal.nats.partitions", 4)
     }
 
     /// For a test in which the journal outlives its process: an engine that keeps nothing gives way to the embedded one.
