@@ -1,5 +1,6 @@
 //! Real NATS servers: one for all tests that only need a server, and clusters of three for those that break them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -16,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::pki::{Ca, Identity, Key, PKI, server_profile};
+use super::pki::{Ca, Identity, Key, server_profile};
 use super::programs::installed;
 use super::receiver::Setup;
 use super::wire::Answer;
@@ -49,7 +50,7 @@ pub(crate) struct NatsCluster {
 /// Who may talk to a cluster, and whom it is made of.
 pub(crate) struct NatsPki {
     pub(crate) ca: Ca,
-    node: Identity,
+    pub(crate) node: Identity,
     pub(crate) client: Identity,
 }
 
@@ -110,22 +111,32 @@ impl NatsServer {
     }
 
     fn in_folder(folder: TempDir, settings: &str) -> Self {
-        let (port, monitor) = (free_port(), free_port());
+        let port = free_port();
         let payload = if settings.contains("max_payload") { "" } else { "max_payload: 2MB" };
         // What streams may grow to counts as taken: there are many, and none gets that big.
         let text = format!(
             "
             listen: 127.0.0.1:{port}
-            http: 127.0.0.1:{monitor}
             jetstream {{ store_dir: {store:?}, max_file_store: 1PB }}
             {payload}
             {settings}
             ",
             store = folder.path().join("store"),
         );
-        let process = Process::start(folder.path(), "server", &text, monitor);
-        process.wait_healthy();
+        let server = Self::of(folder, port, &text);
+        server.process.wait_healthy();
+        server
+    }
+
+    /// One that has this settings file, but for its monitoring port, and listens on `port`. It may not be healthy yet.
+    pub(crate) fn of(folder: TempDir, port: u16, text: &str) -> Self {
+        let process = Process::start(folder.path(), "server", text, free_port());
         Self { process, port, _folder: folder }
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_healthy(&self) {
+        self.process.wait_healthy();
     }
 
     /// `nats://127.0.0.1:PORT`
@@ -185,7 +196,6 @@ impl NatsCluster {
                 server_name: n{number}
                 listen: 127.0.0.1:{client}
                 client_advertise: \"{advertised}\"
-                http: 127.0.0.1:{monitor}
                 max_payload: 2MB
                 jetstream {{ store_dir: {store:?}, max_file_store: 1PB }}
                 {tls}
@@ -217,7 +227,7 @@ impl NatsCluster {
                     && others.is_some_and(|all| all.len() == 2 && all.iter().all(|one| one["current"] == true))
             })
         });
-        cluster.wait_healthy();
+        cluster.wait_whole();
         cluster
     }
 
@@ -226,7 +236,7 @@ impl NatsCluster {
         self.nodes.iter().map(|node| format!("tls://{}", node.clients.address)).collect()
     }
 
-    /// The settings with which a receiver keeps its journal here.
+    /// The same setup with its journal here.
     pub(crate) fn journal_of(&self, setup: Setup) -> Setup {
         let urls: Vec<String> = self.urls().iter().map(|url| format!("{url:?}")).collect();
         setup
@@ -238,13 +248,17 @@ impl NatsCluster {
             .set("journal.nats.private_key", &self.pki.client.key)
     }
 
-    /// Which node leads this stream, as most of those say that are there.
+    /// Which of the nodes that run leads this stream, as most of those say that answer.
     #[track_caller]
     pub(crate) fn leader_of(&self, stream: &str) -> usize {
         let mut found = None;
         self.wait(&format!("a leader of {stream}"), |this| {
-            let said: Vec<usize> = this.nodes.iter().filter_map(|node| node.process.leader_of(stream)).collect();
-            found = said.iter().copied().find(|one| said.iter().filter(|other| *other == one).count() >= 2);
+            let answers = this.nodes.iter().filter_map(|node| node.process.streams()).flatten();
+            let said: Vec<usize> =
+                answers.filter(|said| said["name"] == stream).filter_map(|s| leader_in(&s)).collect();
+            let is_it = |one: &usize| this.nodes[*one].process.child.is_some();
+            let by_most = |one: &usize| said.iter().filter(|other| *other == one).count() >= 2;
+            found = said.iter().copied().find(|one| is_it(one) && by_most(one));
             found.is_some()
         });
         found.unwrap()
@@ -285,12 +299,25 @@ impl NatsCluster {
         routes.map(|(.., link)| link).chain([&self.nodes[number].clients])
     }
 
-    /// Waits until every node that runs has all that its cluster has.
+    /// Waits until all three run, are well, and have all of every stream.
     #[track_caller]
-    pub(crate) fn wait_healthy(&self) {
-        self.wait("all nodes to be healthy", |this| {
-            let mut running = this.nodes.iter().filter(|node| node.process.child.is_some());
-            running.all(|node| node.process.ask("/healthz").is_some_and(|said| said["status"] == "ok"))
+    pub(crate) fn wait_whole(&self) {
+        self.wait("all nodes to have everything", |this| {
+            let well = |node: &Node| node.process.ask("/healthz").is_some_and(|said| said["status"] == "ok");
+            let said: Vec<Vec<Value>> = this.nodes.iter().filter_map(|node| node.process.streams()).collect();
+            let names: BTreeSet<&str> = said.iter().flatten().filter_map(|stream| stream["name"].as_str()).collect();
+            let is_whole = |name: &&str| {
+                let leaders = said.iter().enumerate().filter_map(|(node, streams)| {
+                    streams.iter().find(|stream| stream["name"] == **name && leader_in(stream) == Some(node))
+                });
+                leaders.filter_map(|stream| stream["cluster"]["replicas"].as_array()).any(|followers| {
+                    followers.len() == 2 && followers.iter().all(|follower| follower["current"] == true)
+                })
+            };
+            this.nodes.iter().all(well)
+                && said.len() == 3
+                && said.iter().all(|streams| streams.len() == names.len())
+                && names.iter().all(is_whole)
         });
     }
 
@@ -345,7 +372,7 @@ fn clear_away() {
 impl Process {
     fn start(folder: &Path, name: &str, settings: &str, monitor: u16) -> Self {
         let file = folder.join(name).with_extension("conf");
-        fs::write(&file, settings).unwrap();
+        fs::write(&file, format!("{settings}\nhttp: 127.0.0.1:{monitor}\n")).unwrap();
         let log = file.with_extension("log");
         let monitor = SocketAddr::from(([127, 0, 0, 1], monitor));
         let mut process = Self { child: None, settings: file, log, monitor };
@@ -387,19 +414,18 @@ impl Process {
     fn ask(&self, path: &str) -> Option<Value> {
         let mut stream = TcpStream::connect(self.monitor).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.monitor).ok()?;
+        // As HTTP/1.1 it would come in chunks.
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).ok()?;
         serde_json::from_slice(Answer::parse(&bytes)?.0.body.as_ref()).ok()
     }
 
-    /// Whom it takes for the leader of this stream.
-    fn leader_of(&self, stream: &str) -> Option<usize> {
+    /// What it says of every stream that it knows.
+    fn streams(&self) -> Option<Vec<Value>> {
         let answer = self.ask("/jsz?streams=true")?;
-        let mut accounts = answer["account_details"].as_array()?.iter();
-        let streams = |account: &Value| account["stream_detail"].as_array().cloned().unwrap_or_default();
-        let found = accounts.find_map(|account| streams(account).into_iter().find(|one| one["name"] == stream))?;
-        found["cluster"]["leader"].as_str()?.strip_prefix('n')?.parse().ok()
+        let accounts = answer["account_details"].as_array().cloned().unwrap_or_default();
+        Some(accounts.iter().filter_map(|account| account["stream_detail"].as_array()).flatten().cloned().collect())
     }
 
     fn last_words(&self) -> String {
@@ -413,6 +439,11 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The number of the node that leads a stream, as somebody says of it.
+fn leader_in(stream: &Value) -> Option<usize> {
+    stream["cluster"]["leader"].as_str()?.strip_prefix('n')?.parse().ok()
 }
 
 /// Starts a child on a thread that lives as long as this process: the kernel tells a child of its parent's death when the

@@ -25,7 +25,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_asapp-receiver");
 /// How a receiver is to be started; the same setup can be started again on the same folder.
 #[derive(Clone)]
 pub(crate) struct Setup {
-    /// Dropped before the folder.
+    /// Of the shared server.
     _streams: Option<Arc<Streams>>,
     folder: Arc<TempDir>,
     settings: BTreeMap<String, String>,
@@ -106,14 +106,6 @@ impl Setup {
         }
     }
 
-    /// The same for a test that lets the journal outlive its process: an engine that keeps nothing gives way to `sqlite`.
-    pub(crate) fn durable() -> Self {
-        match Engine::of_this_run() {
-            Engine::Sqlite | Engine::Nats => Self::new(),
-            Engine::Memory => Self::embedded(),
-        }
-    }
-
     /// The same for a test of the embedded engine's own: its files, its limits, how fast it is, what it says.
     pub(crate) fn embedded() -> Self {
         let folder = Arc::new(TempDir::new().unwrap());
@@ -135,13 +127,27 @@ impl Setup {
     /// With a fresh journal on this server. Its streams go with the last copy of this setup.
     pub(crate) fn on(self, server: &'static NatsServer) -> Self {
         let streams = Streams::new(server);
-        let setup = self
-            .set("journal.engine", "nats")
-            .set_toml("journal.nats.servers", &format!("[{:?}]", server.url()))
-            .set("journal.nats.stream", &*streams.name)
-            .set("journal.nats.replicas", 1)
-            .set("journal.nats.partitions", 4);
+        let setup = self.in_stream(server, &streams.name);
         Self { _streams: Some(Arc::new(streams)), ..setup }
+    }
+
+    /// With its journal on this server, in streams whose names begin so.
+    pub(crate) fn in_stream(self, server: &NatsServer, stream: &str) -> Self {
+        self.set("journal.engine", "nats")
+            .set_toml("journal.nats.servers", &format!("[{:?}]", server.url()))
+            .set("journal.nats.stream", stream)
+            .set("journal.nats.replicas", 1)
+            .set("journal.nats.partitions", 4)
+    }
+
+    /// For a test in which the journal outlives its process: an engine that keeps nothing gives way to the embedded one.
+    pub(crate) fn durable(self) -> Self {
+        if self.engine() == "memory" { self.without("journal.engine") } else { self }
+    }
+
+    /// Whose journal it is.
+    pub(crate) fn engine(&self) -> &str {
+        self.settings.get("journal.engine").map_or("sqlite", |name| name.trim_matches('"'))
     }
 
     /// Sets a key to a value of its own type.
