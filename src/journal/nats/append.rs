@@ -70,6 +70,12 @@ impl Appender {
         }
     }
 
+    /// Takes a body out of the quarantine in as the event it is; false if its id is known with other bytes.
+    pub(super) async fn release(&self, envelope: &Envelope, kept: &Kept) -> Result<bool, Refused> {
+        let published = self.publish(envelope, encoded(&kept.parts(envelope))).await?;
+        Ok(published != Published::Contested)
+    }
+
     /// Stores the event in `payload` under its id, once, however often the publish has to be repeated.
     pub(super) async fn publish(&self, envelope: &Envelope, payload: Bytes) -> Result<Published, Refused> {
         let started = Instant::now();
@@ -142,7 +148,7 @@ impl Appender {
 }
 
 /// One event as a message holds it.
-pub(super) fn encoded(parts: &Parts) -> Bytes {
+fn encoded(parts: &Parts) -> Bytes {
     let mut block = Vec::with_capacity(parts.envelope.body().len() + ENCODED_OVERHEAD);
     encode(&mut block, parts);
     block.into()
