@@ -1,7 +1,7 @@
 //! How an event gets into the cluster: one publish under its id, acknowledged before anybody is told.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};

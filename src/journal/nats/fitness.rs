@@ -96,14 +96,14 @@ impl Kind {
                 ..common
             },
             Self::DeadLetters => Stream {
-                subjects: vec![names.letter("*")],
+                subjects: vec![names.letters(None)],
                 description: Some("asapp-receiver: events that a sink refused for good".to_owned()),
                 discard: DiscardPolicy::New,
                 max_bytes: bytes(config.dead_letters.max_bytes),
                 ..common
             },
             Self::Quarantine => Stream {
-                subjects: vec![names.body()],
+                subjects: vec![names.bodies()],
                 description: Some("asapp-receiver: bodies that were not accepted".to_owned()),
                 discard: DiscardPolicy::Old,
                 max_bytes: bytes(config.quarantine.max_bytes),

@@ -13,13 +13,17 @@
 
 mod append;
 mod cursor;
+mod fitness;
 mod janitor;
+mod known;
 mod letters;
 mod link;
 mod login;
 mod migrate;
+mod monitor;
 mod names;
 mod notes;
+mod once;
 mod partition;
 mod quarantine;
 mod records;

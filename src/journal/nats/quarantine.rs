@@ -7,12 +7,8 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-<<<<<<< HEAD
-use super::letters::{AT_ONCE, LIST_BYTES, framed, json, refused, store_once, unframed};
 use super::append::Appender;
-=======
 use super::letters::{AT_ONCE, LIST_BYTES};
->>>>>>> n6-letters
 use super::link::{From, Link};
 use super::once::{framed, json, refused, store_once, unframed};
 use super::records::{PutError, Record, Records};
