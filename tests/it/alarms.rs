@@ -137,7 +137,7 @@ fn every_metric_that_is_asked_for_is_there_and_every_one_that_is_there_is_explai
 #[test]
 fn when_a_feed_spoke_last_holds_over_a_restart() {
     let last = r#"feed_last_event_timestamp_seconds{feed="journey"}"#;
-    let receiver = Setup::new().start();
+    let receiver = Setup::new().durable().start();
     assert_eq!(receiver.metric("feed_last_event_timestamp_seconds"), 0, "no series says 1970");
     let before = now();
     receiver.store(3);

@@ -92,6 +92,17 @@ fn the_production_file_loads_without_a_warning() {
 }
 
 #[test]
+fn the_fleets_file_loads_without_a_warning() {
+    let (config, warnings) = Config::from_sources(&[shipped("cluster.toml")], variables(&[])).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.journal.engine, Engine::Nats);
+    let nats = config.journal.nats.unwrap();
+    assert_eq!((nats.servers.len(), nats.replicas, nats.partitions), (3, 3, 16));
+    // What may be said of the server that goes with it is tried in nats.rs.
+    assert!(config.listen.max_body_bytes + (64 << 10) < 2_000_000);
+}
+
+#[test]
 fn the_examples_of_the_production_file_load_without_a_warning() {
     let text = std::fs::read_to_string(shipped("production.toml")).unwrap();
     let (before, example) = text.split_once("# Examples of other sinks.\n").unwrap();
@@ -316,7 +327,7 @@ fn every_problem_of_every_layer_is_in_one_report() {
         client_ca = []
         min_version = 1.3
     "#;
-    let second = "[listen]\nmax_body_bytes = '1 lot'\n[journal]\nengine = 'nats'\n[sinks.a]\nformat = 'xml'\n";
+    let second = "[listen]\nmax_body_bytes = '1 lot'\n[journal]\nengine = 'tape'\n[sinks.a]\nformat = 'xml'\n";
     let env = [
         ("ASAPP_RECEIVER__JOURNAL__RETENTION", "soon"),
         ("ASAPP_RECEIVER__JOURNAL__PTAH", "/tmp"),
@@ -335,7 +346,7 @@ fn every_problem_of_every_layer_is_in_one_report() {
         ("tls.client_ca", "file first.toml", "CAs that sign"),
         ("tls.min_version", "file first.toml", "\"1.3\""),
         ("tls.allowed_clients, tls.allow_any_client", "not set, built-in default", "identifies ASAPP's certificate"),
-        ("journal.engine", "file second.toml", "\"sqlite\" or \"memory\""),
+        ("journal.engine", "file second.toml", "\"sqlite\" or \"memory\" or \"nats\""),
         ("journal.retention", "environment variable ASAPP_RECEIVER__JOURNAL__RETENTION", "\"24h\""),
         ("journal.ptah", "environment variable ASAPP_RECEIVER__JOURNAL__PTAH", "did you mean `path`?"),
         ("sinks.a.type", "not set", "\"stdout\""),
