@@ -56,7 +56,7 @@ use crate::telemetry::Metrics;
 use crate::tls::PeerIdentity;
 use embedded::Inner;
 use group::Parts;
-use nats::{Cluster, Migration, NatsError};
+use nats::{Cluster, Migration};
 use store::Kept;
 
 /// A handle to the journal. Cheap to clone.
