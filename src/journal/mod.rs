@@ -371,6 +371,26 @@ impl Journal {
         }
     }
 
+    /// The next number of a series that all receivers of a fleet share, from 1 on; `None` where there is no fleet.
+    ///
+    /// # Errors
+    /// [`Refused`] when the cluster cannot say.
+    pub async fn number(&self, series: &'static str) -> Result<Option<u64>, Refused> {
+        match &self.held {
+            Held::Embedded(_) => Ok(None),
+            Held::Cluster(cluster) => cluster.number(series).await.map(Some),
+        }
+    }
+
+    /// The next note, and its key, of a receiver of the fleet that does not live any more. Waits for one. To ask for another
+    /// one says that the one before is in a note of this receiver. `None` once there can be no more.
+    pub async fn adopted(&self) -> Option<(String, String)> {
+        match &self.held {
+            Held::Embedded(_) => None,
+            Held::Cluster(cluster) => cluster.adopted().await,
+        }
+    }
+
     /// The first sequence of the first commit group written at `time` or later; one more than the last sequence when there
     /// is none. Where the clock was set back, it is the first one after one of the moments that come into question.
     ///

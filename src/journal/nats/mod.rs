@@ -208,6 +208,14 @@ impl Cluster {
         self.notes.read(key)
     }
 
+    pub(super) async fn number(&self, series: &'static str) -> Result<u64, Refused> {
+        self.notes.number(series).await
+    }
+
+    pub(super) async fn adopted(&self) -> Option<(String, String)> {
+        self.notes.adopted().await
+    }
+
     /// A cluster that is out of reach is no reason to end this process: another one would not reach it either.
     pub(super) async fn answers(&self) -> Result<(), Refused> {
         if self.ending.is_cancelled() { Err(Refused::Closed) } else { Ok(()) }
