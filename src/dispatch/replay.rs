@@ -229,13 +229,11 @@ impl Replays {
         if first > last {
             return Err(ReplayError::Empty);
         }
+        busy_with(&self.inner.known(), &sink)?;
         let shared = self.inner.journal.number(NOTE).await?;
         let progress = {
             let mut known = self.inner.known();
-            let busy = known.values().find(|known| known.progress.sink == sink && !known.progress.is_over());
-            if let Some(busy) = busy {
-                return Err(ReplayError::Busy(busy.progress.id));
-            }
+            busy_with(&known, &sink)?;
             let id = shared.unwrap_or_else(|| known.keys().next_back().map_or(1, |last| last + 1));
             let progress = Progress {
                 id,
@@ -372,6 +370,12 @@ impl Inner {
     fn known(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// One replay a sink at a time.
+fn busy_with(known: &BTreeMap<u64, Known>, sink: &str) -> Result<(), ReplayError> {
+    let busy = known.values().find(|known| known.progress.sink == sink && !known.progress.is_over());
+    busy.map_or(Ok(()), |busy| Err(ReplayError::Busy(busy.progress.id)))
 }
 
 /// A replay under way.
