@@ -451,7 +451,7 @@ mod tests {
     #[test]
     fn a_stream_that_breaks_a_promise_is_refused() {
         let scene = Scene::new();
-        let hour = Duration::from_secs(3600).as_nanos() as u64;
+        let hour = 3_600_000_000_000_u64;
         let of_all = [
             json!({ "storage": "memory" }),
             json!({ "retention": "workqueue" }),
@@ -503,7 +503,7 @@ mod tests {
     #[test]
     fn what_keeps_the_promises_otherwise_is_told() {
         let scene = Scene::new();
-        let day = Duration::from_secs(86_400).as_nanos() as u64;
+        let day = 86_400_000_000_000_u64;
         for (change, told) in [
             (json!({ "max_bytes": 1 << 20 }), "--max-bytes=10737418240"),
             (json!({ "num_replicas": 5 }), "E has 5, not 3"),
