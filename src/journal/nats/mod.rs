@@ -2,10 +2,17 @@
 #![allow(dead_code, reason = "wired in the next commits")]
 
 mod fitness;
+mod known;
+mod letters;
 mod link;
 mod login;
 mod monitor;
 mod names;
+mod notes;
+mod once;
+mod quarantine;
 mod records;
+mod replicas;
 mod replies;
+mod retries;
 mod streams;
