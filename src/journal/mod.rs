@@ -180,6 +180,20 @@ pub struct Status {
     pub dead_letters: DeadLettersStatus,
     pub quarantine: QuarantineStatus,
     pub sinks: Vec<SinkStatus>,
+    /// Of an embedded journal there is none.
+    pub cluster: Option<ClusterStatus>,
+}
+
+/// The cluster that keeps the events, as its server that this process is connected to, or was last, tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterStatus {
+    pub server: String,
+    pub version: String,
+    /// `None`: a server without a cluster.
+    pub cluster: Option<String>,
+    /// Whether that server has events on its disk before it acknowledges them; `None`: unknown, for want of
+    /// `journal.nats.monitor_url`.
+    pub sync_always: Option<bool>,
 }
 
 /// The dead letters of all sinks.
