@@ -120,7 +120,8 @@ async fn journals(folder: &Path) {
 
 /// A sink that takes everything at once.
 async fn settle(mut cursor: Cursor) {
-    while let Ok(events) = cursor.read().await {
+    while let Ok(read) = cursor.read().await {
+        let events = read.events();
         let (Some(first), Some(last)) = (events.first(), events.last()) else { continue };
         let (first, last) = (first.sequence(), last.sequence());
         cursor.settler().settle(first, last, Settled::Delivered).await;

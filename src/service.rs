@@ -362,6 +362,7 @@ impl View {
         let state = match *self.journal.state().borrow() {
             journal::State::Open => "open",
             journal::State::Full => "full",
+            journal::State::Unreachable => "unreachable",
             journal::State::Failed => "failed",
             journal::State::Closed => "closed",
         };

@@ -99,13 +99,20 @@ enum Unready {
     Starting,
     Draining,
     JournalFull,
+    JournalUnreachable,
     JournalFailed,
     JournalClosed,
 }
 
 impl Unready {
-    const ALL: [Self; 5] =
-        [Self::Starting, Self::Draining, Self::JournalFull, Self::JournalFailed, Self::JournalClosed];
+    const ALL: [Self; 6] = [
+        Self::Starting,
+        Self::Draining,
+        Self::JournalFull,
+        Self::JournalUnreachable,
+        Self::JournalFailed,
+        Self::JournalClosed,
+    ];
 
     /// What `/readyz` and the metrics call it.
     fn words(self) -> &'static str {
@@ -113,6 +120,7 @@ impl Unready {
             Self::Starting => "starting",
             Self::Draining => "draining",
             Self::JournalFull => "journal full",
+            Self::JournalUnreachable => "journal unreachable",
             Self::JournalFailed => "journal failed",
             Self::JournalClosed => "journal closed",
         }
@@ -136,6 +144,7 @@ impl View {
             Phase::Serving(insight) => match *insight.state.borrow() {
                 journal::State::Open => None,
                 journal::State::Full => Some(Unready::JournalFull),
+                journal::State::Unreachable => Some(Unready::JournalUnreachable),
                 journal::State::Failed => Some(Unready::JournalFailed),
                 journal::State::Closed => Some(Unready::JournalClosed),
             },
@@ -256,6 +265,7 @@ mod tests {
         assert!(text.contains(r#""journal":{"state":"open","engine":"memory","first_sequence":null"#), "{text}");
         for (state, reason) in [
             (journal::State::Full, "journal full"),
+            (journal::State::Unreachable, "journal unreachable"),
             (journal::State::Failed, "journal failed"),
             (journal::State::Closed, "journal closed"),
         ] {

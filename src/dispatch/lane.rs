@@ -16,7 +16,7 @@ use super::replay::{Copies, Done};
 use super::told::{NotTaken, Told};
 use super::{Filter, Health};
 use crate::config::Ordering;
-use crate::journal::{Cursor, Event, Letter, Letters, Refused, Settled, Settler};
+use crate::journal::{Cursor, Event, Letter, Letters, Read, Refused, Settled, Settler};
 use crate::shape;
 use crate::sinks::{Failure, FailureKind, Sink};
 use crate::telemetry::Metrics;
@@ -108,7 +108,8 @@ impl<S: Sink> Lane<S> {
             tokio::select! {
                 Some(attempt) = self.under_way.next() => self.judge(attempt).await,
                 read = self.cursor.read(), if reads => match read {
-                    Ok(events) => self.take_in(events).await,
+                    Ok(Read::Events(events)) => self.take_in(events).await,
+                    Ok(Read::Lost(_)) => {}
                     Err(_) => return,
                 },
                 letters = self.letters.next(), if self.queue.letters() == 0 && !finishing => match letters {

@@ -1,10 +1,11 @@
-//! A sink's cursor: how its lane reads the journal and says what became of each event.
+//! A sink's cursor in an embedded journal: how its lane reads it and says what became of each event.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::{oneshot, watch};
 
+use super::embedded::Inner;
 use super::group::{Event, Group, millis, single};
 use super::letters::Letters;
 use super::place::Settled;
@@ -12,7 +13,7 @@ use super::reads::Reading;
 use super::ring::Found;
 use super::store::{DeadLetter, Reader, StoreError};
 use super::writer::{Command, Ending};
-use super::{Inner, Refused};
+use super::{Gone, Refused};
 
 /// Owned by one lane. Reading runs ahead of settling; what was settled in an earlier life is skipped.
 pub struct Cursor {
@@ -40,11 +41,6 @@ pub struct Settler {
     inner: Arc<Inner>,
     sink: Arc<str>,
 }
-
-/// The journal gives nothing more: it is closed or has failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the journal is closed")]
-pub struct Gone;
 
 impl Cursor {
     pub(super) fn new(inner: Arc<Inner>, sink: Arc<str>, next: u64, settled: Vec<(u64, u64)>) -> Self {

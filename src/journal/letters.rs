@@ -6,11 +6,12 @@ use std::time::SystemTime;
 
 use tokio::sync::{oneshot, watch};
 
+use super::embedded::Inner;
 use super::group::{Event, from_millis};
 use super::reads::Reading;
 use super::store::{DeadLetter, Pick, Reader, StoreError};
 use super::writer::{Command, Operation, Step};
-use super::{Gone, Inner, Journal, Refused, State};
+use super::{Gone, Refused, State};
 
 /// Dead letters or bodies in one list, at most.
 pub const MAX_LIST: usize = 1000;
@@ -101,20 +102,20 @@ struct Queue {
     out: usize,
 }
 
-impl Journal {
+impl Inner {
     /// The dead letters of `query`, oldest first. A list may end early, for its bytes: an empty one is the end.
     ///
     /// # Errors
     /// [`Refused`] when they cannot be read.
-    pub async fn dead_letters(&self, query: LettersOf) -> Result<Vec<Letter>, Refused> {
+    pub(super) async fn dead_letters(&self, query: LettersOf) -> Result<Vec<Letter>, Refused> {
         let LettersOf { sink, after, limit } = query;
         let mut pick = Pick { after, sink, limit: limit.min(MAX_LIST), whole: true };
         loop {
             let wanted = pick.clone();
-            let page = self.inner.look_up(move |reader| reader.letters(&wanted)).await?;
+            let page = self.look_up(move |reader| reader.letters(&wanted)).await?;
             match page.next {
                 Some(next) if page.rows.is_empty() => pick.after = next,
-                _ => return page.rows.into_iter().map(|letter| self.inner.letter(letter)).collect(),
+                _ => return page.rows.into_iter().map(|letter| self.letter(letter)).collect(),
             }
         }
     }
@@ -123,9 +124,9 @@ impl Journal {
     ///
     /// # Errors
     /// [`Refused`] when it cannot be read.
-    pub async fn dead_letter(&self, id: u64) -> Result<Option<Letter>, Refused> {
-        let found = self.inner.look_up(move |reader| reader.letter(id)).await?;
-        found.map(|letter| self.inner.letter(letter)).transpose()
+    pub(super) async fn dead_letter(&self, id: u64) -> Result<Option<Letter>, Refused> {
+        let found = self.look_up(move |reader| reader.letter(id)).await?;
+        found.map(|letter| self.letter(letter)).transpose()
     }
 
     /// Makes dead letters pending again: their sinks' lanes get them once more. In steps, between which events are taken
@@ -133,8 +134,8 @@ impl Journal {
     ///
     /// # Errors
     /// [`Refused`]; what was done before stands.
-    pub async fn retry_dead_letters(&self, which: Which) -> Result<Handled, Refused> {
-        self.inner.change_letters(which, Operation::RetryLetters).await
+    pub(super) async fn retry_dead_letters(&self, which: Which) -> Result<Handled, Refused> {
+        self.change_letters(which, Operation::RetryLetters).await
     }
 
     /// Deletes dead letters, as [`retry_dead_letters`](Self::retry_dead_letters) retries them. Their sinks' accounts go on
@@ -142,8 +143,8 @@ impl Journal {
     ///
     /// # Errors
     /// [`Refused`]; what was done before stands.
-    pub async fn discard_dead_letters(&self, which: Which) -> Result<Handled, Refused> {
-        self.inner.change_letters(which, Operation::DiscardLetters).await
+    pub(super) async fn discard_dead_letters(&self, which: Which) -> Result<Handled, Refused> {
+        self.change_letters(which, Operation::DiscardLetters).await
     }
 }
 

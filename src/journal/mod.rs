@@ -9,9 +9,11 @@
 mod ballast;
 mod carry;
 mod cursor;
+mod embedded;
 mod examine;
 mod folder;
 mod group;
+mod handles;
 mod letters;
 mod memory;
 mod nats;
@@ -28,21 +30,18 @@ mod store;
 mod window;
 mod writer;
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::watch;
 
-pub use cursor::{Cursor, Gone, Scan, Settler, Watch};
 pub use folder::{FolderError, holder, volatile_file_system};
 pub use group::Event;
 pub(crate) use group::{from_millis, millis};
-pub use letters::{Handled, Letter, LetterState, Letters, LettersOf, MAX_LIST, Which};
+pub use handles::{Cursor, Gone, Letters, Lost, Read, Scan, Settler, Watch};
+pub use letters::{Handled, Letter, LetterState, LettersOf, MAX_LIST, Which};
 pub use place::{Account, Settled};
 pub use quarantine::{Bodies, QuarantinedBody};
 pub use recover::{OpenError, Report};
@@ -52,27 +51,20 @@ use crate::config::{self, Config};
 use crate::envelope::Envelope;
 use crate::telemetry::Metrics;
 use crate::tls::PeerIdentity;
-use group::digest;
-use letters::Retries;
-use store::{Kept, OpenReader, Reader};
-use window::IdKey;
-use writer::{Answer, Append, Arriving, Clock, Command, Forgotten, Limits, Mailbox, Operation, Shared, Waiter, Writer};
+use embedded::Inner;
+use group::Parts;
+use store::Kept;
 
 /// A handle to the journal. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Journal {
-    inner: Arc<Inner>,
+    held: Held,
 }
 
-struct Inner {
-    mailbox: Mailbox,
-    shared: Arc<Shared>,
-    open_reader: OpenReader,
-    /// Turns for operators to read; and readers that none of them holds now.
-    operators: Semaphore,
-    idle: Mutex<Vec<Box<dyn Reader>>>,
-    key: IdKey,
-    engine: config::Engine,
+/// One of the engines.
+#[derive(Debug, Clone)]
+enum Held {
+    Embedded(Arc<Inner>),
 }
 
 /// An event on its way in.
@@ -83,6 +75,18 @@ pub struct NewEvent {
     pub peer: PeerIdentity,
     pub endpoint: Arc<config::Endpoint>,
     pub traceparent: Option<Box<str>>,
+}
+
+impl NewEvent {
+    fn parts(&self) -> Parts<'_> {
+        Parts {
+            received_at: self.received_at,
+            endpoint: &self.endpoint.name,
+            peer: self.peer.subject(),
+            traceparent: self.traceparent.as_deref(),
+            envelope: &self.envelope,
+        }
+    }
 }
 
 /// A body that could not be accepted, kept for a person to look at.
@@ -150,6 +154,8 @@ pub enum State {
     Open,
     /// `journal.max_bytes` is reached, or the disk is full; it goes on by itself when there is room.
     Full,
+    /// The cluster that keeps the events cannot be reached, or cannot store now; it goes on by itself.
+    Unreachable,
     /// Final for this process.
     Failed,
     Closed,
@@ -207,63 +213,15 @@ pub struct SinkStatus {
 }
 
 impl Journal {
-    /// Opens or makes the journal and brings it to order: nothing is listened for before this is back. Blocks.
+    /// Opens or makes an embedded journal and brings it to order: nothing is listened for before this is back. Blocks.
     /// Gives a cursor for every enabled sink.
     ///
     /// # Errors
     /// [`OpenError`], by what an operator has to do.
     pub fn open(config: &Config, metrics: Arc<Metrics>) -> Result<(Self, Vec<Cursor>, Report), OpenError> {
-        let key = IdKey::random();
-        let window = u32::try_from(config.dedup.window.as_secs()).unwrap_or(u32::MAX / 2).min(u32::MAX / 2);
-        let clock = Clock::starting_at(window + 1);
-        let (mut recovered, report) = recover::open(config, key, clock, window)?;
-        let limits = Limits {
-            max_bytes: config.journal.max_bytes,
-            retention: config.journal.retention,
-            dead_letter_bytes: config.dead_letters.max_bytes,
-            quarantine_bytes: config.quarantine.max_bytes,
-            dedup_capacity: config.dedup.capacity as u64,
-            dedup_window: config.dedup.window,
-        };
-        metrics.journal_lost.inc_by(report.lost_events);
-        let shared = Arc::new(Shared {
-            ring: ring::Ring::new(recovered.tail),
-            state: watch::Sender::new(State::Open),
-            status: Mutex::default(),
-            retries: Retries::new(std::mem::take(&mut recovered.to_retry)),
-            notes: Mutex::default(),
-        });
-        for note in &recovered.notes {
-            shared.note(note);
-        }
-        let (mailbox, inbox) = Mailbox::new(config.listen.max_in_flight);
-        let inner = Arc::new(Inner {
-            mailbox,
-            shared: Arc::clone(&shared),
-            open_reader: recovered.store.readers(),
-            operators: Semaphore::new(reads::OPERATORS),
-            idle: Mutex::default(),
-            key,
-            engine: config.journal.engine,
-        });
-        let enabled: HashMap<&str, bool> = config.sinks.iter().map(|s| (s.name.as_str(), s.enabled)).collect();
-        let places = recovered.places.iter().filter(|(sink, _)| enabled.get(&***sink) == Some(&true));
-        let cursors = places
-            .map(|(sink, place)| {
-                Cursor::new(Arc::clone(&inner), Arc::clone(sink), place.cursor() + 1, place.ahead().to_vec())
-            })
-            .collect();
-        let writer = Writer::new(inbox, shared, limits, metrics, recovered, clock);
-        let run = move || {
-            // Half a writer would be worse than none: the process ends, and the next one recovers.
-            if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
-                tracing::error!("a bug in the journal's writer: the process aborts");
-                std::process::abort();
-            }
-        };
-        let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(run);
-        thread.map_err(|source| OpenError::Thread { source })?;
-        Ok((Self { inner }, cursors, report))
+        let (inner, cursors, report) = Inner::open(config, metrics)?;
+        let cursors = cursors.into_iter().map(Cursor::Embedded).collect();
+        Ok((Self { held: Held::Embedded(inner) }, cursors, report))
     }
 
     /// Makes an event durable, or finds it durable already. It is on its way when this is back; dropping the future changes
@@ -276,12 +234,10 @@ impl Journal {
         event: NewEvent,
         admitted: Admitted,
     ) -> impl Future<Output = Result<Appended, Refused>> + use<> {
-        let (reply, answer) = oneshot::channel();
-        let hash = self.inner.key.hash(event.envelope.event_id());
-        let digest = digest(event.envelope.body());
-        let (event, waiter) = (Arriving::New(event), Waiter::Request(admitted, reply));
-        self.inner.mailbox.send(Command::Append(Box::new(Append { event, hash, digest, waiter })));
-        answer.map(|answer| answer.map_or(Err(Refused::Closed), Answer::result))
+        match &self.held {
+            Held::Embedded(inner) => inner.append(event, admitted),
+            //CLUSTER Held::Cluster(cluster) => cluster.append(event, admitted).right_future(),
+        }
     }
 
     /// Keeps a body in the quarantine, once however often it comes; `outcome` is what to count when it is kept.
@@ -289,9 +245,10 @@ impl Journal {
     /// # Errors
     /// [`Refused`] when it could not be kept.
     pub async fn quarantine(&self, body: Quarantined, admitted: Admitted, outcome: Outcome) -> Result<(), Refused> {
-        let (reply, answer) = oneshot::channel();
-        self.inner.mailbox.send(Command::Quarantine { kept: Box::new(body.into()), admitted, outcome, reply });
-        answer.await.unwrap_or(Err(Refused::Closed))
+        match &self.held {
+            Held::Embedded(inner) => inner.quarantine(body, admitted, outcome).await,
+            //CLUSTER Held::Cluster(cluster) => cluster.quarantine(body, admitted, outcome).await,
+        }
     }
 
     /// Drops the place of a sink that is not in the settings any more; false if there is no such sink.
@@ -299,15 +256,9 @@ impl Journal {
     /// # Errors
     /// [`Refused`] when that cannot be written.
     pub async fn forget(&self, sink: &str) -> Result<bool, Refused> {
-        loop {
-            let (reply, answer) = oneshot::channel();
-            let forget = Operation::Forget(sink.to_owned(), reply);
-            self.inner.mailbox.send_from_operator(Command::Operate(forget)).await;
-            match answer.await.unwrap_or(Err(Refused::Closed))? {
-                Forgotten::Yes => return Ok(true),
-                Forgotten::NoSuchSink => return Ok(false),
-                Forgotten::NotYet => {}
-            }
+        match &self.held {
+            Held::Embedded(inner) => inner.forget(sink).await,
+            //CLUSTER Held::Cluster(cluster) => cluster.forget(sink).await,
         }
     }
 
@@ -316,10 +267,10 @@ impl Journal {
     /// # Errors
     /// [`Refused`] when it cannot be written: [`Refused::Full`] also when it is too long.
     pub async fn note(&self, key: &'static str, text: Option<String>) -> Result<(), Refused> {
-        let (reply, answer) = oneshot::channel();
-        let note = Operation::Note(key, text, reply);
-        self.inner.mailbox.send_from_operator(Command::Operate(note)).await;
-        answer.await.unwrap_or(Err(Refused::Closed))
+        match &self.held {
+            Held::Embedded(inner) => inner.note(key, text).await,
+            //CLUSTER Held::Cluster(cluster) => cluster.note(key, text).await,
+        }
     }
 
     /// Back once the writer has come to it. Nothing is written, so that it works on a full disk too.
@@ -327,21 +278,28 @@ impl Journal {
     /// # Errors
     /// [`Refused`] when the journal has failed or is closed.
     pub async fn answers(&self) -> Result<(), Refused> {
-        let (reply, answer) = oneshot::channel();
-        self.inner.mailbox.send_from_operator(Command::Operate(Operation::Answer(reply))).await;
-        answer.await.unwrap_or(Err(Refused::Closed))
+        match &self.held {
+            Held::Embedded(inner) => inner.answers().await,
+            //CLUSTER Held::Cluster(cluster) => cluster.answers().await,
+        }
     }
 
     /// Every text kept by [`note`](Self::note), by key. Never waits.
     #[must_use]
     pub fn notes(&self) -> BTreeMap<String, String> {
-        self.inner.shared.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        match &self.held {
+            Held::Embedded(inner) => inner.notes(),
+            //CLUSTER Held::Cluster(cluster) => cluster.notes(),
+        }
     }
 
     /// The text kept under this key. Never waits.
     #[must_use]
     pub fn read_note(&self, key: &str) -> Option<String> {
-        self.inner.shared.notes.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        match &self.held {
+            Held::Embedded(inner) => inner.read_note(key),
+            //CLUSTER Held::Cluster(cluster) => cluster.read_note(key),
+        }
     }
 
     /// The first sequence of the first commit group written at `time` or later; one more than the last sequence when there
@@ -350,56 +308,166 @@ impl Journal {
     /// # Errors
     /// [`Refused`] when that cannot be read.
     pub async fn sequence_at(&self, time: SystemTime) -> Result<u64, Refused> {
-        // What comes after this is not older.
-        let next = self.status().last_sequence + 1;
-        let at = millis(time);
-        Ok(self.inner.look_up(move |reader| reader.written_since(at)).await?.unwrap_or(next))
+        match &self.held {
+            Held::Embedded(inner) => inner.sequence_at(time).await,
+            //CLUSTER Held::Cluster(cluster) => cluster.sequence_at(time).await,
+        }
     }
 
     /// The oldest sequence that is kept and the newest one ever given; with none kept, the first is one more than the
     /// last.
     #[must_use]
     pub fn range(&self) -> (u64, u64) {
-        let status = self.inner.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
-        (status.first_sequence, status.last_sequence)
+        match &self.held {
+            Held::Embedded(inner) => inner.range(),
+            //CLUSTER Held::Cluster(cluster) => cluster.range(),
+        }
     }
 
     /// Whether events can be stored, now and from now on.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<State> {
-        self.inner.shared.state.subscribe()
+        match &self.held {
+            Held::Embedded(inner) => inner.state(),
+            //CLUSTER Held::Cluster(cluster) => cluster.state(),
+        }
     }
 
     /// What is in it, as of the last commit. Never waits.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.inner.shared.status()
+        match &self.held {
+            Held::Embedded(inner) => inner.status(),
+            //CLUSTER Held::Cluster(cluster) => cluster.status(),
+        }
     }
 
     #[must_use]
     pub fn engine(&self) -> config::Engine {
-        self.inner.engine
+        match &self.held {
+            Held::Embedded(inner) => inner.engine(),
+            //CLUSTER Held::Cluster(cluster) => cluster.engine(),
+        }
     }
 
     /// Every event from now on, for whoever only looks.
     #[must_use]
     pub fn watch(&self) -> Watch {
-        Watch::new(Arc::clone(&self.inner))
+        match &self.held {
+            Held::Embedded(inner) => Watch::Embedded(inner.watch()),
+            //CLUSTER Held::Cluster(cluster) => Watch::Cluster(cluster.watch()),
+        }
     }
 
     /// Reads every event that is still kept from this sequence on, in order, and goes on with what comes.
     #[must_use]
     pub fn scan(&self, from: u64) -> Scan {
-        Scan::new(Arc::clone(&self.inner), Arc::from("scan"), from)
+        match &self.held {
+            Held::Embedded(inner) => Scan::Embedded(inner.scan(from)),
+            //CLUSTER Held::Cluster(cluster) => Scan::Cluster(cluster.scan(from)),
+        }
     }
 
     /// Writes and syncs what waits, and closes. What comes later is refused.
     pub async fn close(&self) {
-        let mut state = self.state();
-        self.inner.mailbox.send(Command::Close);
-        // The sender of the state lives as long as the journal.
-        let _ = state.wait_for(|state| matches!(state, State::Closed | State::Failed)).await;
-        self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        match &self.held {
+            Held::Embedded(inner) => inner.close().await,
+            //CLUSTER Held::Cluster(cluster) => cluster.close().await,
+        }
+    }
+
+    /// The dead letters of `query`, oldest first. A list may end early, for its bytes: an empty one is the end.
+    ///
+    /// # Errors
+    /// [`Refused`] when they cannot be read.
+    pub async fn dead_letters(&self, query: LettersOf) -> Result<Vec<Letter>, Refused> {
+        match &self.held {
+            Held::Embedded(inner) => inner.dead_letters(query).await,
+            //CLUSTER Held::Cluster(cluster) => cluster.dead_letters(query).await,
+        }
+    }
+
+    /// One dead letter, if there is one of this id.
+    ///
+    /// # Errors
+    /// [`Refused`] when it cannot be read.
+    pub async fn dead_letter(&self, id: u64) -> Result<Option<Letter>, Refused> {
+        match &self.held {
+            Held::Embedded(inner) => inner.dead_letter(id).await,
+            //CLUSTER Held::Cluster(cluster) => cluster.dead_letter(id).await,
+        }
+    }
+
+    /// Makes dead letters pending again: their sinks' lanes get them once more. In steps, between which events are taken
+    /// in; dropped, it stops between two of them. Those of a sink that is gone or switched off are skipped.
+    ///
+    /// # Errors
+    /// [`Refused`]; what was done before stands.
+    pub async fn retry_dead_letters(&self, which: Which) -> Result<Handled, Refused> {
+        match &self.held {
+            Held::Embedded(inner) => inner.retry_dead_letters(which).await,
+            //CLUSTER Held::Cluster(cluster) => cluster.retry_dead_letters(which).await,
+        }
+    }
+
+    /// Deletes dead letters, as [`retry_dead_letters`](Self::retry_dead_letters) retries them. Their sinks' accounts go on
+    /// counting them as dead-lettered. Those that are being retried are skipped.
+    ///
+    /// # Errors
+    /// [`Refused`]; what was done before stands.
+    pub async fn discard_dead_letters(&self, which: Which) -> Result<Handled, Refused> {
+        match &self.held {
+            Held::Embedded(inner) => inner.discard_dead_letters(which).await,
+            //CLUSTER Held::Cluster(cluster) => cluster.discard_dead_letters(which).await,
+        }
+    }
+
+    /// At most `limit` bodies with ids beyond `after`, oldest first. A list may end early, for its bytes: an empty one is
+    /// the end.
+    ///
+    /// # Errors
+    /// [`Refused`] when they cannot be read.
+    pub async fn quarantined(&self, after: u64, limit: usize) -> Result<Vec<QuarantinedBody>, Refused> {
+        match &self.held {
+            Held::Embedded(inner) => inner.quarantined(after, limit).await,
+            //CLUSTER Held::Cluster(cluster) => cluster.quarantined(after, limit).await,
+        }
+    }
+
+    /// One body, if there is one of this id.
+    ///
+    /// # Errors
+    /// [`Refused`] when it cannot be read.
+    pub async fn quarantined_body(&self, id: u64) -> Result<Option<QuarantinedBody>, Refused> {
+        match &self.held {
+            Held::Embedded(inner) => inner.quarantined_body(id).await,
+            //CLUSTER Held::Cluster(cluster) => cluster.quarantined_body(id).await,
+        }
+    }
+
+    /// Deletes bodies, in steps between which events are taken in; dropped, it stops between two of them.
+    ///
+    /// # Errors
+    /// [`Refused`]; what was done before stands.
+    pub async fn discard_quarantined(&self, which: Bodies) -> Result<Handled, Refused> {
+        match &self.held {
+            Held::Embedded(inner) => inner.discard_quarantined(which).await,
+            //CLUSTER Held::Cluster(cluster) => cluster.discard_quarantined(which).await,
+        }
+    }
+
+    /// Takes bodies in as events, as if they came now, each with its peer, its endpoint and the time it was received. One
+    /// that is an event leaves the quarantine in the commit that stores it, or finds it stored already. What is still no
+    /// event stays, and so does one whose id is known with other bytes. Feeds that its endpoint does not take pass: that
+    /// is the operator's decision. Dropped, it stops between two bodies.
+    ///
+    /// # Errors
+    /// [`Refused`]; what was done before stands.
+    pub async fn retry_quarantined(&self, which: Bodies) -> Result<Handled, Refused> {
+        match &self.held {
+            Held::Embedded(inner) => inner.retry_quarantined(which).await,
+            //CLUSTER Held::Cluster(cluster) => cluster.retry_quarantined(which).await,
+        }
     }
 }
 
@@ -418,11 +486,5 @@ impl From<Quarantined> for Kept {
             digest: digest.digest(),
             body: body.body,
         }
-    }
-}
-
-impl fmt::Debug for Inner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Journal").field("engine", &self.engine).finish_non_exhaustive()
     }
 }

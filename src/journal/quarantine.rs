@@ -8,11 +8,12 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::Refused;
+use super::embedded::Inner;
 use super::group::{digest, from_millis};
 use super::letters::{Handled, MAX_LIST};
 use super::store::{Kept, Pick, StoreState};
 use super::writer::{Append, Arriving, Command, Operation, Released, Waiter};
-use super::{Inner, Journal, Refused};
 use crate::envelope::Envelope;
 
 /// A body that was not accepted.
@@ -40,15 +41,15 @@ pub enum Bodies {
     All,
 }
 
-impl Journal {
+impl Inner {
     /// At most `limit` bodies with ids beyond `after`, oldest first. A list may end early, for its bytes: an empty one is
     /// the end.
     ///
     /// # Errors
     /// [`Refused`] when they cannot be read.
-    pub async fn quarantined(&self, after: u64, limit: usize) -> Result<Vec<QuarantinedBody>, Refused> {
+    pub(super) async fn quarantined(&self, after: u64, limit: usize) -> Result<Vec<QuarantinedBody>, Refused> {
         let pick = Pick { after, sink: None, limit: limit.min(MAX_LIST), whole: true };
-        let page = self.inner.look_up(move |reader| reader.bodies(&pick)).await?;
+        let page = self.look_up(move |reader| reader.bodies(&pick)).await?;
         Ok(page.rows.into_iter().map(QuarantinedBody::from).collect())
     }
 
@@ -56,8 +57,8 @@ impl Journal {
     ///
     /// # Errors
     /// [`Refused`] when it cannot be read.
-    pub async fn quarantined_body(&self, id: u64) -> Result<Option<QuarantinedBody>, Refused> {
-        let found = self.inner.look_up(move |reader| reader.body(id)).await?;
+    pub(super) async fn quarantined_body(&self, id: u64) -> Result<Option<QuarantinedBody>, Refused> {
+        let found = self.look_up(move |reader| reader.body(id)).await?;
         Ok(found.map(QuarantinedBody::from))
     }
 
@@ -65,11 +66,11 @@ impl Journal {
     ///
     /// # Errors
     /// [`Refused`]; what was done before stands.
-    pub async fn discard_quarantined(&self, which: Bodies) -> Result<Handled, Refused> {
+    pub(super) async fn discard_quarantined(&self, which: Bodies) -> Result<Handled, Refused> {
         let mut handled = Handled::default();
-        let mut ids = Ids::of(which, &self.inner);
-        while let Some(some) = ids.next(&self.inner).await? {
-            self.inner.change_ids(some, &Operation::DiscardKept, &mut handled).await?;
+        let mut ids = Ids::of(which, self);
+        while let Some(some) = ids.next(self).await? {
+            self.change_ids(some, &Operation::DiscardKept, &mut handled).await?;
         }
         Ok(handled)
     }
@@ -81,12 +82,12 @@ impl Journal {
     ///
     /// # Errors
     /// [`Refused`]; what was done before stands.
-    pub async fn retry_quarantined(&self, which: Bodies) -> Result<Handled, Refused> {
+    pub(super) async fn retry_quarantined(&self, which: Bodies) -> Result<Handled, Refused> {
         let mut handled = Handled::default();
-        let mut ids = Ids::of(which, &self.inner);
-        while let Some(some) = ids.next(&self.inner).await? {
+        let mut ids = Ids::of(which, self);
+        while let Some(some) = ids.next(self).await? {
             for id in some {
-                match self.inner.release(id).await? {
+                match self.release(id).await? {
                     Ok(()) => handled.done += 1,
                     Err(why) => handled.skip(id, || why),
                 }

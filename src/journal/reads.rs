@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use super::embedded::Inner;
 use super::store::{Reader, StoreError};
 use super::writer::Command;
-use super::{Gone, Inner, Refused, State};
+use super::{Gone, Refused, State};
 
 /// How long a read that failed for want of room waits before it is tried again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
@@ -89,7 +90,7 @@ impl Inner {
         // It is never closed.
         let _turn = self.operators.acquire().await;
         match *self.shared.state.borrow() {
-            State::Open | State::Full => {}
+            State::Open | State::Full | State::Unreachable => {}
             State::Failed => return Err(Refused::Failed),
             State::Closed => return Err(Refused::Closed),
         }

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::group::{Group, checksum, from_millis, millis};
+use super::group::{Group, Parts, checksum, from_millis, millis};
 use super::place::Place;
+use crate::envelope::Envelope;
 
 /// One step of the journal, atomic and durable once [`Store::commit`] is back.
 #[derive(Debug, Default)]
@@ -154,6 +155,19 @@ pub(super) struct Kept {
     pub(super) digest: u64,
     #[serde(skip)]
     pub(super) body: Bytes,
+}
+
+impl Kept {
+    /// The event that this body turned out to be.
+    pub(super) fn parts<'a>(&'a self, envelope: &'a Envelope) -> Parts<'a> {
+        Parts {
+            received_at: from_millis(self.at),
+            endpoint: &self.endpoint,
+            peer: &self.peer,
+            traceparent: None,
+            envelope,
+        }
+    }
 }
 
 /// A text that another part of the receiver keeps with the journal.

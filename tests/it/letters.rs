@@ -43,7 +43,7 @@ async fn die(open: &mut Open, count: usize) -> Vec<Event> {
     let cursor = open.cursors.get_mut("early").unwrap();
     let mut dead = Vec::new();
     while dead.len() < count {
-        dead.extend(timeout(PATIENCE, cursor.read()).await.unwrap().unwrap());
+        dead.extend(timeout(PATIENCE, cursor.read()).await.unwrap().unwrap().events());
     }
     let settler = cursor.settler();
     let buried = join_all(dead.iter().map(|event| settler.dead_letter(event, "no", 2))).await;
@@ -290,7 +290,7 @@ fn a_retried_letter_always_has_its_room() {
         let mut room = 0;
         let refused = loop {
             open.append(event(&new_id()).as_bytes()).await;
-            let event = open.cursors.get_mut("early").unwrap().read().await.unwrap().remove(0);
+            let event = open.cursors.get_mut("early").unwrap().read().await.unwrap().events().remove(0);
             match settler(&open).dead_letter(&event, "no", 1).await {
                 Ok(()) => room += 1,
                 Err(why) => break (event, why),
@@ -611,7 +611,7 @@ fn a_scan_goes_on_behind_what_is_deleted() {
         assert!((101..=220).all(|sequence| seen.contains(&sequence)));
         assert!(scan.caught_up());
         let late: &mut Cursor = open.cursors.get_mut("late").unwrap();
-        assert_eq!(late.read().await.unwrap()[0].sequence(), 101);
+        assert_eq!(late.read().await.unwrap().events()[0].sequence(), 101);
         open.journal.close().await;
     });
 }

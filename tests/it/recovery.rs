@@ -700,7 +700,7 @@ fn damage_that_comes_while_it_runs() {
         });
         let cursor = open.cursors.get_mut("late").unwrap();
         while let Ok(events) = cursor.read().await {
-            for event in events {
+            for event in events.events() {
                 assert!(event.body() == sample.events[&event.sequence()].1, "{} is altered", event.sequence());
             }
         }

@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::letters::Ending;
 use crate::admission::{Admitted, Outcome};
 use crate::envelope::Envelope;
-use crate::journal::group::{Parts, from_millis};
+use crate::journal::group::Parts;
 use crate::journal::place::Settled;
 use crate::journal::store::{DeadLetter, Kept};
 use crate::journal::window::IdHash;
@@ -246,20 +246,8 @@ impl Arriving {
 
     pub(super) fn parts(&self) -> Parts<'_> {
         match self {
-            Self::New(NewEvent { envelope, received_at, peer, endpoint, traceparent }) => Parts {
-                received_at: *received_at,
-                endpoint: &endpoint.name,
-                peer: peer.subject(),
-                traceparent: traceparent.as_deref(),
-                envelope,
-            },
-            Self::Released(envelope, kept) => Parts {
-                received_at: from_millis(kept.at),
-                endpoint: &kept.endpoint,
-                peer: &kept.peer,
-                traceparent: None,
-                envelope,
-            },
+            Self::New(event) => event.parts(),
+            Self::Released(envelope, kept) => kept.parts(envelope),
         }
     }
 }

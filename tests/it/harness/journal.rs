@@ -123,13 +123,13 @@ impl Open {
         let cursor = self.cursors.get_mut(sink).unwrap();
         let mut events = Vec::new();
         while events.len() < pending {
-            events.extend(tokio::time::timeout(PATIENCE, cursor.read()).await.expect("more events").unwrap());
+            events.extend(tokio::time::timeout(PATIENCE, cursor.read()).await.expect("more events").unwrap().events());
         }
         // A journal that ends in a hole has nothing to read there, now.
         while !cursor.caught_up()
             && let Ok(more) = tokio::time::timeout(Duration::from_millis(3), cursor.read()).await
         {
-            events.extend(more.unwrap());
+            events.extend(more.unwrap().events());
         }
         events
     }

@@ -1,0 +1,246 @@
+//! What lanes and operators hold of a journal, whatever its engine.
+
+use std::collections::HashSet;
+
+use super::letters::Letter;
+use super::place::Settled;
+use super::{Event, Refused, cursor, letters};
+
+/// How a lane reads the journal. Reading runs ahead of settling; what was settled in an earlier life is skipped.
+pub enum Cursor {
+    #[doc(hidden)]
+    Embedded(cursor::Cursor),
+}
+
+/// How a lane says what became of its events. Cheap to clone.
+#[derive(Clone)]
+pub enum Settler {
+    #[doc(hidden)]
+    Embedded(cursor::Settler),
+}
+
+/// Reads the journal from some sequence on, in order, and settles nothing.
+pub enum Scan {
+    #[doc(hidden)]
+    Embedded(cursor::Scan),
+}
+
+/// Sees every event from some moment on, settles nothing, and rather skips than falls behind.
+pub enum Watch {
+    #[doc(hidden)]
+    Embedded(cursor::Watch),
+}
+
+/// The retried dead letters of one sink, for its lane.
+pub enum Letters {
+    #[doc(hidden)]
+    Embedded(letters::Letters),
+}
+
+/// What a lane reads.
+#[derive(Debug)]
+pub enum Read {
+    /// In order, as far as order is kept: none where those that were there are gone, or were settled before.
+    Events(Vec<Event>),
+    /// Another receiver delivers these from now on; what has not begun here must not begin any more.
+    Lost(Lost),
+}
+
+/// Events that were handed out and are not this receiver's any more.
+#[derive(Debug)]
+pub struct Lost(pub(super) HashSet<u64>);
+
+impl Read {
+    /// The events, if it is events.
+    #[must_use]
+    pub fn events(self) -> Vec<Event> {
+        match self {
+            Self::Events(events) => events,
+            Self::Lost(_) => Vec::new(),
+        }
+    }
+}
+
+impl Lost {
+    #[must_use]
+    pub fn contains(&self, sequence: u64) -> bool {
+        self.0.contains(&sequence)
+    }
+}
+
+/// The journal gives nothing more: it is closed or has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the journal is closed")]
+pub struct Gone;
+
+impl Cursor {
+    #[must_use]
+    pub fn sink(&self) -> &str {
+        match self {
+            Self::Embedded(cursor) => cursor.sink(),
+        }
+    }
+
+    /// Whether everything durable now has been read.
+    #[must_use]
+    pub fn caught_up(&self) -> bool {
+        match self {
+            Self::Embedded(cursor) => cursor.caught_up(),
+        }
+    }
+
+    /// One more than the largest sequence that was read.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        match self {
+            Self::Embedded(cursor) => cursor.next(),
+        }
+    }
+
+    /// Whether deliveries of what was read may begin now. Where several receivers share a journal, not before this one
+    /// knows that it is still its turn.
+    #[must_use]
+    pub fn may_deliver(&self) -> bool {
+        match self {
+            Self::Embedded(_) => true,
+        }
+    }
+
+    /// A handle by which to settle what was read.
+    #[must_use]
+    pub fn settler(&self) -> Settler {
+        match self {
+            Self::Embedded(cursor) => Settler::Embedded(cursor.settler()),
+        }
+    }
+
+    /// The sink's dead letters that an operator has retried. For its lane alone, once.
+    #[must_use]
+    pub fn letters(&self) -> Letters {
+        match self {
+            Self::Embedded(cursor) => Letters::Embedded(cursor.letters()),
+        }
+    }
+
+    /// What comes next. Waits for it. Dropped before it is done, it has read nothing.
+    ///
+    /// # Errors
+    /// [`Gone`] once the journal can give nothing more.
+    pub async fn read(&mut self) -> Result<Read, Gone> {
+        match self {
+            Self::Embedded(cursor) => cursor.read().await.map(Read::Events),
+        }
+    }
+}
+
+impl Settler {
+    #[must_use]
+    pub fn sink(&self) -> &str {
+        match self {
+            Self::Embedded(settler) => settler.sink(),
+        }
+    }
+
+    /// Says what became of the events from `from` to `to`, neighbours among those that were read. Waits while the journal
+    /// is behind.
+    pub async fn settle(&self, from: u64, to: u64, how: Settled) {
+        match self {
+            Self::Embedded(settler) => settler.settle(from, to, how).await,
+        }
+    }
+
+    /// Puts an event into the dead letters, which settles it.
+    ///
+    /// # Errors
+    /// [`Refused::Full`] when there is no room for it: the lane keeps it and comes again.
+    pub async fn dead_letter(&self, event: &Event, reason: &str, attempts: u32) -> Result<(), Refused> {
+        match self {
+            Self::Embedded(settler) => settler.dead_letter(event, reason, attempts).await,
+        }
+    }
+
+    /// Says that a retried dead letter was delivered, which ends it. Waits while the journal is behind. It is written soon:
+    /// after a crash before that, the letter is tried once more.
+    pub async fn letter_delivered(&self, id: u64) {
+        match self {
+            Self::Embedded(settler) => settler.letter_delivered(id).await,
+        }
+    }
+
+    /// Says that a retried dead letter is one again, after so many attempts more. It always has room: it never left.
+    pub async fn letter_failed(&self, id: u64, reason: &str, attempts: u32) {
+        match self {
+            Self::Embedded(settler) => settler.letter_failed(id, reason, attempts).await,
+        }
+    }
+}
+
+impl Scan {
+    /// Whether everything durable now has been read.
+    #[must_use]
+    pub fn caught_up(&self) -> bool {
+        match self {
+            Self::Embedded(scan) => scan.caught_up(),
+        }
+    }
+
+    /// The next sequence to read.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        match self {
+            Self::Embedded(scan) => scan.next(),
+        }
+    }
+
+    /// Sees the same events from here on, but rather skips than falls behind.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        match self {
+            Self::Embedded(scan) => Watch::Embedded(scan.watch()),
+        }
+    }
+
+    /// The next events in order; none where those that were there are gone. Waits for them. Dropped before it is done, it
+    /// has read nothing.
+    ///
+    /// # Errors
+    /// [`Gone`] once the journal can give nothing more.
+    pub async fn read(&mut self) -> Result<Vec<Event>, Gone> {
+        match self {
+            Self::Embedded(scan) => scan.read().await,
+        }
+    }
+}
+
+impl Watch {
+    /// The next events, and how many were skipped before them because they came too fast.
+    ///
+    /// # Errors
+    /// [`Gone`] once there will be no more.
+    pub async fn read(&mut self) -> Result<(Vec<Event>, u64), Gone> {
+        match self {
+            Self::Embedded(watch) => watch.read().await,
+        }
+    }
+
+    /// Passes over what is there now; says how many events that is.
+    pub fn skip(&mut self) -> u64 {
+        match self {
+            Self::Embedded(watch) => watch.skip(),
+        }
+    }
+}
+
+impl Letters {
+    /// Retried dead letters that were not handed out yet in this process, some at a time and never none. Waits for them.
+    /// Each is to be ended by [`Settler::letter_delivered`] or [`Settler::letter_failed`]; while many are not, there are no
+    /// more. Dropped before it is done, it has handed out nothing.
+    ///
+    /// # Errors
+    /// [`Gone`] once the journal can give nothing more.
+    pub async fn next(&mut self) -> Result<Vec<Letter>, Gone> {
+        match self {
+            Self::Embedded(letters) => letters.next().await,
+        }
+    }
+}
