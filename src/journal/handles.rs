@@ -89,7 +89,7 @@ impl Cursor {
         }
     }
 
-    /// One more than the largest sequence that was read.
+    /// The smallest sequence that may be read next.
     #[must_use]
     pub fn next(&self) -> u64 {
         match self {
@@ -131,6 +131,25 @@ impl Cursor {
             Self::Embedded(cursor) => cursor.read().await.map(Read::Events),
         }
     }
+
+    /// What a lane without room for events has to know all the same. Waits for it. Dropped before it is done, it has told
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`Gone`] once the journal can give nothing more.
+    pub async fn lost(&mut self) -> Result<Lost, Gone> {
+        match self {
+            Self::Embedded(_) => std::future::pending().await,
+        }
+    }
+
+    /// From now on nothing is read but what is durable now.
+    pub fn finish(&mut self) {
+        match self {
+            // Nothing comes in any more.
+            Self::Embedded(_) => {}
+        }
+    }
 }
 
 impl Settler {
@@ -146,6 +165,13 @@ impl Settler {
     pub async fn settle(&self, from: u64, to: u64, how: Settled) {
         match self {
             Self::Embedded(settler) => settler.settle(from, to, how).await,
+        }
+    }
+
+    /// Says that the lane has let go of events, as [`Lost`] bade it: nothing more will be heard of them.
+    pub fn release(&self, _sequences: &[u64]) {
+        match self {
+            Self::Embedded(_) => {}
         }
     }
 
