@@ -231,8 +231,12 @@ impl Link {
         match self.api(&format!("STREAM.MSG.DELETE.{stream}"), &request).await {
             Ok(Deleted { success }) => Ok(success),
             Err(NatsError::Refused { code: NO_MESSAGE | NO_SEQUENCE, .. }) => Ok(false),
-            // Beyond the stream's end.
-            Err(NatsError::Refused { code: NOT_DELETED, text }) if text.ends_with("EOF") => Ok(false),
+            // Beyond the stream's end, or before its first message. The code stands for a lack of rights too.
+            Err(NatsError::Refused { code: NOT_DELETED, text })
+                if text.ends_with("EOF") || text.contains("no message found") =>
+            {
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }

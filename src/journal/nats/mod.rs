@@ -1,9 +1,16 @@
 //! The journal of a fleet: a NATS JetStream cluster that all receivers share. They keep nothing themselves.
 #![allow(dead_code, reason = "wired in the next commits")]
 
+mod known;
+mod letters;
 mod link;
 mod login;
 mod names;
+mod notes;
+mod once;
+mod quarantine;
 mod records;
+mod replicas;
 mod replies;
+mod retries;
 mod share;

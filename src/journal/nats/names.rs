@@ -52,13 +52,27 @@ impl Names {
         format!("{}.{key}", self.state)
     }
 
-    /// Of the dead letters of a sink.
-    pub(in crate::journal) fn letter(&self, sink: &str) -> String {
-        format!("{}.{sink}", self.dead)
+    /// Of the dead letter of an event at a sink.
+    pub(in crate::journal) fn letter(&self, sink: &str, sequence: u64) -> String {
+        format!("{}.{sink}.{sequence}", self.dead)
     }
 
-    pub(in crate::journal) fn body(&self) -> String {
-        format!("{}.body", self.quarantine)
+    /// Of all dead letters, or those of one sink.
+    pub(in crate::journal) fn letters(&self, sink: Option<&str>) -> String {
+        match sink {
+            Some(sink) => format!("{}.{sink}.*", self.dead),
+            None => format!("{}.*.*", self.dead),
+        }
+    }
+
+    /// Of a quarantined body, by its digest.
+    pub(in crate::journal) fn body(&self, digest: u64) -> String {
+        format!("{}.{digest:016x}", self.quarantine)
+    }
+
+    /// Of all quarantined bodies.
+    pub(in crate::journal) fn bodies(&self) -> String {
+        format!("{}.*", self.quarantine)
     }
 
     pub(in crate::journal) fn consumer(&self, sink: &str, partition: u16) -> String {
