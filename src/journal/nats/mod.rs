@@ -1,6 +1,8 @@
 //! The journal of a fleet: a NATS JetStream cluster that all receivers share. They keep nothing themselves.
 #![allow(dead_code, reason = "wired in the next commits")]
 
+mod consumer;
+mod cursor;
 mod known;
 mod letters;
 mod link;
@@ -8,9 +10,11 @@ mod login;
 mod names;
 mod notes;
 mod once;
+mod partition;
 mod quarantine;
 mod records;
 mod replicas;
 mod replies;
 mod retries;
 mod share;
+mod sinks;
