@@ -3,10 +3,12 @@
 
 mod consumer;
 mod cursor;
+mod fitness;
 mod known;
 mod letters;
 mod link;
 mod login;
+mod monitor;
 mod names;
 mod notes;
 mod once;
@@ -18,3 +20,4 @@ mod replies;
 mod retries;
 mod share;
 mod sinks;
+mod streams;
