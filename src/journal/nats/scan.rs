@@ -17,7 +17,7 @@ const BYTES: usize = 4 << 20;
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// Reads the stream from some sequence on, in order.
-pub(in crate::journal) struct Scan {
+pub struct Scan {
     link: Link,
     ending: CancellationToken,
     next: u64,
@@ -25,7 +25,7 @@ pub(in crate::journal) struct Scan {
 }
 
 /// Sees events as they come, and rather skips than falls behind.
-pub(in crate::journal) enum Watch {
+pub enum Watch {
     /// Those that this process stored.
     Own { events: broadcast::Receiver<Event>, ending: CancellationToken },
     /// Those of all.
@@ -46,7 +46,12 @@ impl Scan {
     }
 
     pub(in crate::journal) fn watch(&self) -> Watch {
-        Watch::All(Self { link: self.link.clone(), ending: self.ending.clone(), next: self.next, tail: self.tail.clone() })
+        Watch::All(Self {
+            link: self.link.clone(),
+            ending: self.ending.clone(),
+            next: self.next,
+            tail: self.tail.clone(),
+        })
     }
 
     pub(in crate::journal) async fn read(&mut self) -> Result<Vec<Event>, Gone> {
@@ -82,8 +87,7 @@ impl Scan {
     /// The next events, and the sequence of the last message that was read.
     async fn read_some(&self) -> Result<(Vec<Event>, Option<u64>), NatsError> {
         let names = self.link.names();
-        let batch =
-            self.link.read(names.events(), &names.subjects(), From::Sequence(self.next), EVENTS, BYTES).await?;
+        let batch = self.link.read(names.events(), &names.subjects(), From::Sequence(self.next), EVENTS, BYTES).await?;
         let last = batch.messages.last().map(|stored| stored.sequence);
         let mut events = Vec::with_capacity(batch.messages.len());
         for stored in batch.messages {
