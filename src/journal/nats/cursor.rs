@@ -120,7 +120,9 @@ impl Cursor {
     /// [`Gone`] once this receiver is done.
     pub(in crate::journal) async fn read(&mut self) -> Result<Read, Gone> {
         loop {
-            let taken = self.shelf.state().take_lost()?.map(Read::Lost).or_else(|| self.take());
+            // The lock is let go of before the next one.
+            let lost = self.shelf.state().take_lost()?;
+            let taken = lost.map(Read::Lost).or_else(|| self.take());
             match taken {
                 Some(read) => return Ok(read),
                 None => self.shelf.changed.notified().await,
