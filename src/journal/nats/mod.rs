@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "wired in the next commits")]
 
 mod fitness;
+mod horizon;
+mod janitor;
 mod known;
 mod letters;
 mod link;
