@@ -165,12 +165,20 @@ fn it_shows_its_credentials() {
     let (folder, file) = (TempDir::new().unwrap(), PathBuf::from("receiver.creds"));
     let file = folder.path().join(file);
     let (operator, account, user) = (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_user());
-    let limits = json!({"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
-        "conn": -1, "leaf": -1, "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1});
-    let told = token(&operator, &operator, &json!({"type": "operator", "version": 2}));
-    let granted = token(&operator, &account, &json!({"type": "account", "version": 2, "limits": limits}));
-    let settings =
-        format!("operator: {told}\nresolver: MEMORY\nresolver_preload: {{ {}: {granted} }}\n", account.public_key());
+    let system = KeyPair::new_account();
+    let granted = |account, storage| {
+        let limits = json!({"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
+            "conn": -1, "leaf": -1, "mem_storage": 0, "disk_storage": storage, "streams": storage, "consumer": storage});
+        token(&operator, account, &json!({"type": "account", "version": 2, "limits": limits}))
+    };
+    let settings = format!(
+        "operator: {}\nresolver: MEMORY\nresolver_preload: {{ {}: {}, {system}: {} }}\nsystem_account: {system}\n",
+        token(&operator, &operator, &json!({"type": "operator", "version": 2})),
+        account.public_key(),
+        granted(&account, -1),
+        granted(&system, 0),
+        system = system.public_key(),
+    );
     let server = NatsServer::start(&settings);
     let setup = Setup::embedded().in_stream(&server, "S").set("journal.nats.credentials_file", &file);
     let says = json!({"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1});
