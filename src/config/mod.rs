@@ -257,6 +257,14 @@ pub struct Journal {
     pub nats: Option<Nats>,
 }
 
+impl Journal {
+    /// Bytes of live events that the engine may hold.
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        self.nats.as_ref().map_or(self.max_bytes, |nats| nats.max_bytes)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
     Sqlite,

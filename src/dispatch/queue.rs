@@ -7,7 +7,7 @@
 
 mod pace;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::config::Retry;
@@ -107,8 +107,11 @@ pub(super) struct Queue<T> {
     rested: u64,
     /// Parcels under way that failed before.
     failing_under_way: usize,
-    /// Sequences from the journal, oldest first, and whether they are settled.
-    unsettled: VecDeque<(u64, bool)>,
+    /// Sequences from the journal that are not settled.
+    unsettled: BTreeSet<u64>,
+    /// Those of them that were withdrawn while under way; and those that have ended so since they were last asked for.
+    withdrawn: HashSet<u64>,
+    given_up: Vec<u64>,
     held_bytes: usize,
     letters: usize,
     replayed: usize,
@@ -143,7 +146,9 @@ impl<T> Queue<T> {
             resting: BTreeMap::new(),
             rested: 0,
             failing_under_way: 0,
-            unsettled: VecDeque::new(),
+            unsettled: BTreeSet::new(),
+            withdrawn: HashSet::new(),
+            given_up: Vec::new(),
             held_bytes: 0,
             letters: 0,
             replayed: 0,
@@ -157,10 +162,16 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Takes in an event behind those of its chain. What comes from the journal comes in order.
+    /// Takes in an event behind those of its chain. What comes from the journal comes in order of its partition.
     pub(super) fn push(&mut self, sequence: u64, chain: Chain, bytes: usize, load: T, now: Instant) {
         match chain {
-            Chain::Lane | Chain::Entity(_) | Chain::Alone(_) => self.unsettled.push_back((sequence, false)),
+            Chain::Lane | Chain::Entity(_) | Chain::Alone(_) => {
+                if self.withdrawn.remove(&sequence) {
+                    // It is back before its delivery has ended, which counts again.
+                    return;
+                }
+                self.unsettled.insert(sequence);
+            }
             Chain::Letter(_) => self.letters += 1,
             Chain::Replay => self.replayed += 1,
         }
@@ -177,7 +188,7 @@ impl<T> Queue<T> {
     /// Whether more should be read from the journal.
     pub(super) fn has_room(&self, next: u64) -> bool {
         self.held_bytes < HELD_BYTES
-            && self.unsettled.front().is_none_or(|&(oldest, _)| next - oldest <= self.plan.max_ahead)
+            && self.oldest().is_none_or(|oldest| next.saturating_sub(oldest) <= self.plan.max_ahead)
     }
 
     /// Dead letters being tried again.
@@ -201,7 +212,7 @@ impl<T> Queue<T> {
 
     /// The oldest sequence from the journal that is not settled.
     pub(super) fn oldest(&self) -> Option<u64> {
-        self.unsettled.front().map(|&(sequence, _)| sequence)
+        self.unsettled.first().copied()
     }
 
     /// The next parcel to deliver or to bury, or when to ask again. `last` is the end of a lane: nothing waits for company,
@@ -272,6 +283,8 @@ impl<T> Queue<T> {
         for item in delivered.iter().filter(|item| !kept.contains(&item.chain)) {
             self.let_go(item.chain);
         }
+        let withdrawn = self.take_withdrawn(&mut parcel);
+        self.given_up.extend(withdrawn);
         if parcel.items.is_empty() {
             return delivered;
         }
@@ -327,6 +340,67 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Lets go of the events from the journal that are `gone`, and gives back which. Those under way are not tried again:
+    /// they end as delivered, or [given up](Self::take_given_up).
+    pub(super) fn withdraw(&mut self, gone: impl Fn(u64) -> bool) -> Vec<u64> {
+        self.withdrawn.extend(self.unsettled.iter().filter(|&&sequence| gone(sequence)));
+        let mut waited = Vec::new();
+        for (&chain, line) in &mut self.lines {
+            if matches!(chain, Chain::Letter(_) | Chain::Replay) {
+                continue;
+            }
+            let before = line.waiting.front().map(|(item, _)| item.sequence);
+            let all = std::mem::take(&mut line.waiting);
+            let (left, kept): (VecDeque<_>, VecDeque<_>) = all.into_iter().partition(|(item, _)| gone(item.sequence));
+            line.waiting = kept;
+            waited.extend(left.into_iter().map(|(item, _)| item));
+            let after = line.waiting.front().map(|(item, _)| item.sequence);
+            if !line.busy && before != after {
+                before.map(|first| self.ready.remove(&turn(chain, first)));
+                after.map(|first| self.ready.insert(turn(chain, first)));
+            }
+        }
+        self.lines.retain(|_, line| line.busy || !line.waiting.is_empty());
+        let mut sequences: Vec<u64> = waited.iter().map(|item| item.sequence).collect();
+        self.settle(&waited);
+        for (due, mut parcel) in std::mem::take(&mut self.resting) {
+            sequences.extend(self.take_withdrawn(&mut parcel));
+            if parcel.items.is_empty() {
+                self.to_bury -= usize::from(parcel.bury.is_some());
+            } else {
+                self.resting.insert(due, parcel);
+            }
+        }
+        sequences
+    }
+
+    /// Events that were withdrawn while under way and have ended undelivered since this was last asked.
+    pub(super) fn take_given_up(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.given_up)
+    }
+
+    /// Takes those out of a parcel that were withdrawn, and lets their chains go.
+    fn take_withdrawn(&mut self, parcel: &mut Parcel<T>) -> Vec<u64> {
+        let is_withdrawn = |item: &Item| match item.chain {
+            Chain::Lane | Chain::Entity(_) | Chain::Alone(_) => self.withdrawn.contains(&item.sequence),
+            Chain::Letter(_) | Chain::Replay => false,
+        };
+        if self.withdrawn.is_empty() || !parcel.items.iter().any(is_withdrawn) {
+            return Vec::new();
+        }
+        let loads = std::mem::take(&mut parcel.loads);
+        let (gone, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut parcel.items).into_iter().zip(loads).partition(|(item, _)| is_withdrawn(item));
+        (parcel.items, parcel.loads) = kept.into_iter().unzip();
+        let gone: Vec<Item> = gone.into_iter().map(|(item, _)| item).collect();
+        self.settle(&gone);
+        let kept: Vec<Chain> = parcel.items.iter().map(|item| item.chain).collect();
+        for item in gone.iter().filter(|item| !kept.contains(&item.chain)) {
+            self.let_go(item.chain);
+        }
+        gone.iter().map(|item| item.sequence).collect()
+    }
+
     /// Lets go of the replayed copies that are not under way.
     pub(super) fn drop_replay(&mut self) {
         if let Some(line) = self.lines.get_mut(&Chain::Replay) {
@@ -370,7 +444,10 @@ impl<T> Queue<T> {
     fn fresh_from(&mut self, now: Instant, last: bool) -> Result<bool, Option<Instant>> {
         let replay = self.ready.last().is_some_and(|&(replay, _, _)| replay);
         let furthest = self.furthest();
-        let first = self.ready.first().filter(|&&(replay, sequence, _)| !replay && sequence <= furthest);
+        let first = self
+            .ready
+            .first()
+            .filter(|&&(replay, first, chain)| !replay && (first <= furthest || chain == Chain::Lane));
         if first.is_none() && !replay {
             return Err(None);
         }
@@ -431,8 +508,11 @@ impl<T> Queue<T> {
         let furthest = self.furthest();
         let ready: Vec<_> = self.ready.iter().filter(|entry| entry.0 == replay).take(most).copied().collect();
         'chains: for entry in ready {
-            let (_, _, chain) = entry;
+            let (_, first, chain) = entry;
             let Some(line) = self.lines.get_mut(&chain) else { continue };
+            // What is all one chain is delivered as it came: an older event of another partition waits behind.
+            let furthest =
+                if chain == Chain::Lane { furthest.max(first.saturating_add(self.plan.max_ahead)) } else { furthest };
             while let Some((item, _)) = line.waiting.front() {
                 if !replay && item.sequence > furthest {
                     break 'chains;
@@ -520,14 +600,10 @@ impl<T> Queue<T> {
                 Chain::Letter(_) => self.letters -= 1,
                 Chain::Replay => self.replayed -= 1,
                 Chain::Lane | Chain::Entity(_) | Chain::Alone(_) => {
-                    if let Ok(at) = self.unsettled.binary_search_by_key(&item.sequence, |&(sequence, _)| sequence) {
-                        self.unsettled[at].1 = true;
-                    }
+                    self.unsettled.remove(&item.sequence);
+                    self.withdrawn.remove(&item.sequence);
                 }
             }
-        }
-        while self.unsettled.front().is_some_and(|&(_, settled)| settled) {
-            self.unsettled.pop_front();
         }
     }
 }

@@ -28,6 +28,7 @@ mod independent;
 mod kubernetes;
 mod ledger;
 mod letters;
+mod migrate;
 mod nats;
 mod night;
 mod order;

@@ -502,7 +502,7 @@ impl Writer {
 }
 
 /// The quarantine's words are a closed set; this finds the label for one.
-fn word(reason: &str) -> &'static str {
+pub(in crate::journal) fn word(reason: &str) -> &'static str {
     ["malformed", "incomplete", "unsupported-media", "conflict"]
         .into_iter()
         .find(|word| *word == reason)

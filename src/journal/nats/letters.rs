@@ -1,0 +1,604 @@
+//! The dead letters of a fleet: a stream of their own, a subject a letter, so that an event dies once however often that
+//! is said.
+//!
+//! A letter's message never changes. What has become of it since stands in a record, `letter.<id>`: that an operator has
+//! retried it, which receiver's lane has it, and what that lane's target said ([`retries`](super::retries)). What retries
+//! have delivered stands in `retried.<sink>`, for the sink's account.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use async_nats::HeaderMap;
+use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::link::{From, Link, NatsError, NotStored};
+use super::records::{PutError, Records};
+use super::replicas;
+use super::replies::Stored;
+pub(in crate::journal) use super::retries::Letters;
+use super::retries::{Ending, Lane};
+use crate::config::Config;
+use crate::journal::group::{Event, from_millis, millis, single};
+use crate::journal::letters::{Handled, Letter, LetterState, LettersOf, MAX_LIST, Which};
+use crate::journal::place::Account;
+use crate::journal::store::Retrying;
+use crate::journal::{DeadLettersStatus, Refused};
+
+/// How long a message is tried to be stored…
+const STORE_WITHIN: Duration = Duration::from_secs(10);
+/// …each time so long…
+const STORE_TRY: Duration = Duration::from_secs(2);
+/// …and so long after the time before.
+const STORE_PAUSE: Duration = Duration::from_millis(50);
+/// Bytes of one list, about.
+pub(super) const LIST_BYTES: usize = 8 << 20;
+/// Changes that are under way at a time.
+pub(super) const AT_ONCE: usize = 32;
+
+const UNKNOWN: &str = "there is no dead letter of this id";
+
+/// The dead letters of all sinks. Cheap to clone.
+#[derive(Clone)]
+pub(in crate::journal) struct DeadLetters {
+    shared: Arc<Shared>,
+    lanes: Arc<BTreeMap<String, Lane>>,
+}
+
+/// What operators and lanes share.
+pub(super) struct Shared {
+    pub(super) link: Link,
+    pub(super) records: Records,
+    /// This receiver, in this life.
+    pub(super) instance: Arc<str>,
+    /// Of the sinks in the settings, whether they have a lane.
+    sinks: BTreeMap<String, bool>,
+    max_bytes: u64,
+    known: Mutex<Known>,
+    ending: CancellationToken,
+}
+
+/// A message's own part: how the event came to be a dead letter.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    sequence: u64,
+    #[serde(flatten)]
+    told: Told,
+}
+
+/// What the last attempt said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Told {
+    pub(super) reason: String,
+    /// All there were.
+    pub(super) attempts: u32,
+    /// When it became a dead letter, in milliseconds since 1970.
+    pub(super) at: u64,
+}
+
+/// The record of a letter that was retried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Later {
+    pub(super) sink: String,
+    /// It is pending again; `None`: dead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) retrying: Option<Retrying>,
+    /// The receiver whose lane has it, for as long as that one lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) claimed_by: Option<String>,
+    /// Instead of what its message says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) told: Option<Told>,
+}
+
+/// What retries came to at a sink.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Retried {
+    /// Dead letters that the sink took after all.
+    pub(super) delivered: u64,
+    /// Those counted whose messages and records may still be there: to be deleted, and not to be counted again.
+    pub(super) ids: BTreeSet<u64>,
+    /// Letters with smaller ids are of an earlier sink of that name, in whose account they are.
+    #[serde(default)]
+    pub(super) letters_from: u64,
+}
+
+/// The records of letters as they were when this was read; never older than [`Retried`] in it.
+#[derive(Clone, Default)]
+pub(super) struct Known {
+    /// Of all records, what this was read from.
+    at: Option<u64>,
+    pub(super) retried: Arc<BTreeMap<String, (u64, Retried)>>,
+    /// By id, with their revisions.
+    pub(super) letters: Arc<BTreeMap<u64, (u64, Arc<Later>)>>,
+}
+
+#[derive(Clone, Copy)]
+enum Change {
+    Retry,
+    Discard,
+}
+
+/// A change is made, or there is a reason why not.
+type Outcome = Result<(), &'static str>;
+
+impl DeadLetters {
+    /// With a lane for every enabled sink.
+    pub(super) fn open(
+        (link, records): (&Link, &Records),
+        config: &Config,
+        instance: Arc<str>,
+        tasks: &TaskTracker,
+        ending: CancellationToken,
+    ) -> Self {
+        let sinks: BTreeMap<String, bool> = config.sinks.iter().map(|sink| (sink.name.clone(), sink.enabled)).collect();
+        let enabled = sinks.iter().filter(|(_, enabled)| **enabled).map(|(sink, _)| sink.clone());
+        let enabled: Vec<String> = enabled.collect();
+        let shared = Arc::new(Shared {
+            link: link.clone(),
+            records: records.clone(),
+            instance,
+            sinks,
+            max_bytes: config.dead_letters.max_bytes,
+            known: Mutex::default(),
+            ending,
+        });
+        let lane = |sink: String| (sink.clone(), Lane::start(Arc::clone(&shared), sink.into(), tasks));
+        let lanes = enabled.into_iter().map(lane).collect();
+        Self { shared, lanes: Arc::new(lanes) }
+    }
+
+    /// Keeps an event that a sink did not take, once for each sink and sequence.
+    pub(super) async fn put(&self, sink: &str, event: &Event, reason: &str, attempts: u32) -> Result<(), Refused> {
+        let told = Told { reason: reason.to_owned(), attempts, at: millis(SystemTime::now()) };
+        let payload = framed(&Head { sequence: event.sequence(), told }, &single(event))?;
+        let names = self.shared.link.names();
+        store_once(&self.shared.link, names.dead(), &names.letter(sink, event.sequence()), payload).await?;
+        Ok(())
+    }
+
+    /// The letters of a sink that are retried, for its lane; once. `None` if it has no lane, or they were taken before.
+    pub(super) fn letters(&self, sink: &str) -> Option<Letters> {
+        self.lanes.get(sink)?.take_letters()
+    }
+
+    /// Says that a retried letter was delivered, which ends it. Waits while the cluster is behind.
+    pub(super) async fn letter_delivered(&self, sink: &str, id: u64) {
+        self.end(sink, id, Ending::Delivered).await;
+    }
+
+    /// Says that a retried letter is a dead one again, after so many attempts more.
+    pub(super) async fn letter_failed(&self, sink: &str, id: u64, reason: &str, attempts: u32) {
+        let told = Told { reason: reason.to_owned(), attempts, at: millis(SystemTime::now()) };
+        self.end(sink, id, Ending::Failed(told)).await;
+    }
+
+    async fn end(&self, sink: &str, id: u64, ending: Ending) {
+        if let Some(lane) = self.lanes.get(sink) {
+            lane.end(id, ending).await;
+        }
+    }
+
+    /// Writes what became of retried letters, and leaves the others to whoever comes next. Nothing is handed out any more.
+    pub(super) async fn finish(&self) {
+        futures_util::future::join_all(self.lanes.values().map(Lane::finish)).await;
+    }
+
+    pub(super) async fn list(&self, query: LettersOf) -> Result<Vec<Letter>, Refused> {
+        self.shared.check_open()?;
+        let LettersOf { sink, after, limit } = query;
+        let mut from = after;
+        loop {
+            let found = self.shared.page(sink.as_deref(), from, limit.clamp(1, MAX_LIST)).await?;
+            let Some(last) = found.last() else { return Ok(Vec::new()) };
+            from = last.sequence;
+            let known = self.shared.known();
+            let letters: Vec<Letter> = found.iter().filter_map(|stored| self.shared.letter(stored, &known)).collect();
+            if !letters.is_empty() {
+                return Ok(letters);
+            }
+        }
+    }
+
+    pub(super) async fn get(&self, id: u64) -> Result<Option<Letter>, Refused> {
+        self.shared.check_open()?;
+        let found = self.shared.message(id).await.map_err(|error| refused(&error))?;
+        Ok(found.and_then(|stored| self.shared.letter(&stored, &self.shared.known())))
+    }
+
+    /// As [`Journal::retry_dead_letters`](crate::journal::Journal::retry_dead_letters): lanes of any receiver get them.
+    pub(super) async fn retry(&self, which: Which) -> Result<Handled, Refused> {
+        self.shared.change(which, Change::Retry).await
+    }
+
+    pub(super) async fn discard(&self, which: Which) -> Result<Handled, Refused> {
+        self.shared.change(which, Change::Discard).await
+    }
+
+    /// Gives up the retries of a sink that is gone, and its part in their account: what is left of them is an earlier sink's.
+    pub(super) async fn forget(&self, sink: &str) -> Result<(), Refused> {
+        self.shared.forget(sink).await
+    }
+
+    pub(super) fn status(&self, count: u64, bytes: u64, newest: u64) -> DeadLettersStatus {
+        let known = self.shared.known();
+        let retrying = known.letters.iter().filter(|(id, (_, later))| known.is_retried(**id, later)).count();
+        DeadLettersStatus { count, retrying: retrying as u64, bytes, max_bytes: self.shared.max_bytes, newest }
+    }
+
+    /// What retries change of an account that the sink's places add up to.
+    pub(super) fn amend(&self, sink: &str, account: &mut Account) {
+        let known = self.shared.known();
+        let is_counted = |id: u64, later: &Later| {
+            later.sink == sink && later.retrying == Some(Retrying::Counted) && known.is_retried(id, later)
+        };
+        let pending = known.letters.iter().filter(|(id, (_, later))| is_counted(**id, later)).count() as u64;
+        let delivered = known.retried.get(sink).map_or(0, |(_, retried)| retried.delivered);
+        // A letter is there a moment before its place counts it.
+        let delivered = delivered.min(account.dead_lettered);
+        let pending = pending.min(account.dead_lettered - delivered);
+        account.dead_lettered -= delivered + pending;
+        account.delivered += delivered;
+        account.pending += pending;
+    }
+}
+
+impl Shared {
+    /// The records of letters as they are known now.
+    pub(super) fn known(&self) -> Known {
+        let at = *self.records.changed().borrow();
+        let before = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            if known.at == Some(at) {
+                return known.clone();
+            }
+            known.clone()
+        };
+        let now = before.renewed(at, &self.records);
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&now);
+        now
+    }
+
+    /// The message of a letter, from the cluster's leader.
+    pub(super) async fn message(&self, id: u64) -> Result<Option<Stored>, NatsError> {
+        // The server takes 0 for no sequence at all.
+        if id == 0 { Ok(None) } else { self.link.get(self.link.names().dead(), id).await }
+    }
+
+    /// Deletes a letter; false if it is gone already.
+    pub(super) async fn delete(&self, id: u64) -> Result<bool, NatsError> {
+        if id == 0 { Ok(false) } else { self.link.delete(self.link.names().dead(), id).await }
+    }
+
+    /// The letter as it is now; nothing if it is on its way out.
+    pub(super) fn letter(&self, stored: &Stored, known: &Known) -> Option<Letter> {
+        let id = stored.sequence;
+        let sink = sink_of(self.link.names().dead(), &stored.subject)?;
+        if known.is_counted(id, sink) {
+            return None;
+        }
+        let read = unframed::<Head>(&stored.payload);
+        let read = read.and_then(|(head, block)| Some((Event::read_single(head.sequence, block).ok()?, head)));
+        let Some((event, head)) = read else {
+            tracing::error!(
+                id,
+                sink,
+                "a message in the stream of dead letters is none: only receivers may publish there"
+            );
+            return None;
+        };
+        let later = known.letters.get(&id).map(|(_, later)| Arc::clone(later));
+        let is_retried = later.as_ref().is_some_and(|later| later.retrying.is_some());
+        let Told { reason, attempts, at } = later.and_then(|later| later.told.clone()).unwrap_or(head.told);
+        let state = if is_retried { LetterState::Retrying } else { LetterState::Dead };
+        let (sink, sequence, at) = (sink.to_owned(), head.sequence, from_millis(at));
+        Some(Letter { id, sink, sequence, reason, attempts, at, state, event })
+    }
+
+    /// Messages of letters with larger ids, oldest first.
+    async fn page(&self, sink: Option<&str>, after: u64, limit: usize) -> Result<Vec<Stored>, Refused> {
+        let names = self.link.names();
+        let Some(from) = after.checked_add(1).filter(|_| sink.is_none_or(is_name)) else { return Ok(Vec::new()) };
+        let batch = self.link.read(names.dead(), &names.letters(sink), From::Sequence(from), limit, LIST_BYTES).await;
+        Ok(batch.map_err(|error| refused(&error))?.messages)
+    }
+
+    async fn change(&self, which: Which, change: Change) -> Result<Handled, Refused> {
+        self.check_open()?;
+        let mut handled = Handled::default();
+        let sink = match which {
+            Which::Ids(mut ids) => {
+                ids.sort_unstable();
+                ids.dedup();
+                let letters = ids.into_iter().map(|id| (id, None)).collect();
+                self.change_some(letters, change, &mut handled).await?;
+                return Ok(handled);
+            }
+            Which::Sink(sink) => Some(sink),
+            Which::All => None,
+        };
+        // What dies from now on is not meant: without this end, a sink that rejects everything would go round for ever.
+        let info = self.link.info(self.link.names().dead()).await;
+        let end = info.map_err(|error| refused(&error))?.state.last_sequence;
+        let mut after = 0;
+        loop {
+            let found = self.page(sink.as_deref(), after, MAX_LIST).await?;
+            let Some(last) = found.last() else { return Ok(handled) };
+            after = last.sequence;
+            let known = self.known();
+            let letters = found.into_iter().filter(|stored| stored.sequence <= end).filter_map(|stored| {
+                let sink = sink_of(self.link.names().dead(), &stored.subject)?;
+                (!known.is_counted(stored.sequence, sink)).then(|| (stored.sequence, Some(sink.to_owned())))
+            });
+            self.change_some(letters.collect(), change, &mut handled).await?;
+            if after >= end {
+                return Ok(handled);
+            }
+        }
+    }
+
+    /// Changes letters whose sinks may be known, some at a time.
+    async fn change_some(
+        &self,
+        letters: Vec<(u64, Option<String>)>,
+        change: Change,
+        handled: &mut Handled,
+    ) -> Result<(), Refused> {
+        let one = |(id, sink): (u64, Option<String>)| async move {
+            let outcome = match change {
+                Change::Retry => self.retry_one(id, sink).await,
+                Change::Discard => self.discard_one(id).await,
+            };
+            (id, outcome)
+        };
+        let mut outcomes = stream::iter(letters).map(one).buffered(AT_ONCE);
+        while let Some((id, outcome)) = outcomes.next().await {
+            match outcome? {
+                Ok(()) => handled.done += 1,
+                Err(why) => handled.skip(id, || why.to_owned()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a letter pending again.
+    async fn retry_one(&self, id: u64, sink: Option<String>) -> Result<Outcome, Refused> {
+        let sink = match sink {
+            Some(sink) => sink,
+            None => match self.message(id).await.map_err(|error| refused(&error))? {
+                Some(stored) => match sink_of(self.link.names().dead(), &stored.subject) {
+                    Some(sink) => sink.to_owned(),
+                    None => return Ok(Err(UNKNOWN)),
+                },
+                None => return Ok(Err(UNKNOWN)),
+            },
+        };
+        let known = self.known();
+        if known.is_counted(id, &sink) {
+            return Ok(Err(UNKNOWN));
+        }
+        let retrying = Some(known.counts(id, &sink));
+        let mut found = known.letters.get(&id).map(|(revision, later)| (*revision, (**later).clone()));
+        loop {
+            let (revision, told) = match found {
+                Some((_, Later { retrying: Some(_), .. })) => return Ok(Err("it is being retried already")),
+                Some((revision, later)) => (revision, later.told),
+                None => (0, None),
+            };
+            match self.sinks.get(&sink) {
+                Some(true) => {}
+                Some(false) => return Ok(Err("its sink is switched off")),
+                None => return Ok(Err("its sink is not in the settings")),
+            }
+            let later = Later { sink: sink.clone(), retrying, claimed_by: None, told };
+            match self.write(id, revision, &later).await {
+                Ok(_) => return Ok(Ok(())),
+                Err(PutError::Stale) => found = self.read(id).await?,
+                Err(PutError::Unavailable(reason)) => return Err(unavailable(&reason)),
+            }
+        }
+    }
+
+    /// Deletes a dead letter. One that is retried stays, unless nobody would ever end its retry.
+    async fn discard_one(&self, id: u64) -> Result<Outcome, Refused> {
+        let known = self.known().letters.get(&id).map(|(revision, later)| (*revision, (**later).clone()));
+        let mut found = known;
+        while let Some((revision, later)) = found {
+            if later.retrying.is_some() && self.is_at_work_on(&later).await? {
+                return Ok(Err("it is being retried"));
+            }
+            match self.records.remove(&key(id), revision).await {
+                Ok(_) => break,
+                Err(PutError::Stale) => found = self.read(id).await?,
+                Err(PutError::Unavailable(reason)) => return Err(unavailable(&reason)),
+            }
+        }
+        let deleted = self.delete(id).await.map_err(|error| refused(&error))?;
+        Ok(if deleted { Ok(()) } else { Err(UNKNOWN) })
+    }
+
+    /// Whether a lane has it, or may get it.
+    async fn is_at_work_on(&self, later: &Later) -> Result<bool, Refused> {
+        match &later.claimed_by {
+            _ if self.sinks.get(&later.sink) == Some(&true) => Ok(true),
+            Some(by) => replicas::lives(&self.records, by).await.map_err(|error| refused(&error)),
+            None => Ok(false),
+        }
+    }
+
+    async fn forget(&self, sink: &str) -> Result<(), Refused> {
+        let info = self.link.info(self.link.names().dead()).await;
+        let letters_from = info.map_err(|error| refused(&error))?.state.last_sequence + 1;
+        let known = self.known();
+        for (id, (revision, later)) in known.letters.iter().filter(|(_, (_, later))| later.sink == sink) {
+            if later.retrying.is_some() {
+                let dead = Later { retrying: None, claimed_by: None, ..(**later).clone() };
+                match self.write(*id, *revision, &dead).await {
+                    // Another receiver has it still; the account that it is in goes all the same.
+                    Ok(_) | Err(PutError::Stale) => {}
+                    Err(PutError::Unavailable(reason)) => return Err(unavailable(&reason)),
+                }
+            }
+        }
+        let key = format!("{RETRIED}{sink}");
+        loop {
+            let found = self.records.get(&key).await.map_err(|error| refused(&error))?;
+            let ids = found.as_ref().and_then(|record| serde_json::from_slice::<Retried>(&record.value).ok());
+            let retried = Retried { delivered: 0, ids: ids.unwrap_or_default().ids, letters_from };
+            match self.records.put(&key, found.map_or(0, |record| record.revision), json(&retried)?).await {
+                Ok(_) => return Ok(()),
+                Err(PutError::Stale) => {}
+                Err(PutError::Unavailable(reason)) => return Err(unavailable(&reason)),
+            }
+        }
+    }
+
+    /// Writes a letter's record.
+    pub(super) async fn write(&self, id: u64, revision: u64, later: &Later) -> Result<u64, PutError> {
+        let value = json(later).map_err(|_| PutError::Unavailable("it cannot be written as JSON".to_owned()))?;
+        self.records.put(&key(id), revision, value).await
+    }
+
+    /// A letter's record and its revision, from the cluster's leader.
+    pub(super) async fn read(&self, id: u64) -> Result<Option<(u64, Later)>, Refused> {
+        let Some(record) = self.records.get(&key(id)).await.map_err(|error| refused(&error))? else { return Ok(None) };
+        let later = serde_json::from_slice(&record.value).map_err(|_| foreign(&key(id)))?;
+        Ok(Some((record.revision, later)))
+    }
+
+    fn check_open(&self) -> Result<(), Refused> {
+        if self.ending.is_cancelled() { Err(Refused::Closed) } else { Ok(()) }
+    }
+
+    pub(super) fn ending(&self) -> &CancellationToken {
+        &self.ending
+    }
+}
+
+const LETTER: &str = "letter.";
+pub(super) const RETRIED: &str = "retried.";
+
+pub(super) fn key(id: u64) -> String {
+    format!("{LETTER}{id}")
+}
+
+impl Known {
+    /// What the records say now. `retried` is read first: every letter in it was there before it.
+    fn renewed(&self, at: u64, records: &Records) -> Self {
+        let retried = records.known(RETRIED).into_iter().filter_map(|(key, record)| {
+            let retried = serde_json::from_slice(&record.value).map_err(|_| foreign(&key)).ok()?;
+            Some((key.strip_prefix(RETRIED)?.to_owned(), (record.revision, retried)))
+        });
+        let retried = Arc::new(retried.collect());
+        let letters = records.known(LETTER).into_iter().filter_map(|(key, record)| {
+            let id = key.strip_prefix(LETTER)?.parse().ok()?;
+            let later = match self.letters.get(&id) {
+                Some((revision, later)) if *revision == record.revision => Arc::clone(later),
+                _ => Arc::new(serde_json::from_slice(&record.value).map_err(|_| foreign(&key)).ok()?),
+            };
+            Some((id, (record.revision, later)))
+        });
+        Self { at: Some(at), retried, letters: Arc::new(letters.collect()) }
+    }
+
+    /// Whether a letter is delivered and counted, and only its remains are left.
+    pub(super) fn is_counted(&self, id: u64, sink: &str) -> bool {
+        self.retried.get(sink).is_some_and(|(_, retried)| retried.ids.contains(&id))
+    }
+
+    /// Whether a letter is pending again.
+    pub(super) fn is_retried(&self, id: u64, later: &Later) -> bool {
+        later.retrying.is_some() && !self.is_counted(id, &later.sink)
+    }
+
+    /// Whether a letter stands in its sink's account.
+    fn counts(&self, id: u64, sink: &str) -> Retrying {
+        match self.retried.get(sink) {
+            Some((_, retried)) if id < retried.letters_from => Retrying::Uncounted,
+            _ => Retrying::Counted,
+        }
+    }
+}
+
+/// Stores a message unless its subject has one already; whether it was stored now. However often it has to be repeated,
+/// it is stored once: by its id while its outcome is not known, and by its subject for good.
+pub(super) async fn store_once(link: &Link, stream: &str, subject: &str, payload: Bytes) -> Result<bool, Refused> {
+    let mut headers = HeaderMap::new();
+    headers.insert(NATS_MESSAGE_ID, uuid::Uuid::new_v4().simple().to_string());
+    headers.insert(NATS_EXPECTED_STREAM, stream);
+    headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+    let end = Instant::now() + STORE_WITHIN;
+    loop {
+        match link.publish(stream, subject, headers.clone(), payload.clone(), STORE_TRY).await {
+            Ok(_) => return Ok(true),
+            Err(NotStored::Stale(_)) => return Ok(false),
+            Err(NotStored::Full(_)) => return Err(Refused::Full),
+            Err(NotStored::Refused(reason)) => {
+                tracing::error!(stream, reason, "the cluster does not take a message");
+                return Err(Refused::Failed);
+            }
+            Err(NotStored::Unavailable(reason)) if Instant::now() >= end => return Err(unavailable(&reason)),
+            Err(NotStored::Busy | NotStored::Unavailable(_)) => tokio::time::sleep(STORE_PAUSE).await,
+        }
+    }
+}
+
+/// A head as JSON, its length before it, and then the rest.
+pub(super) fn framed(head: &impl Serialize, rest: &[u8]) -> Result<Bytes, Refused> {
+    let head = json(head)?;
+    let length = u32::try_from(head.len()).map_err(|_| Refused::Failed)?;
+    Ok([&length.to_le_bytes()[..], &head, rest].concat().into())
+}
+
+/// Reads what [`framed`] wrote.
+pub(super) fn unframed<T: DeserializeOwned>(payload: &Bytes) -> Option<(T, Bytes)> {
+    let (length, _) = payload.split_first_chunk()?;
+    let end = usize::try_from(u32::from_le_bytes(*length)).ok()?.checked_add(length.len())?;
+    let head = serde_json::from_slice(payload.get(length.len()..end)?).ok()?;
+    Some((head, payload.slice(end..)))
+}
+
+pub(super) fn json(value: &impl Serialize) -> Result<Bytes, Refused> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(|_| Refused::Failed)
+}
+
+/// What an operator or a lane is told of an error of the cluster.
+pub(super) fn refused(error: &NatsError) -> Refused {
+    unavailable(&error.to_string())
+}
+
+pub(super) fn unavailable(reason: &str) -> Refused {
+    tracing::warn!(reason, "the cluster did not do what was asked");
+    Refused::Late
+}
+
+/// Says that a record is none of a receiver's of this version.
+pub(super) fn foreign(key: &str) -> Refused {
+    tracing::error!(key, "a record cannot be read: another program wrote it, or a newer receiver");
+    Refused::Failed
+}
+
+/// Whether a text may be a sink's name; others must not get into a subject.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
+/// The sink in a letter's subject.
+fn sink_of<'a>(stream: &str, subject: &'a str) -> Option<&'a str> {
+    let (sink, _sequence) = subject.strip_prefix(stream)?.strip_prefix('.')?.split_once('.')?;
+    Some(sink)
+}
+
+impl fmt::Debug for DeadLetters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetters").finish_non_exhaustive()
+    }
+}

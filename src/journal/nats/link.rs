@@ -1,0 +1,465 @@
+//! The connection to the cluster: requests that leave nothing behind when they are not answered, and what the other parts
+//! ask of streams.
+//!
+//! `async-nats` has requests too, but keeps an entry of each that is never answered, and does not end those under way when
+//! the connection is lost.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_nats::connection::State;
+use async_nats::jetstream::stream;
+use async_nats::{Client, ConnectErrorKind, Event, HeaderMap, Message, ServerAddr, StatusCode};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::login;
+use super::names::Names;
+use super::replies::{Batch, Replies, Stored, Ticket};
+use crate::config;
+
+/// For the first connection.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// For an answer of the API.
+const API_TIMEOUT: Duration = Duration::from_secs(5);
+/// How late a change of the connection is seen, should its event have been lost.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// A handle to the connection; cheap to clone. It ends with the last one.
+#[derive(Clone)]
+pub(in crate::journal) struct Link(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    names: Names,
+    replies: Arc<Replies>,
+    connection: watch::Receiver<bool>,
+    /// Of the tasks that read answers and watch the connection.
+    _tasks: (TaskTracker, DropGuard),
+}
+
+/// What the cluster did with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::journal) struct Ack {
+    /// Of a duplicate, its first copy's.
+    pub(in crate::journal) sequence: u64,
+    pub(in crate::journal) duplicate: bool,
+}
+
+/// Why a message may not be in its stream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(in crate::journal) enum NotStored {
+    /// The id is not used up.
+    #[error("no room: {0}")]
+    Full(String),
+    /// Another copy with the same id is being written: the same again in a moment.
+    #[error("a message of the same id is being written")]
+    Busy,
+    /// Not the expected sequence, but this one.
+    #[error("something else was written: its sequence is {0}")]
+    Stale(u64),
+    /// Nobody knows whether it is stored: the same id again.
+    #[error("no answer: {0}")]
+    Unavailable(String),
+    /// The same would be refused again.
+    #[error("refused: {0}")]
+    Refused(String),
+}
+
+/// What kept a request from its answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(in crate::journal) enum NatsError {
+    /// May be different in a moment.
+    #[error("the NATS cluster does not answer: {0}")]
+    Unavailable(String),
+    /// The server's own words.
+    #[error("the NATS cluster refuses: {text} ({code})")]
+    Refused { code: u64, text: String },
+    /// Settings, here or there, that do not keep what the journal promises; each with its remedy.
+    #[error("{}", .0.join("; "))]
+    Unfit(Vec<String>),
+}
+
+/// Where a batch begins.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::journal) enum From {
+    Sequence(u64),
+    Time(SystemTime),
+}
+
+impl Link {
+    /// Connects, within 10 s. From then on the connection mends itself.
+    ///
+    /// # Errors
+    /// When a file of the settings cannot be used, when no server answers, or when they do not let the receiver in.
+    pub(in crate::journal) async fn connect(settings: &config::Nats) -> Result<Self, NatsError> {
+        let changed = Arc::new(Notify::new());
+        let client = connect(settings, &changed).await?;
+        let replies = Arc::new(Replies::new(client.new_inbox()));
+        let answers = client.subscribe(replies.subjects()).await;
+        let answers = answers.map_err(|error| NatsError::Unavailable(error.to_string()))?;
+        let (state, connection) = watch::channel(true);
+        let (tracker, end) = (TaskTracker::new(), CancellationToken::new());
+        tracker.spawn(end.clone().run_until_cancelled_owned(Arc::clone(&replies).hand_out(answers)));
+        let watched = watch_connection(client.clone(), changed, state, Arc::clone(&replies));
+        tracker.spawn(end.clone().run_until_cancelled_owned(watched));
+        tracker.close();
+        let names = Names::new(&settings.stream);
+        Ok(Self(Arc::new(Inner { client, names, replies, connection, _tasks: (tracker, end.drop_guard()) })))
+    }
+
+    pub(in crate::journal) fn names(&self) -> &Names {
+        &self.0.names
+    }
+
+    pub(in crate::journal) fn client(&self) -> &Client {
+        &self.0.client
+    }
+
+    pub(in crate::journal) fn is_connected(&self) -> bool {
+        self.0.client.connection_state() == State::Connected
+    }
+
+    pub(in crate::journal) fn connection(&self) -> watch::Receiver<bool> {
+        self.0.connection.clone()
+    }
+
+    /// Tries once to store a message. The caller gives it an id (`Nats-Msg-Id`), and repeats the same after
+    /// [`NotStored::Unavailable`] and [`NotStored::Busy`].
+    ///
+    /// # Errors
+    /// [`NotStored`].
+    pub(in crate::journal) async fn publish(
+        &self,
+        stream: &str,
+        subject: &str,
+        mut headers: HeaderMap,
+        payload: Bytes,
+        within: Duration,
+    ) -> Result<Ack, NotStored> {
+        headers.insert(async_nats::header::NATS_EXPECTED_STREAM, stream);
+        let end = Instant::now() + within;
+        let answer = self.ask(subject.to_owned(), Some(headers), payload, end).await.map_err(|error| match error {
+            NatsError::Unavailable(text) => NotStored::Unavailable(text),
+            other => NotStored::Refused(other.to_string()),
+        })?;
+        let parsed: Result<Published, _> = serde_json::from_slice(&answer.payload);
+        match parsed {
+            Ok(Published { error: Some(error), .. }) => Err(error.not_stored()),
+            Ok(Published { seq, duplicate, .. }) if seq > 0 => Ok(Ack { sequence: seq, duplicate }),
+            _ => Err(NotStored::Unavailable(format!("{subject} was answered by something that is no stream"))),
+        }
+    }
+
+    /// Asks the API; `subject` is what comes after `$JS.API.`.
+    ///
+    /// # Errors
+    /// [`NatsError::Unavailable`] and [`NatsError::Refused`].
+    pub(in crate::journal) async fn api<T: DeserializeOwned>(
+        &self,
+        subject: &str,
+        request: &impl Serialize,
+    ) -> Result<T, NatsError> {
+        let payload = serde_json::to_vec(request).map_err(|error| NatsError::Unavailable(error.to_string()))?;
+        let end = Instant::now() + API_TIMEOUT;
+        let answer = self.ask(format!("$JS.API.{subject}"), None, payload.into(), end).await?;
+        let unreadable = |error| NatsError::Unavailable(format!("the answer to {subject} cannot be read: {error}"));
+        let Answer { error } = serde_json::from_slice(&answer.payload).map_err(unreadable)?;
+        if let Some(error) = error {
+            return Err(error.into());
+        }
+        serde_json::from_slice(&answer.payload).map_err(unreadable)
+    }
+
+    /// Reads up to `count` messages whose subjects match, or `max_bytes` (of one message at least). Any replica answers,
+    /// which may not have the newest yet. The stream must allow direct reads.
+    ///
+    /// # Errors
+    /// [`NatsError::Unavailable`], also when a message of the answer is missing, and [`NatsError::Refused`].
+    pub(in crate::journal) async fn read(
+        &self,
+        stream: &str,
+        filter: &str,
+        from: From,
+        count: usize,
+        max_bytes: usize,
+    ) -> Result<Batch, NatsError> {
+        let mut request = json!({ "batch": count, "max_bytes": max_bytes, "next_by_subj": filter });
+        match from {
+            From::Sequence(sequence) => request["seq"] = sequence.max(1).into(),
+            From::Time(time) => request["start_time"] = humantime::format_rfc3339_nanos(time).to_string().into(),
+        }
+        let ticket = self.0.replies.ticket(count + 1);
+        let subject = format!("$JS.API.DIRECT.GET.{stream}");
+        self.send(subject, &ticket, None, request.to_string().into(), Instant::now() + API_TIMEOUT).await?;
+        ticket.batch().await
+    }
+
+    /// A message by its sequence, from the stream's leader.
+    ///
+    /// # Errors
+    /// [`NatsError::Unavailable`] and [`NatsError::Refused`].
+    pub(in crate::journal) async fn get(&self, stream: &str, sequence: u64) -> Result<Option<Stored>, NatsError> {
+        self.get_by(stream, json!({ "seq": sequence })).await
+    }
+
+    /// The newest message of a subject, from the stream's leader.
+    ///
+    /// # Errors
+    /// [`NatsError::Unavailable`] and [`NatsError::Refused`].
+    pub(in crate::journal) async fn get_last(&self, stream: &str, subject: &str) -> Result<Option<Stored>, NatsError> {
+        self.get_by(stream, json!({ "last_by_subj": subject })).await
+    }
+
+    /// Deletes a message; false if there is none of this sequence.
+    ///
+    /// # Errors
+    /// [`NatsError::Unavailable`] and [`NatsError::Refused`].
+    pub(in crate::journal) async fn delete(&self, stream: &str, sequence: u64) -> Result<bool, NatsError> {
+        #[derive(Deserialize)]
+        struct Deleted {
+            success: bool,
+        }
+        let request = json!({ "seq": sequence, "no_erase": true });
+        match self.api(&format!("STREAM.MSG.DELETE.{stream}"), &request).await {
+            Ok(Deleted { success }) => Ok(success),
+            Err(NatsError::Refused { code: NO_MESSAGE | NO_SEQUENCE, .. }) => Ok(false),
+            // Beyond the stream's end, or before its first message. The code stands for a lack of rights too.
+            Err(NatsError::Refused { code: NOT_DELETED, text })
+                if text.ends_with("EOF") || text.contains("no message found") =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes all messages, or those that match, below a sequence; says how many.
+    ///
+    /// # Errors
+    /// [`NatsError::Unavailable`] and [`NatsError::Refused`].
+    pub(in crate::journal) async fn purge(
+        &self,
+        stream: &str,
+        filter: Option<&str>,
+        below: u64,
+    ) -> Result<u64, NatsError> {
+        #[derive(Deserialize)]
+        struct Purged {
+            purged: u64,
+        }
+        let request = match filter {
+            Some(filter) => json!({ "seq": below, "filter": filter }),
+            None => json!({ "seq": below }),
+        };
+        let Purged { purged } = self.api(&format!("STREAM.PURGE.{stream}"), &request).await?;
+        Ok(purged)
+    }
+
+    /// A stream's settings and state.
+    ///
+    /// # Errors
+    /// [`NatsError::Unavailable`] and [`NatsError::Refused`], with the code [`NO_STREAM`] when there is none.
+    pub(in crate::journal) async fn info(&self, stream: &str) -> Result<stream::Info, NatsError> {
+        self.api(&format!("STREAM.INFO.{stream}"), &json!({})).await
+    }
+
+    async fn get_by(&self, stream: &str, request: serde_json::Value) -> Result<Option<Stored>, NatsError> {
+        #[derive(Deserialize)]
+        struct Got {
+            message: stream::RawMessage,
+        }
+        let got: Got = match self.api(&format!("STREAM.MSG.GET.{stream}"), &request).await {
+            Ok(got) => got,
+            Err(NatsError::Refused { code: NO_MESSAGE, .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let message = async_nats::jetstream::message::StreamMessage::try_from(got.message);
+        let message = message.map_err(|error| NatsError::Unavailable(error.to_string()))?;
+        Ok(Some(Stored {
+            sequence: message.sequence,
+            subject: message.subject.to_string(),
+            headers: message.headers,
+            payload: message.payload,
+            time: message.time.into(),
+        }))
+    }
+
+    /// One answer to one request.
+    async fn ask(
+        &self,
+        subject: String,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+        end: Instant,
+    ) -> Result<Message, NatsError> {
+        let mut ticket = self.0.replies.ticket(1);
+        self.send(subject, &ticket, headers, payload, end).await?;
+        let answer = ticket.next(end).await?;
+        match answer.status {
+            Some(StatusCode::NO_RESPONDERS) => {
+                Err(NatsError::Unavailable("nobody is there to answer: no leader, or no such stream".to_owned()))
+            }
+            _ => Ok(answer),
+        }
+    }
+
+    async fn send(
+        &self,
+        subject: String,
+        ticket: &Ticket<'_>,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+        end: Instant,
+    ) -> Result<(), NatsError> {
+        if !self.is_connected() {
+            return Err(NatsError::Unavailable("not connected to any server".to_owned()));
+        }
+        let headers = headers.unwrap_or_default();
+        let sent = self.0.client.publish_with_reply_and_headers(subject, ticket.subject(), headers, payload);
+        match timeout_at(end, sent).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) if error.kind() == async_nats::PublishErrorKind::Send => {
+                Err(NatsError::Unavailable(error.to_string()))
+            }
+            Ok(Err(error)) => Err(NatsError::Refused { code: 0, text: error.to_string() }),
+            Err(_) => Err(NatsError::Unavailable("it could not be sent in time".to_owned())),
+        }
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("stream", &self.0.names.events()).finish_non_exhaustive()
+    }
+}
+
+async fn connect(settings: &config::Nats, changed: &Arc<Notify>) -> Result<Client, NatsError> {
+    let servers: Result<Vec<ServerAddr>, _> = settings.servers.iter().map(|server| server.parse()).collect();
+    let servers = servers.map_err(|error| NatsError::Unfit(vec![format!("journal.nats.servers: {error}")]))?;
+    let end = Instant::now() + CONNECT_WITHIN;
+    loop {
+        let changed = Arc::clone(changed);
+        let options = login::options(settings)?.event_callback(move |event| {
+            tell(&event);
+            changed.notify_one();
+            std::future::ready(())
+        });
+        let Ok(connected) = timeout_at(end, options.connect(servers.clone())).await else {
+            let text = format!("no connection to {} within 10 s", settings.servers.join(", "));
+            return Err(NatsError::Unavailable(text));
+        };
+        let error = match connected {
+            Ok(client) => return Ok(client),
+            Err(error) => error,
+        };
+        let text = format!("no connection to {}: {}", settings.servers.join(", "), with_causes(&error));
+        match error.kind() {
+            ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+                let remedy = "let its certificate, journal.nats.credentials_file or journal.nats.nkey_file be one that the cluster knows";
+                return Err(NatsError::Unfit(vec![format!(
+                    "{text}: the cluster does not let the receiver in; {remedy}"
+                )]));
+            }
+            _ if Instant::now() >= end => return Err(NatsError::Unavailable(text)),
+            // Its own pause comes before each address.
+            _ => tracing::debug!(error = text, "not connected to NATS yet"),
+        }
+    }
+}
+
+fn tell(event: &Event) {
+    match event {
+        Event::Connected => tracing::info!("connected to NATS"),
+        Event::Disconnected => tracing::warn!("disconnected from NATS"),
+        Event::LameDuckMode => tracing::info!("the NATS server is going down; others are tried"),
+        Event::SlowConsumer(_) => tracing::warn!("messages from NATS were dropped unread; they are asked for again"),
+        Event::ServerError(error) => tracing::warn!(%error, "the NATS server told an error"),
+        Event::ClientError(error) => tracing::warn!(%error, "no connection to NATS"),
+        Event::Draining | Event::Closed => {}
+    }
+}
+
+/// Tells whether there is a connection, and ends what waits when there is none any more.
+async fn watch_connection(client: Client, changed: Arc<Notify>, state: watch::Sender<bool>, replies: Arc<Replies>) {
+    loop {
+        // Events can be lost; the state cannot.
+        let _ = timeout(LOOK_AGAIN, changed.notified()).await;
+        let connected = client.connection_state() == State::Connected;
+        let differs = state.send_if_modified(|was| std::mem::replace(was, connected) != connected);
+        if differs && !connected {
+            replies.give_up();
+        }
+    }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
+}
+
+#[derive(Deserialize)]
+struct Published {
+    error: Option<ApiError>,
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    error: Option<ApiError>,
+}
+
+#[derive(Deserialize)]
+struct ApiError {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+/// No stream of that name.
+pub(in crate::journal) const NO_STREAM: u64 = 10059;
+/// No message of that sequence or subject.
+const NO_MESSAGE: u64 = 10037;
+const NO_SEQUENCE: u64 = 10043;
+const NOT_DELETED: u64 = 10057;
+
+impl ApiError {
+    fn not_stored(self) -> NotStored {
+        match self.err_code {
+            // The stream's limit, the account's, the servers' disks.
+            10077 | 10023 | 10002 | 10047 => NotStored::Full(self.description),
+            10158 => NotStored::Busy,
+            10071 => {
+                let last = self.description.rsplit(' ').next().and_then(|last| last.parse().ok());
+                last.map_or(NotStored::Unavailable(self.description), NotStored::Stale)
+            }
+            // 10164: another comes first, whose outcome is not known yet.
+            10008 | 10164 | 10167 => NotStored::Unavailable(self.description),
+            _ => NotStored::Refused(format!("{} ({})", self.description, self.err_code)),
+        }
+    }
+}
+
+impl std::convert::From<ApiError> for NatsError {
+    fn from(error: ApiError) -> Self {
+        match error.err_code {
+            // The cluster has no leader now, or too much to do.
+            10007 | 10008 | 10009 | 10167 => Self::Unavailable(error.description),
+            code => Self::Refused { code, text: error.description },
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What is called how in the cluster.
+
+/// The names of streams, subjects and consumers.
+#[derive(Debug, Clone)]
+pub(in crate::journal) struct Names {
+    events: String,
+    state: String,
+    dead: String,
+    quarantine: String,
+}
+
+impl Names {
+    pub(super) fn new(stream: &str) -> Self {
+        Self {
+            events: stream.to_owned(),
+            state: format!("{stream}_STATE"),
+            dead: format!("{stream}_DEAD_LETTERS"),
+            quarantine: format!("{stream}_QUARANTINE"),
+        }
+    }
+
+    /// The stream of events.
+    pub(in crate::journal) fn events(&self) -> &str {
+        &self.events
+    }
+
+    /// The stream of records.
+    pub(in crate::journal) fn state(&self) -> &str {
+        &self.state
+    }
+
+    /// The stream of dead letters.
+    pub(in crate::journal) fn dead(&self) -> &str {
+        &self.dead
+    }
+
+    pub(in crate::journal) fn quarantine(&self) -> &str {
+        &self.quarantine
+    }
+
+    /// Of the events of a partition.
+    pub(in crate::journal) fn subject(&self, partition: u16) -> String {
+        format!("{}.p.{partition}", self.events)
+    }
+
+    /// Of all events.
+    pub(in crate::journal) fn subjects(&self) -> String {
+        format!("{}.p.*", self.events)
+    }
+
+    pub(in crate::journal) fn record(&self, key: &str) -> String {
+        format!("{}.{key}", self.state)
+    }
+
+    /// Of the dead letter of an event at a sink.
+    pub(in crate::journal) fn letter(&self, sink: &str, sequence: u64) -> String {
+        format!("{}.{sink}.{sequence}", self.dead)
+    }
+
+    /// Of all dead letters, or those of one sink.
+    pub(in crate::journal) fn letters(&self, sink: Option<&str>) -> String {
+        match sink {
+            Some(sink) => format!("{}.{sink}.*", self.dead),
+            None => format!("{}.*.*", self.dead),
+        }
+    }
+
+    /// Of a quarantined body, by its digest.
+    pub(in crate::journal) fn body(&self, digest: u64) -> String {
+        format!("{}.{digest:016x}", self.quarantine)
+    }
+
+    /// Of all quarantined bodies.
+    pub(in crate::journal) fn bodies(&self) -> String {
+        format!("{}.*", self.quarantine)
+    }
+
+    pub(in crate::journal) fn consumer(&self, sink: &str, partition: u16) -> String {
+        format!("{sink}-{partition}")
+    }
+}

@@ -1,0 +1,78 @@
+//! Which receivers of the fleet live: each renews a record, `replica.<instance>`, that the cluster forgets after a while.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::link::NatsError;
+use super::records::Records;
+
+/// How often a receiver says that it lives…
+const RENEW: Duration = Duration::from_secs(3);
+/// …and how long that is believed.
+const TTL: Duration = Duration::from_secs(10);
+/// One whose record was not there in all this time is gone. After an outage of the cluster it takes a moment until all
+/// have renewed theirs.
+const ABSENT: Duration = Duration::from_secs(5);
+/// If nobody looked for so long, absence begins anew.
+const FORGOTTEN: Duration = Duration::from_secs(30);
+
+fn key(instance: &str) -> String {
+    format!("replica.{instance}")
+}
+
+/// Says that this receiver lives, until `ending`, and then that it does not.
+pub(super) async fn live(records: &Records, instance: &str, tasks: &TaskTracker, ending: CancellationToken) {
+    let (records, key) = (records.clone(), key(instance));
+    // Whoever looks from now on finds it; if not, the next beat is close.
+    let mut last = beat(&records, &key).await;
+    tasks.spawn(async move {
+        let mut renew = interval(RENEW);
+        renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while ending.run_until_cancelled(renew.tick()).await.is_some() {
+            last = ending.run_until_cancelled(beat(&records, &key)).await.flatten().or(last);
+        }
+        if let Some(revision) = last {
+            // Otherwise it is forgotten soon.
+            let _ = records.remove(&key, revision).await;
+        }
+    });
+}
+
+async fn beat(records: &Records, key: &str) -> Option<u64> {
+    let beat = records.set(key, Bytes::from_static(b"{}"), Some(TTL)).await;
+    beat.inspect_err(|reason| tracing::debug!(%reason, "the cluster does not hear that this receiver lives")).ok()
+}
+
+/// Whether a receiver has said so lately.
+pub(super) async fn lives(records: &Records, instance: &str) -> Result<bool, NatsError> {
+    Ok(records.get(&key(instance)).await?.is_some())
+}
+
+/// What one of those who look knows of the others.
+#[derive(Debug, Default)]
+pub(super) struct Vanished {
+    /// When a receiver was found absent first, and last.
+    absent: BTreeMap<String, (Instant, Instant)>,
+}
+
+impl Vanished {
+    /// Whether a receiver is gone, as far as is known now. To be asked again and again: at first nobody is.
+    pub(super) async fn is_gone(&mut self, records: &Records, instance: &str) -> bool {
+        let lives = lives(records, instance).await;
+        let now = Instant::now();
+        self.absent.retain(|_, (_, last)| now.duration_since(*last) < FORGOTTEN);
+        if !matches!(lives, Ok(false)) {
+            // A cluster that does not answer says nothing about receivers.
+            self.absent.remove(instance);
+            return false;
+        }
+        let (first, last) = self.absent.entry(instance.to_owned()).or_insert((now, now));
+        *last = now;
+        now.duration_since(*first) >= ABSENT
+    }
+}
