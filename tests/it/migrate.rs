@@ -18,7 +18,7 @@ fn to(setup: Setup, target: &Target) -> Setup {
     setup
         .set("sinks.stdout.type", "stdout")
         .set("sinks.web.type", "http")
-        .set("sinks.web.url", target.url("/"))
+        .set("sinks.web.url", &*target.url("/"))
         .set("sinks.web.start", "earliest")
         .set("sinks.stdout.start", "earliest")
         .set("sinks.web.retry.max_backoff", "200ms")
