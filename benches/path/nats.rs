@@ -1,6 +1,7 @@
 //! NATS servers for the engine `nats`: one or three on this machine, without TLS between them and the receiver.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -20,7 +21,7 @@ impl Cluster {
     /// `always`: every message is synced before its acknowledgement, instead of every two minutes.
     pub(crate) fn start(program: &Path, folder: &Path, count: usize, always: bool) -> Self {
         fs::create_dir_all(folder).unwrap();
-        let (clients, routes) = (free_ports(count), free_ports(count));
+        let (clients, routes, monitors) = (free_ports(count), free_ports(count), free_ports(count));
         let urls: Vec<String> = routes.iter().map(|route| format!("nats-route://{route}")).collect();
         let sync = if always { "sync_interval: always" } else { "" };
         let nodes = (0..count).map(|index| {
@@ -30,9 +31,10 @@ impl Cluster {
                 _ => format!("cluster {{ name: bench, listen: \"{}\", routes: [{}] }}", routes[index], urls.join(", ")),
             };
             let text = format!(
-                "server_name: n{index}\nlisten: \"{}\"\nmax_payload: 2MB\n{cluster}\n\
+                "server_name: n{index}\nlisten: \"{}\"\nhttp: \"{}\"\nmax_payload: 2MB\n{cluster}\n\
                  jetstream {{ store_dir: \"{}\", max_file_store: 20GB, {sync} }}\n",
                 clients[index],
+                monitors[index],
                 store.display()
             );
             let settings = folder.join(format!("n{index}.conf"));
@@ -46,8 +48,8 @@ impl Cluster {
         let name = format!("R{count} {}", if always { "always" } else { "default" });
         let cluster = Self { nodes, clients, name };
         let start = Instant::now();
-        while !cluster.clients.iter().all(|client| TcpStream::connect(client).is_ok()) {
-            assert!(start.elapsed() < PATIENCE, "servers that listen");
+        while !monitors.iter().all(is_healthy) {
+            assert!(start.elapsed() < PATIENCE, "servers that are healthy");
             std::thread::sleep(Duration::from_millis(50));
         }
         cluster
@@ -75,6 +77,18 @@ impl Drop for Cluster {
             let _ = node.wait();
         }
     }
+}
+
+/// Whether a server has found the others, and JetStream its leader.
+fn is_healthy(monitor: &SocketAddr) -> bool {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(monitor)?;
+        stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.starts_with("HTTP/1.0 200"))
 }
 
 /// Free when this is back; nobody else takes them so soon.

@@ -66,7 +66,7 @@ pub struct Report {
     /// What was damaged, how, and where it was set aside.
     pub damage: Option<Damage>,
     pub warnings: Vec<String>,
-    places_lost: bool,
+    pub(super) places_lost: bool,
 }
 
 /// What was found to be wrong at start.

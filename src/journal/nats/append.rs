@@ -1,7 +1,7 @@
 //! How an event gets into the cluster: one publish under its id, acknowledged before anybody is told.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
@@ -68,6 +68,12 @@ impl Appender {
                 Ok(Appended::Duplicate(receipt))
             }
         }
+    }
+
+    /// Takes a body out of the quarantine in as the event it is; false if its id is known with other bytes.
+    pub(super) async fn release(&self, envelope: &Envelope, kept: &Kept) -> Result<bool, Refused> {
+        let published = self.publish(envelope, encoded(&kept.parts(envelope))).await?;
+        Ok(published != Published::Contested)
     }
 
     /// Stores the event in `payload` under its id, once, however often the publish has to be repeated.
@@ -142,7 +148,7 @@ impl Appender {
 }
 
 /// One event as a message holds it.
-pub(super) fn encoded(parts: &Parts) -> Bytes {
+fn encoded(parts: &Parts) -> Bytes {
     let mut block = Vec::with_capacity(parts.envelope.body().len() + ENCODED_OVERHEAD);
     encode(&mut block, parts);
     block.into()

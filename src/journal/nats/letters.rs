@@ -5,22 +5,19 @@
 //! retried it, which receiver's lane has it, and what that lane's target said ([`retries`](super::retries)). What retries
 //! have delivered stands in `retried.<sink>`, for the sink's account.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::SystemTime;
 
-use async_nats::HeaderMap;
-use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
-use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::link::{From, Link, NatsError, NotStored};
+use super::known::{Known, Later, RETRIED, Reader, Retried, Told, key};
+use super::link::{From, Link, NatsError};
+use super::once::{foreign, framed, json, refused, store_once, unavailable, unframed};
 use super::records::{PutError, Records};
 use super::replicas;
 use super::replies::Stored;
@@ -33,12 +30,6 @@ use crate::journal::place::Account;
 use crate::journal::store::Retrying;
 use crate::journal::{DeadLettersStatus, Refused};
 
-/// How long a message is tried to be stored…
-const STORE_WITHIN: Duration = Duration::from_secs(10);
-/// …each time so long…
-const STORE_TRY: Duration = Duration::from_secs(2);
-/// …and so long after the time before.
-const STORE_PAUSE: Duration = Duration::from_millis(50);
 /// Bytes of one list, about.
 pub(super) const LIST_BYTES: usize = 8 << 20;
 /// Changes that are under way at a time.
@@ -62,7 +53,7 @@ pub(super) struct Shared {
     /// Of the sinks in the settings, whether they have a lane.
     sinks: BTreeMap<String, bool>,
     max_bytes: u64,
-    known: Mutex<Known>,
+    known: Reader,
     ending: CancellationToken,
 }
 
@@ -72,53 +63,6 @@ struct Head {
     sequence: u64,
     #[serde(flatten)]
     told: Told,
-}
-
-/// What the last attempt said.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Told {
-    pub(super) reason: String,
-    /// All there were.
-    pub(super) attempts: u32,
-    /// When it became a dead letter, in milliseconds since 1970.
-    pub(super) at: u64,
-}
-
-/// The record of a letter that was retried.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Later {
-    pub(super) sink: String,
-    /// It is pending again; `None`: dead.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) retrying: Option<Retrying>,
-    /// The receiver whose lane has it, for as long as that one lives.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) claimed_by: Option<String>,
-    /// Instead of what its message says.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) told: Option<Told>,
-}
-
-/// What retries came to at a sink.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Retried {
-    /// Dead letters that the sink took after all.
-    pub(super) delivered: u64,
-    /// Those counted whose messages and records may still be there: to be deleted, and not to be counted again.
-    pub(super) ids: BTreeSet<u64>,
-    /// Letters with smaller ids are of an earlier sink of that name, in whose account they are.
-    #[serde(default)]
-    pub(super) letters_from: u64,
-}
-
-/// The records of letters as they were when this was read; never older than [`Retried`] in it.
-#[derive(Clone, Default)]
-pub(super) struct Known {
-    /// Of all records, what this was read from.
-    at: Option<u64>,
-    pub(super) retried: Arc<BTreeMap<String, (u64, Retried)>>,
-    /// By id, with their revisions.
-    pub(super) letters: Arc<BTreeMap<u64, (u64, Arc<Later>)>>,
 }
 
 #[derive(Clone, Copy)]
@@ -148,7 +92,7 @@ impl DeadLetters {
             instance,
             sinks,
             max_bytes: config.dead_letters.max_bytes,
-            known: Mutex::default(),
+            known: Reader::default(),
             ending,
         });
         let lane = |sink: String| (sink.clone(), Lane::start(Arc::clone(&shared), sink.into(), tasks));
@@ -254,17 +198,7 @@ impl DeadLetters {
 impl Shared {
     /// The records of letters as they are known now.
     pub(super) fn known(&self) -> Known {
-        let at = *self.records.changed().borrow();
-        let before = {
-            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            if known.at == Some(at) {
-                return known.clone();
-            }
-            known.clone()
-        };
-        let now = before.renewed(at, &self.records);
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&now);
-        now
+        self.known.read(&self.records)
     }
 
     /// The message of a letter, from the cluster's leader.
@@ -481,109 +415,6 @@ impl Shared {
     pub(super) fn ending(&self) -> &CancellationToken {
         &self.ending
     }
-}
-
-const LETTER: &str = "letter.";
-pub(super) const RETRIED: &str = "retried.";
-
-pub(super) fn key(id: u64) -> String {
-    format!("{LETTER}{id}")
-}
-
-impl Known {
-    /// What the records say now. `retried` is read first: every letter in it was there before it.
-    fn renewed(&self, at: u64, records: &Records) -> Self {
-        let retried = records.known(RETRIED).into_iter().filter_map(|(key, record)| {
-            let retried = serde_json::from_slice(&record.value).map_err(|_| foreign(&key)).ok()?;
-            Some((key.strip_prefix(RETRIED)?.to_owned(), (record.revision, retried)))
-        });
-        let retried = Arc::new(retried.collect());
-        let letters = records.known(LETTER).into_iter().filter_map(|(key, record)| {
-            let id = key.strip_prefix(LETTER)?.parse().ok()?;
-            let later = match self.letters.get(&id) {
-                Some((revision, later)) if *revision == record.revision => Arc::clone(later),
-                _ => Arc::new(serde_json::from_slice(&record.value).map_err(|_| foreign(&key)).ok()?),
-            };
-            Some((id, (record.revision, later)))
-        });
-        Self { at: Some(at), retried, letters: Arc::new(letters.collect()) }
-    }
-
-    /// Whether a letter is delivered and counted, and only its remains are left.
-    pub(super) fn is_counted(&self, id: u64, sink: &str) -> bool {
-        self.retried.get(sink).is_some_and(|(_, retried)| retried.ids.contains(&id))
-    }
-
-    /// Whether a letter is pending again.
-    pub(super) fn is_retried(&self, id: u64, later: &Later) -> bool {
-        later.retrying.is_some() && !self.is_counted(id, &later.sink)
-    }
-
-    /// Whether a letter stands in its sink's account.
-    fn counts(&self, id: u64, sink: &str) -> Retrying {
-        match self.retried.get(sink) {
-            Some((_, retried)) if id < retried.letters_from => Retrying::Uncounted,
-            _ => Retrying::Counted,
-        }
-    }
-}
-
-/// Stores a message unless its subject has one already; whether it was stored now. However often it has to be repeated,
-/// it is stored once: by its id while its outcome is not known, and by its subject for good.
-pub(super) async fn store_once(link: &Link, stream: &str, subject: &str, payload: Bytes) -> Result<bool, Refused> {
-    let mut headers = HeaderMap::new();
-    headers.insert(NATS_MESSAGE_ID, uuid::Uuid::new_v4().simple().to_string());
-    headers.insert(NATS_EXPECTED_STREAM, stream);
-    headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
-    let end = Instant::now() + STORE_WITHIN;
-    loop {
-        match link.publish(stream, subject, headers.clone(), payload.clone(), STORE_TRY).await {
-            Ok(_) => return Ok(true),
-            Err(NotStored::Stale(_)) => return Ok(false),
-            Err(NotStored::Full(_)) => return Err(Refused::Full),
-            Err(NotStored::Refused(reason)) => {
-                tracing::error!(stream, reason, "the cluster does not take a message");
-                return Err(Refused::Failed);
-            }
-            Err(NotStored::Unavailable(reason)) if Instant::now() >= end => return Err(unavailable(&reason)),
-            Err(NotStored::Busy | NotStored::Unavailable(_)) => tokio::time::sleep(STORE_PAUSE).await,
-        }
-    }
-}
-
-/// A head as JSON, its length before it, and then the rest.
-pub(super) fn framed(head: &impl Serialize, rest: &[u8]) -> Result<Bytes, Refused> {
-    let head = json(head)?;
-    let length = u32::try_from(head.len()).map_err(|_| Refused::Failed)?;
-    Ok([&length.to_le_bytes()[..], &head, rest].concat().into())
-}
-
-/// Reads what [`framed`] wrote.
-pub(super) fn unframed<T: DeserializeOwned>(payload: &Bytes) -> Option<(T, Bytes)> {
-    let (length, _) = payload.split_first_chunk()?;
-    let end = usize::try_from(u32::from_le_bytes(*length)).ok()?.checked_add(length.len())?;
-    let head = serde_json::from_slice(payload.get(length.len()..end)?).ok()?;
-    Some((head, payload.slice(end..)))
-}
-
-pub(super) fn json(value: &impl Serialize) -> Result<Bytes, Refused> {
-    serde_json::to_vec(value).map(Bytes::from).map_err(|_| Refused::Failed)
-}
-
-/// What an operator or a lane is told of an error of the cluster.
-pub(super) fn refused(error: &NatsError) -> Refused {
-    unavailable(&error.to_string())
-}
-
-pub(super) fn unavailable(reason: &str) -> Refused {
-    tracing::warn!(reason, "the cluster did not do what was asked");
-    Refused::Late
-}
-
-/// Says that a record is none of a receiver's of this version.
-pub(super) fn foreign(key: &str) -> Refused {
-    tracing::error!(key, "a record cannot be read: another program wrote it, or a newer receiver");
-    Refused::Failed
 }
 
 /// Whether a text may be a sink's name; others must not get into a subject.

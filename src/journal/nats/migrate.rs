@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::append::{Appender, Published, partition};
 use super::letters::DeadLetters;
 use super::link::{From, Link, NatsError};
+use super::names::Names;
 use super::quarantine::Quarantine;
 use super::records::{PutError, Records};
 use super::share::Share;
@@ -106,7 +107,12 @@ impl Migration {
         streams::ensure(&link, config).await?;
         let ending = CancellationToken::new();
         let records = Records::open(&link, &TaskTracker::new(), ending.clone()).await?;
-        let quarantine = Quarantine::new(link.clone(), Arc::clone(metrics));
+        let quarantine = Quarantine::new(
+            (&link, &records),
+            Arc::clone(metrics),
+            config.quarantine.max_bytes,
+            ending.clone(),
+        );
         let appender = Appender {
             link: link.clone(),
             quarantine: quarantine.clone(),
@@ -118,7 +124,11 @@ impl Migration {
             full: watch::Sender::new(false),
             own: broadcast::Sender::new(1),
         };
-        let dead_letters = DeadLetters::new(link.clone(), records.clone());
+        // No lane runs here.
+        let mut idle = config.clone();
+        idle.sinks.clear();
+        let instance = "migrate".into();
+        let dead_letters = DeadLetters::open((&link, &records), &idle, instance, &TaskTracker::new(), ending.clone());
         Ok(Self { link, records, appender, dead_letters, quarantine, _ending: ending.drop_guard() })
     }
 
@@ -215,7 +225,7 @@ impl Migration {
         for settler in &settlers {
             let mut of_sink = Vec::new();
             for partition in 0..partitions {
-                let record = self.records.get(&names.place(settler.sink(), partition)).await?;
+                let record = self.records.get(&Names::place(settler.sink(), partition)).await?;
                 of_sink.push(record.and_then(|record| Share::read(&record.value).ok()));
             }
             shares.push(of_sink);
@@ -268,23 +278,22 @@ impl Migration {
 
     /// Places that others write to at the same time would be lost.
     async fn refuse_company(&self) -> Result<(), MigrateError> {
-        if self.records.known(&self.link.names().replicas()).is_empty() { Ok(()) } else { Err(MigrateError::InUse) }
+        if self.records.known("replica.").is_empty() { Ok(()) } else { Err(MigrateError::InUse) }
     }
 
     /// Gives a sink its record and its places, which it must not have yet.
     async fn place(&self, sink: &str, first: u64, shares: &[Share]) -> Result<(), MigrateError> {
-        let names = self.link.names();
         let fought = |error| match error {
             PutError::Stale => MigrateError::Fought(sink.to_owned()),
             PutError::Unavailable(reason) => MigrateError::Cluster(NatsError::Unavailable(reason)),
         };
         for (partition, share) in (0..).zip(shares) {
-            let key = names.place(sink, partition);
+            let key = Names::place(sink, partition);
             let revision = self.records.get(&key).await?.map_or(0, |record| record.revision);
             let value = share.write().unwrap_or_default().into();
             self.records.put(&key, revision, value).await.map_err(fought)?;
         }
-        super::sinks::place(self.records, names, sink, first).await.map_err(fought)
+        super::sinks::place(&self.records, sink, first).await.map_err(fought)
     }
 
     async fn letters_into_cluster(&self, source: &Inner, moved: &mut Moved) -> Result<(), MigrateError> {

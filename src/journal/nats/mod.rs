@@ -13,17 +13,23 @@
 
 mod append;
 mod cursor;
+mod fitness;
 mod janitor;
+mod known;
 mod letters;
 mod link;
 mod login;
 mod migrate;
+mod monitor;
 mod names;
 mod notes;
+mod once;
 mod partition;
 mod quarantine;
 mod records;
+mod replicas;
 mod replies;
+mod retries;
 mod scan;
 mod share;
 mod sinks;
@@ -51,7 +57,7 @@ use super::{Appended, NewEvent, Quarantined, Refused, Report, State, Status};
 use crate::admission::{Admitted, Outcome};
 use crate::config::{self, Config};
 use crate::telemetry::Metrics;
-use append::{Appender, Published, encoded};
+use append::Appender;
 use janitor::{Janitor, Seen};
 use letters::DeadLetters;
 use link::{From, Link};
@@ -97,12 +103,28 @@ impl Cluster {
         let info = link.info(link.names().events()).await?;
         let tail = watch::Sender::new(info.state.last_sequence);
         let full = watch::Sender::new(false);
-        let quarantine = Quarantine::new(link.clone(), Arc::clone(&metrics));
-        let dead_letters = DeadLetters::new(link.clone(), records.clone());
+        let instance: Arc<str> = uuid::Uuid::new_v4().to_string().into();
+        replicas::live(&records, &instance, &tasks, ending.clone()).await;
+        let quarantine = Quarantine::new(
+            (&link, &records),
+            Arc::clone(&metrics),
+            config.quarantine.max_bytes,
+            ending.clone(),
+        );
+        let both = (&link, &records);
+        let dead_letters = DeadLetters::open(both, config, Arc::clone(&instance), &tasks, ending.clone());
         let seen = Janitor::start(&link, &records, config, &tail, &full, &tasks, ending.clone()).await?;
-        let (delivery, cursors) =
-            Delivery::start(&link, &records, &dead_letters, config, full.subscribe(), &tasks, ending.clone()).await?;
-        let notes = Notes::open(&records, &delivery.instance()).await?;
+        let (delivery, cursors) = Delivery::start(
+            both,
+            &dead_letters,
+            Arc::clone(&instance),
+            config,
+            full.subscribe(),
+            &tasks,
+            ending.clone(),
+        )
+        .await?;
+        let notes = Notes::open(&records, instance, &tasks, ending.clone());
         let appender = Appender {
             link: link.clone(),
             quarantine: quarantine.clone(),
@@ -210,7 +232,10 @@ impl Cluster {
 
     pub(super) fn status(&self) -> Status {
         let tail = *self.appender.tail.borrow();
-        let sinks = self.delivery.accounts(tail);
+        let mut sinks = self.delivery.accounts(tail);
+        for sink in &mut sinks {
+            self.dead_letters.amend(&sink.name, &mut sink.account);
+        }
         let seen = self.seen.borrow();
         Status {
             first_sequence: seen.first,
@@ -218,8 +243,8 @@ impl Cluster {
             bytes: seen.bytes,
             oldest: seen.oldest,
             dedup_ids: 0,
-            dead_letters: self.dead_letters.status(&seen),
-            quarantine: self.quarantine.status(&seen),
+            dead_letters: self.dead_letters.status(seen.dead.count, seen.dead.bytes, seen.dead.newest),
+            quarantine: self.quarantine.status(seen.quarantine.count, seen.quarantine.bytes, seen.quarantine.newest),
             sinks,
         }
     }
@@ -271,11 +296,7 @@ impl Cluster {
     }
 
     pub(super) async fn retry_quarantined(&self, which: Bodies) -> Result<Handled, Refused> {
-        let release = async |envelope, kept: &super::store::Kept| {
-            let payload = encoded(&kept.parts(&envelope));
-            self.appender.publish(&envelope, payload).await.map(|published| published != Published::Contested)
-        };
-        self.quarantine.retry(which, release).await
+        self.quarantine.retry(which, &self.appender).await
     }
 
     pub(super) async fn close(&self) {

@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::letters::{foreign, json, refused, unavailable};
+use super::once::{foreign, json, refused, unavailable};
 use super::records::{PutError, Record, Records};
 use super::replicas::Vanished;
 use crate::journal::Refused;

@@ -7,8 +7,10 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::letters::{AT_ONCE, LIST_BYTES, framed, json, refused, store_once, unframed};
+use super::append::Appender;
+use super::letters::{AT_ONCE, LIST_BYTES};
 use super::link::{From, Link};
+use super::once::{framed, json, refused, store_once, unframed};
 use super::records::{PutError, Record, Records};
 use super::replies::Stored;
 use crate::envelope::Envelope;
@@ -126,14 +128,14 @@ impl Quarantine {
     pub(super) async fn retry(
         &self,
         which: Bodies,
-        append: impl AsyncFn(Envelope, &Kept) -> Result<bool, Refused>,
+        append: &Appender,
     ) -> Result<Handled, Refused> {
         self.check_open()?;
         let mut handled = Handled::default();
         let (mut after, end) = match self.ids(which).await? {
             Ids::Given(ids) => {
                 for id in ids {
-                    self.release(id, &append, &mut handled).await?;
+                    self.release(id, append, &mut handled).await?;
                 }
                 return Ok(handled);
             }
@@ -144,7 +146,7 @@ impl Quarantine {
             let Some(last) = found.last() else { break };
             after = last.sequence;
             for id in found.iter().map(|stored| stored.sequence).filter(|&id| id <= end) {
-                self.release(id, &append, &mut handled).await?;
+                self.release(id, append, &mut handled).await?;
             }
         }
         Ok(handled)
@@ -154,7 +156,7 @@ impl Quarantine {
     async fn release(
         &self,
         id: u64,
-        append: &impl AsyncFn(Envelope, &Kept) -> Result<bool, Refused>,
+        append: &Appender,
         handled: &mut Handled,
     ) -> Result<(), Refused> {
         let Some(QuarantinedBody { id, reason, detail, at, peer, endpoint, body }) = self.get(id).await? else {
@@ -170,7 +172,7 @@ impl Quarantine {
         };
         let at = millis(at);
         let kept = Kept { id, reason, detail, at, peer, endpoint, digest: 0, body };
-        if append(envelope, &kept).await? {
+        if append.release(&envelope, &kept).await? {
             self.metrics.quarantine_released.inc();
             if self.delete(id).await? {
                 self.note_taken(1).await;

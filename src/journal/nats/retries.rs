@@ -13,7 +13,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::letters::{AT_ONCE, Later, RETRIED, Retried, Shared, Told, json, key};
+use super::known::{Later, RETRIED, Retried, Told, key};
+use super::letters::{AT_ONCE, Shared};
+use super::once::json;
 use super::records::PutError;
 use super::replicas::Vanished;
 use crate::journal::store::Retrying;

@@ -1,0 +1,519 @@
+//! What servers and streams must be like for the journal to keep its promises: pure comparison. Every refusal says what it
+//! is about, why it does not do, and the remedy.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_nats::ServerInfo;
+use async_nats::jetstream::stream::{
+    Config as Stream, DiscardPolicy, Info, PersistenceMode, RetentionPolicy, StorageType,
+};
+
+use super::names::Names;
+use crate::config::{self, Config};
+
+/// Older servers lose acknowledged messages in known ways.
+const OLDEST_SERVER: (u64, u64, u64) = (2, 12, 3);
+/// What a message has beside an event's body, at most: headers, endpoint, peer, ids.
+const BESIDE_THE_BODY: usize = 64 << 10;
+/// For ids of what is not an event: longer than a write of it is repeated.
+const SHORT_WINDOW: Duration = Duration::from_secs(120);
+const PARTITIONS: &str = "asapp_receiver.partitions";
+const FORMAT: &str = "asapp_receiver.format";
+/// The layout of messages, records and subjects.
+const OWN_FORMAT: &str = "1";
+
+/// What must be different, and what an operator should know.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in crate::journal) struct Verdict {
+    pub(in crate::journal) problems: Vec<String>,
+    pub(in crate::journal) warnings: Vec<String>,
+}
+
+impl Verdict {
+    pub(super) fn extend(&mut self, other: Self) {
+        self.problems.extend(other.problems);
+        self.warnings.extend(other.warnings);
+    }
+}
+
+/// The four streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Events,
+    State,
+    DeadLetters,
+    Quarantine,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 4] = [Self::Events, Self::State, Self::DeadLetters, Self::Quarantine];
+
+    pub(super) fn name(self, names: &Names) -> &str {
+        match self {
+            Self::Events => names.events(),
+            Self::State => names.state(),
+            Self::DeadLetters => names.dead(),
+            Self::Quarantine => names.quarantine(),
+        }
+    }
+
+    /// The stream as the receiver makes it.
+    pub(super) fn wanted(self, names: &Names, config: &Config, settings: &config::Nats) -> Stream {
+        let common = Stream {
+            name: self.name(names).to_owned(),
+            storage: StorageType::File,
+            retention: RetentionPolicy::Limits,
+            num_replicas: settings.replicas,
+            max_messages: -1,
+            max_messages_per_subject: -1,
+            max_bytes: -1,
+            duplicate_window: SHORT_WINDOW,
+            allow_direct: true,
+            ..Stream::default()
+        };
+        match self {
+            Self::Events => Stream {
+                subjects: vec![names.subjects()],
+                description: Some("asapp-receiver: events, in the order of their receipt".to_owned()),
+                discard: DiscardPolicy::New,
+                max_bytes: bytes(settings.max_bytes),
+                duplicate_window: settings.duplicate_window,
+                deny_delete: true,
+                metadata: HashMap::from([
+                    (PARTITIONS.to_owned(), settings.partitions.to_string()),
+                    (FORMAT.to_owned(), OWN_FORMAT.to_owned()),
+                ]),
+                ..common
+            },
+            Self::State => Stream {
+                subjects: vec![names.record(">")],
+                description: Some("asapp-receiver: where each sink stands".to_owned()),
+                discard: DiscardPolicy::Old,
+                max_messages_per_subject: 1,
+                allow_message_ttl: true,
+                allow_direct: false,
+                ..common
+            },
+            Self::DeadLetters => Stream {
+                subjects: vec![names.letters(None)],
+                description: Some("asapp-receiver: events that a sink refused for good".to_owned()),
+                discard: DiscardPolicy::New,
+                max_bytes: bytes(config.dead_letters.max_bytes),
+                ..common
+            },
+            Self::Quarantine => Stream {
+                subjects: vec![names.bodies()],
+                description: Some("asapp-receiver: bodies that were not accepted".to_owned()),
+                discard: DiscardPolicy::Old,
+                max_bytes: bytes(config.quarantine.max_bytes),
+                ..common
+            },
+        }
+    }
+}
+
+/// Whether a server does.
+pub(super) fn of_server(server: &ServerInfo, config: &Config, settings: &config::Nats) -> Verdict {
+    let mut verdict = Verdict::default();
+    let mut problem = |text: String| verdict.problems.push(text);
+    let (name, version) = (&server.server_name, &server.version);
+    if numbers(version) < OLDEST_SERVER {
+        let (major, minor, patch) = OLDEST_SERVER;
+        problem(format!(
+            "journal.nats.servers: {name} is nats-server {version}, which loses acknowledged events in known ways: \
+             run {major}.{minor}.{patch} or newer"
+        ));
+    }
+    if !server.jetstream {
+        problem(format!("journal.nats.servers: {name} has no JetStream: enable it (a jetstream section)"));
+    }
+    let needed = config.listen.max_body_bytes.saturating_add(BESIDE_THE_BODY);
+    if server.max_payload < needed {
+        problem(format!(
+            "listen.max_body_bytes: {name} takes messages of {} bytes at most (max_payload), and the largest event \
+             needs {needed}: set max_payload: {needed} in the servers' settings, or lower listen.max_body_bytes",
+            server.max_payload
+        ));
+    }
+    match settings.replicas {
+        1 if server.cluster.is_some() => problem(
+            "journal.nats.replicas: 1 in a cluster: the death of the one server that has it stops the journal, and \
+             that of its disk loses it: write 3"
+                .to_owned(),
+        ),
+        replicas @ 2.. if server.cluster.is_none() => problem(format!(
+            "journal.nats.replicas: {replicas}, and {name} is in no cluster: write 1, or name the servers of a cluster"
+        )),
+        _ => {}
+    }
+    verdict
+}
+
+/// Whether a stream does, whoever made it.
+pub(super) fn of_stream(
+    kind: Kind,
+    names: &Names,
+    info: &Info,
+    server: &ServerInfo,
+    config: &Config,
+    settings: &config::Nats,
+) -> Verdict {
+    let (wanted, found) = (kind.wanted(names, config, settings), &info.config);
+    let mut verdict = Verdict::default();
+    let mut problems = Problems { stream: &wanted.name, found: &mut verdict.problems };
+    problems.of_what_stays(&wanted, found);
+    problems.of_replicas(&wanted, found, server);
+    problems.of_limits(kind, &wanted, found);
+    problems.of_rights(kind, &wanted, found);
+    let largest = config.listen.max_body_bytes.saturating_add(BESIDE_THE_BODY);
+    if usize::try_from(found.max_message_size).is_ok_and(|limit| limit > 0 && limit < largest) {
+        let what = format!("max_msg_size {} is less than the largest event ({largest})", found.max_message_size);
+        problems.add(what, "", &format!("--max-msg-size={largest}"));
+    }
+    if kind == Kind::Events {
+        problems.of_metadata(found, settings);
+        let needed = config.sinks.len().saturating_mul(settings.partitions.into());
+        if usize::try_from(found.max_consumers).is_ok_and(|limit| limit > 0 && limit < needed) {
+            let what = format!("max_consumers {} is less than the sinks need ({needed})", found.max_consumers);
+            problems.add_for_good(what, "");
+        }
+    }
+    if found.max_bytes != wanted.max_bytes && kind != Kind::State {
+        let (name, stream, own) = (&wanted.name, found.max_bytes, wanted.max_bytes);
+        verdict.warnings.push(format!(
+            "journal.nats.stream: {name} has max_bytes {stream}, not {own} as in the settings; the stream's is what \
+             counts (nats stream edit {name} --max-bytes={own})"
+        ));
+    }
+    if found.num_replicas > wanted.num_replicas {
+        let (name, stream, own) = (&wanted.name, found.num_replicas, wanted.num_replicas);
+        verdict.warnings.push(format!(
+            "journal.nats.replicas: {name} has {stream}, not {own} as in the settings; the stream's is what counts"
+        ));
+    }
+    if found.duplicate_window > wanted.duplicate_window && kind == Kind::Events {
+        let (name, stream) = (&wanted.name, humantime::format_duration(found.duplicate_window));
+        verdict.warnings.push(format!(
+            "journal.nats.duplicate_window: {name} remembers ids for {stream}, longer than the settings say"
+        ));
+    }
+    verdict
+}
+
+struct Problems<'a> {
+    stream: &'a str,
+    found: &'a mut Vec<String>,
+}
+
+impl Problems<'_> {
+    /// `edit` is what of the `nats` command mends it.
+    fn add(&mut self, what: impl AsRef<str>, why: &str, edit: &str) {
+        let remedy = format!("nats stream edit {} {edit}", self.stream);
+        self.found.push(self.text(what.as_ref(), why, &remedy));
+    }
+
+    /// What no edit mends.
+    fn add_for_good(&mut self, what: impl AsRef<str>, why: &str) {
+        let remedy = "name another stream in journal.nats.stream, or remove this one once nothing in it is needed: \
+                      the receiver makes its own";
+        self.found.push(self.text(what.as_ref(), why, remedy));
+    }
+
+    fn text(&self, what: &str, why: &str, remedy: &str) -> String {
+        let why = if why.is_empty() { String::new() } else { format!(", {why}") };
+        format!("journal.nats.stream: {}: {what}{why}: {remedy}", self.stream)
+    }
+
+    fn of_what_stays(&mut self, wanted: &Stream, found: &Stream) {
+        if found.storage != wanted.storage {
+            self.add_for_good("is in memory", "where a restart of the servers loses everything");
+        }
+        if found.retention != wanted.retention {
+            self.add_for_good("its retention is not limits", "so that what one sink has had is lost to the others");
+        }
+        if found.persist_mode == Some(PersistenceMode::Async) {
+            self.add_for_good("is persisted asynchronously", "so that acknowledged messages are lost in a crash");
+        }
+        if found.sealed {
+            self.add_for_good("is sealed", "so that nothing can be stored");
+        }
+        if found.mirror.is_some() || found.sources.as_ref().is_some_and(|sources| !sources.is_empty()) {
+            self.add_for_good("takes in messages of other streams", "which are not events of the receiver");
+        }
+        if found.allow_message_counter {
+            self.add_for_good("is a counter", "which stores no messages");
+        }
+        if found.subject_transform.is_some() {
+            self.add_for_good("transforms subjects", "by which partitions are told apart");
+        }
+        if found.no_ack {
+            self.add("acknowledges nothing (no_ack)", "so that nobody knows what is stored", "--ack");
+        }
+    }
+
+    fn of_replicas(&mut self, wanted: &Stream, found: &Stream, server: &ServerInfo) {
+        let edit = format!("--replicas={}", wanted.num_replicas.max(3));
+        let least = wanted.num_replicas;
+        match found.num_replicas {
+            _ if server.cluster.is_none() => {}
+            1 => self.add("has one replica in a cluster", "so that the death of one server stops or loses it", &edit),
+            2 => self.add("has two replicas", "so that the death of either server stops it", &edit),
+            replicas if replicas < least => {
+                let what = format!("has {replicas} replicas, fewer than journal.nats.replicas ({least})");
+                self.add(what, "", &edit);
+            }
+            _ => {}
+        }
+    }
+
+    fn of_limits(&mut self, kind: Kind, wanted: &Stream, found: &Stream) {
+        if found.discard != wanted.discard {
+            match kind {
+                Kind::Events | Kind::DeadLetters => self.add(
+                    "discards old messages when it is full",
+                    "those that were not delivered yet among them",
+                    "--discard=new",
+                ),
+                Kind::State | Kind::Quarantine => {
+                    self.add("discards new messages when it is full", "so that it stands still", "--discard=old");
+                }
+            }
+        }
+        if !found.max_age.is_zero() {
+            let what = format!("drops messages after {}", humantime::format_duration(found.max_age));
+            self.add(what, "delivered or not", "--max-age=-1");
+        }
+        if found.max_messages > 0 {
+            let what = format!("has max_msgs {}", found.max_messages);
+            self.add(what, "a limit that the receiver does not know", "--max-msgs=-1");
+        }
+        if found.max_messages_per_subject.max(0) != wanted.max_messages_per_subject.max(0) {
+            let own = wanted.max_messages_per_subject;
+            let what = format!("has max_msgs_per_subject {}, not {own}", found.max_messages_per_subject);
+            self.add(what, "", &format!("--max-msgs-per-subject={own}"));
+        }
+        if kind == Kind::State && found.max_bytes > 0 {
+            let what = format!("has max_bytes {}", found.max_bytes);
+            self.add(what, "so that places of sinks are dropped when it is full", "--max-bytes=-1");
+        }
+        if found.duplicate_window < wanted.duplicate_window {
+            let text = |window| humantime::format_duration(window).to_string();
+            let (stream, own) = (text(found.duplicate_window), text(wanted.duplicate_window));
+            let why = "so that what is repeated after that is stored twice";
+            self.add(format!("remembers ids for {stream}, not {own}"), why, &format!("--dupe-window={own}"));
+        }
+        if found.consumer_limits.as_ref().is_some_and(|limits| !limits.inactive_threshold.is_zero()) {
+            self.add_for_good("drops consumers that are idle", "which a sink's must be for hours");
+        }
+    }
+
+    fn of_rights(&mut self, kind: Kind, wanted: &Stream, found: &Stream) {
+        if found.subjects != wanted.subjects {
+            let own = wanted.subjects.join(",");
+            let what = format!("takes {}, not {own}", found.subjects.join(","));
+            self.add(what, "", &format!("--subjects={own}"));
+        }
+        if kind != Kind::State && !found.allow_direct {
+            self.add("does not allow direct reads", "by which the receiver reads", "--allow-direct");
+        }
+        if kind == Kind::State && !found.allow_message_ttl {
+            self.add("does not allow messages with a time to live", "", "--allow-msg-ttl");
+        }
+        if kind != Kind::State && found.deny_purge {
+            self.add_for_good("denies purges", "so that what was delivered would fill it");
+        }
+        if kind != Kind::Events && found.deny_delete {
+            self.add_for_good("denies deletes", "so that what was handled would stay");
+        }
+    }
+
+    fn of_metadata(&mut self, found: &Stream, settings: &config::Nats) {
+        let own = settings.partitions.to_string();
+        let edit = format!("--metadata={PARTITIONS}={own} --metadata={FORMAT}={OWN_FORMAT}");
+        match found.metadata.get(PARTITIONS).map(String::as_str) {
+            None => self.add(format!("does not say {PARTITIONS}"), "so that nobody knows how entities are spread", &edit),
+            Some(partitions) if partitions != own => self.found.push(format!(
+                "journal.nats.partitions: {own}, and {} was made for {partitions}: entities would change places, out of \
+                 their order: write journal.nats.partitions = {partitions}",
+                self.stream
+            )),
+            Some(_) => {}
+        }
+        if found.metadata.get(FORMAT).is_some_and(|format| format != OWN_FORMAT) {
+            let what = format!("is of format {}, and this receiver knows {OWN_FORMAT}", found.metadata[FORMAT]);
+            self.found.push(self.text(&what, "", "run the version of asapp-receiver that wrote it"));
+        }
+    }
+}
+
+/// A limit as servers take it: none is none to them.
+fn bytes(limit: u64) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX).max(1)
+}
+
+/// The version's numbers; what cannot be read is none.
+fn numbers(version: &str) -> (u64, u64, u64) {
+    let mut numbers = version.split(['.', '-', '+']).map(|part| part.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    (next(), next(), next())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    struct Scene {
+        config: Config,
+        names: Names,
+        server: ServerInfo,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let env = [
+                ("TLS__CERTIFICATE", "server.pem"),
+                ("TLS__PRIVATE_KEY", "server-key.pem"),
+                ("TLS__CLIENT_CA", "ca.pem"),
+                ("TLS__ALLOW_ANY_CLIENT", "true"),
+                ("JOURNAL__ENGINE", "nats"),
+                ("JOURNAL__NATS__SERVERS", "nats://127.0.0.1:4222"),
+            ];
+            let env = env.map(|(key, value)| (format!("ASAPP_RECEIVER__{key}"), value.to_owned()));
+            let (config, _) = Config::from_sources(&[], env.into_iter()).unwrap();
+            let server = ServerInfo {
+                server_name: "n1".to_owned(),
+                version: "2.12.3".to_owned(),
+                cluster: Some("asapp".to_owned()),
+                jetstream: true,
+                max_payload: 2 << 20,
+                ..ServerInfo::default()
+            };
+            Self { config, names: Names::new("E"), server }
+        }
+
+        fn settings(&self) -> &config::Nats {
+            self.config.journal.nats.as_ref().unwrap()
+        }
+
+        fn of_server(&self) -> Verdict {
+            of_server(&self.server, &self.config, self.settings())
+        }
+
+        /// As the receiver made it, but for these members.
+        fn of_stream(&self, kind: Kind, changes: Value) -> Verdict {
+            let mut made = serde_json::to_value(kind.wanted(&self.names, &self.config, self.settings())).unwrap();
+            for (member, value) in changes.as_object().unwrap() {
+                made[member] = value.clone();
+            }
+            let state = json!({
+                "messages": 0, "bytes": 0, "first_seq": 0, "last_seq": 0, "consumer_count": 0,
+                "first_ts": "2026-01-01T00:00:00Z", "last_ts": "2026-01-01T00:00:00Z",
+            });
+            let info = json!({ "config": made, "created": "2026-01-01T00:00:00Z", "state": state });
+            let info: Info = serde_json::from_value(info).unwrap();
+            super::of_stream(kind, &self.names, &info, &self.server, &self.config, self.settings())
+        }
+    }
+
+    #[test]
+    fn what_the_receiver_makes_does() {
+        let scene = Scene::new();
+        assert_eq!(scene.of_server(), Verdict::default());
+        for kind in Kind::ALL {
+            // The server adds its own.
+            let added = json!({ "max_msgs": -1, "max_msg_size": -1, "max_consumers": -1, "consumer_limits": {} });
+            assert_eq!(scene.of_stream(kind, added), Verdict::default(), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_breaks_a_promise_is_refused() {
+        let refused = |change: fn(&mut Scene), what: &str| {
+            let mut scene = Scene::new();
+            change(&mut scene);
+            let problems = scene.of_server().problems;
+            assert!(problems.len() == 1 && problems[0].contains(what), "{problems:?}");
+        };
+        refused(|scene| "2.12.2".clone_into(&mut scene.server.version), "run 2.12.3 or newer");
+        refused(|scene| "2.9.25".clone_into(&mut scene.server.version), "run 2.12.3 or newer");
+        refused(|scene| scene.server.jetstream = false, "enable it");
+        refused(|scene| scene.server.max_payload = 1 << 20, "set max_payload: 1114112");
+        refused(|scene| scene.server.cluster = None, "write 1, or name the servers of a cluster");
+        refused(|scene| scene.config.journal.nats.as_mut().unwrap().replicas = 1, "write 3");
+        let mut scene = Scene::new();
+        "2.14.0-RC.1".clone_into(&mut scene.server.version);
+        assert_eq!(scene.of_server(), Verdict::default());
+    }
+
+    #[test]
+    fn a_stream_that_breaks_a_promise_is_refused() {
+        let scene = Scene::new();
+        let hour = Duration::from_secs(3600).as_nanos() as u64;
+        let of_all = [
+            json!({ "storage": "memory" }),
+            json!({ "retention": "workqueue" }),
+            json!({ "persist_mode": "async" }),
+            json!({ "sealed": true }),
+            json!({ "no_ack": true }),
+            json!({ "num_replicas": 1 }),
+            json!({ "num_replicas": 2 }),
+            json!({ "max_age": hour }),
+            json!({ "max_msgs": 1000 }),
+            json!({ "max_msgs_per_subject": 1000 }),
+            json!({ "max_msg_size": 1 << 20 }),
+            json!({ "duplicate_window": 1_000_000_000 }),
+            json!({ "mirror": { "name": "X" } }),
+            json!({ "sources": [{ "name": "X" }] }),
+            json!({ "subjects": ["X"] }),
+            json!({ "subject_transform": { "src": "a", "dest": "b" } }),
+            json!({ "allow_msg_counter": true }),
+            json!({ "consumer_limits": { "inactive_threshold": hour } }),
+        ];
+        for kind in Kind::ALL {
+            for change in &of_all {
+                let problems = scene.of_stream(kind, change.clone()).problems;
+                assert_eq!(problems.len(), 1, "{kind:?} {change}: {problems:?}");
+                assert!(problems[0].contains(kind.name(&scene.names)), "{problems:?}");
+            }
+        }
+        let of_some = [
+            (Kind::Events, json!({ "discard": "old" })),
+            (Kind::Events, json!({ "deny_purge": true })),
+            (Kind::Events, json!({ "allow_direct": false })),
+            (Kind::Events, json!({ "max_consumers": 15 })),
+            (Kind::Events, json!({ "metadata": {} })),
+            (Kind::Events, json!({ "metadata": { PARTITIONS: "8", FORMAT: "1" } })),
+            (Kind::Events, json!({ "metadata": { PARTITIONS: "16", FORMAT: "2" } })),
+            (Kind::State, json!({ "discard": "new" })),
+            (Kind::State, json!({ "max_bytes": 1 << 20 })),
+            (Kind::State, json!({ "allow_msg_ttl": false })),
+            (Kind::DeadLetters, json!({ "discard": "old" })),
+            (Kind::DeadLetters, json!({ "deny_delete": true })),
+            (Kind::Quarantine, json!({ "discard": "new" })),
+        ];
+        for (kind, change) in of_some {
+            let problems = scene.of_stream(kind, change.clone()).problems;
+            assert_eq!(problems.len(), 1, "{kind:?} {change}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn what_keeps_the_promises_otherwise_is_told() {
+        let scene = Scene::new();
+        let day = Duration::from_secs(86_400).as_nanos() as u64;
+        for (change, told) in [
+            (json!({ "max_bytes": 1 << 20 }), "--max-bytes=10737418240"),
+            (json!({ "num_replicas": 5 }), "E has 5, not 3"),
+            (json!({ "duplicate_window": day }), "E remembers ids for 1day"),
+        ] {
+            let Verdict { problems, warnings } = scene.of_stream(Kind::Events, change);
+            assert_eq!(problems, [""; 0]);
+            assert!(warnings.len() == 1 && warnings[0].contains(told), "{warnings:?}");
+        }
+        let harmless = json!({ "compression": "s2", "metadata": { PARTITIONS: "16", FORMAT: "1", "own": "x" } });
+        assert_eq!(scene.of_stream(Kind::Events, harmless), Verdict::default());
+    }
+}
