@@ -381,6 +381,12 @@ impl View {
             held_bytes: held_bytes(found),
             lost_events: self.metrics.journal_lost.get(),
             dedup_ids: found.dedup_ids as u64,
+            cluster: found.cluster.clone().map(|cluster| admin::Cluster {
+                server: cluster.server,
+                version: cluster.version,
+                name: cluster.cluster,
+                sync_always: cluster.sync_always,
+            }),
         }
     }
 

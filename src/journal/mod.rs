@@ -56,7 +56,7 @@ use crate::telemetry::Metrics;
 use crate::tls::PeerIdentity;
 use embedded::Inner;
 use group::Parts;
-use nats::{Cluster, Migration, NatsError};
+use nats::{Cluster, Migration};
 use store::Kept;
 
 /// A handle to the journal. Cheap to clone.
@@ -180,6 +180,20 @@ pub struct Status {
     pub dead_letters: DeadLettersStatus,
     pub quarantine: QuarantineStatus,
     pub sinks: Vec<SinkStatus>,
+    /// Of an embedded journal there is none.
+    pub cluster: Option<ClusterStatus>,
+}
+
+/// The cluster that keeps the events, as its server that this process is connected to, or was last, tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterStatus {
+    pub server: String,
+    pub version: String,
+    /// `None`: a server without a cluster.
+    pub cluster: Option<String>,
+    /// Whether that server has events on its disk before it acknowledges them; `None`: unknown, for want of
+    /// `journal.nats.monitor_url`.
+    pub sync_always: Option<bool>,
 }
 
 /// The dead letters of all sinks.
@@ -368,6 +382,26 @@ impl Journal {
         match &self.held {
             Held::Embedded(inner) => inner.read_note(key),
             Held::Cluster(cluster) => cluster.read_note(key),
+        }
+    }
+
+    /// The next number of a series that all receivers of a fleet share, from 1 on; `None` where there is no fleet.
+    ///
+    /// # Errors
+    /// [`Refused`] when the cluster cannot say.
+    pub async fn number(&self, series: &'static str) -> Result<Option<u64>, Refused> {
+        match &self.held {
+            Held::Embedded(_) => Ok(None),
+            Held::Cluster(cluster) => cluster.number(series).await.map(Some),
+        }
+    }
+
+    /// The next note, and its key, of a receiver of the fleet that does not live any more. Waits for one. To ask for another
+    /// one says that the one before is in a note of this receiver. `None` once there can be no more.
+    pub async fn adopted(&self) -> Option<(String, String)> {
+        match &self.held {
+            Held::Embedded(_) => None,
+            Held::Cluster(cluster) => cluster.adopted().await,
         }
     }
 

@@ -5,9 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::ServerInfo;
-use async_nats::jetstream::stream::{
-    Config as Stream, DiscardPolicy, Info, PersistenceMode, RetentionPolicy, StorageType,
-};
+use async_nats::jetstream::stream::{Config as Stream, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
 
 use super::names::Names;
 use crate::config::{self, Config};
@@ -154,12 +152,12 @@ pub(super) fn of_server(server: &ServerInfo, config: &Config, settings: &config:
 pub(super) fn of_stream(
     kind: Kind,
     names: &Names,
-    info: &Info,
+    found: &Stream,
     server: &ServerInfo,
     config: &Config,
     settings: &config::Nats,
 ) -> Verdict {
-    let (wanted, found) = (kind.wanted(names, config, settings), &info.config);
+    let wanted = kind.wanted(names, config, settings);
     let mut verdict = Verdict::default();
     let mut problems = Problems { stream: &wanted.name, found: &mut verdict.problems };
     problems.of_what_stays(&wanted, found);
@@ -408,13 +406,8 @@ mod tests {
             for (member, value) in changes.as_object().unwrap() {
                 made[member] = value.clone();
             }
-            let state = json!({
-                "messages": 0, "bytes": 0, "first_seq": 0, "last_seq": 0, "consumer_count": 0,
-                "first_ts": "2026-01-01T00:00:00Z", "last_ts": "2026-01-01T00:00:00Z",
-            });
-            let info = json!({ "config": made, "created": "2026-01-01T00:00:00Z", "state": state });
-            let info: Info = serde_json::from_value(info).unwrap();
-            super::of_stream(kind, &self.names, &info, &self.server, &self.config, self.settings())
+            let found: Stream = serde_json::from_value(made).unwrap();
+            super::of_stream(kind, &self.names, &found, &self.server, &self.config, self.settings())
         }
     }
 
@@ -451,7 +444,7 @@ mod tests {
     #[test]
     fn a_stream_that_breaks_a_promise_is_refused() {
         let scene = Scene::new();
-        let hour = Duration::from_secs(3600).as_nanos() as u64;
+        let hour = 3_600_000_000_000_u64;
         let of_all = [
             json!({ "storage": "memory" }),
             json!({ "retention": "workqueue" }),
@@ -503,7 +496,7 @@ mod tests {
     #[test]
     fn what_keeps_the_promises_otherwise_is_told() {
         let scene = Scene::new();
-        let day = Duration::from_secs(86_400).as_nanos() as u64;
+        let day = 86_400_000_000_000_u64;
         for (change, told) in [
             (json!({ "max_bytes": 1 << 20 }), "--max-bytes=10737418240"),
             (json!({ "num_replicas": 5 }), "E has 5, not 3"),

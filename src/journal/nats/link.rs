@@ -75,7 +75,7 @@ pub(in crate::journal) enum NotStored {
 
 /// What kept a request from its answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(in crate::journal) enum NatsError {
+pub enum NatsError {
     /// May be different in a moment.
     #[error("the NATS cluster does not answer: {0}")]
     Unavailable(String),

@@ -53,7 +53,7 @@ pub(super) use scan::{Scan, Watch};
 
 use super::letters::{Handled, Letter, LettersOf, Which};
 use super::quarantine::{Bodies, QuarantinedBody};
-use super::{Appended, NewEvent, Quarantined, Refused, Report, State, Status};
+use super::{Appended, ClusterStatus, NewEvent, Quarantined, Refused, Report, State, Status};
 use crate::admission::{Admitted, Outcome};
 use crate::config::{self, Config};
 use crate::telemetry::Metrics;
@@ -208,6 +208,14 @@ impl Cluster {
         self.notes.read(key)
     }
 
+    pub(super) async fn number(&self, series: &'static str) -> Result<u64, Refused> {
+        self.notes.number(series).await
+    }
+
+    pub(super) async fn adopted(&self) -> Option<(String, String)> {
+        self.notes.adopted().await
+    }
+
     /// A cluster that is out of reach is no reason to end this process: another one would not reach it either.
     pub(super) async fn answers(&self) -> Result<(), Refused> {
         if self.ending.is_cancelled() { Err(Refused::Closed) } else { Ok(()) }
@@ -237,6 +245,7 @@ impl Cluster {
             self.dead_letters.amend(&sink.name, &mut sink.account);
         }
         let seen = self.seen.borrow();
+        let server = self.link.client().server_info();
         Status {
             first_sequence: seen.first,
             last_sequence: tail,
@@ -246,6 +255,12 @@ impl Cluster {
             dead_letters: self.dead_letters.status(seen.dead.count, seen.dead.bytes, seen.dead.newest),
             quarantine: self.quarantine.status(seen.quarantine.count, seen.quarantine.bytes, seen.quarantine.newest),
             sinks,
+            cluster: Some(ClusterStatus {
+                server: server.server_name,
+                version: server.version,
+                cluster: server.cluster,
+                sync_always: seen.sync_always,
+            }),
         }
     }
 

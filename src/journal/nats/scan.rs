@@ -17,7 +17,7 @@ const BYTES: usize = 4 << 20;
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// Reads the stream from some sequence on, in order.
-pub(in crate::journal) struct Scan {
+pub struct Scan {
     link: Link,
     ending: CancellationToken,
     next: u64,
@@ -25,7 +25,7 @@ pub(in crate::journal) struct Scan {
 }
 
 /// Sees events as they come, and rather skips than falls behind.
-pub(in crate::journal) enum Watch {
+pub enum Watch {
     /// Those that this process stored.
     Own { events: broadcast::Receiver<Event>, ending: CancellationToken },
     /// Those of all.

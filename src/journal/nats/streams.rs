@@ -35,7 +35,7 @@ pub(in crate::journal) async fn ensure(link: &Link, config: &Config) -> Result<V
     }
     for (kind, ..) in streams.into_iter().filter(|(.., info)| info.is_none()) {
         let made = make(link, config, settings, kind).await?;
-        verdict.extend(fitness::of_stream(kind, link.names(), &made, &server, config, settings));
+        verdict.extend(fitness::of_stream(kind, link.names(), &made.config, &server, config, settings));
     }
     if verdict.problems.is_empty() { Ok(verdict.warnings) } else { Err(NatsError::Unfit(verdict.problems)) }
 }
@@ -60,7 +60,7 @@ pub(in crate::journal) async fn examine(
             Err(error) => return Err(error),
         };
         if let Some(info) = &info {
-            verdict.extend(fitness::of_stream(kind, link.names(), info, &server, config, settings));
+            verdict.extend(fitness::of_stream(kind, link.names(), &info.config, &server, config, settings));
         }
         streams.push((kind, kind.name(link.names()).to_owned(), info));
     }
