@@ -162,7 +162,8 @@ impl NatsServer {
 
     /// Calls JetStream's API: the answer, an error or not.
     pub(crate) fn api(&self, subject: &str, request: &Value) -> Value {
-        let request = request.to_string();
+        // Those without members want nothing at all.
+        let request = if request.is_null() { String::new() } else { request.to_string() };
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let ask = format!("PUB {subject} answer {}\r\n{request}\r\n", request.len());
