@@ -14,7 +14,9 @@ use crate::journal::{Journal, MigrateError, Moved};
 /// for a receiver that is started on it delivers its events once more. A run that broke off is begun again; what it had
 /// moved is found known within journal.nats.duplicate_window.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: asapp-receiver --config /etc/asapp-receiver/cluster.toml migrate --from /var/lib/asapp-receiver/journal")]
+#[command(
+    after_help = "Example: asapp-receiver --config /etc/asapp-receiver/cluster.toml migrate --from /var/lib/asapp-receiver/journal"
+)]
 pub struct Args {
     /// The embedded journal's folder, whose events, dead letters and quarantine go into the cluster
     #[arg(long, value_name = "FOLDER", required_unless_present = "to", conflicts_with = "to")]
@@ -52,7 +54,8 @@ pub async fn run(args: Args, files: &[PathBuf]) -> Result<(), Failure> {
         (None, None) => return Err(Failure::usage("name a folder with --from or --to")),
     };
     bar.finish_and_clear();
-    let Moved { events, known, dead_letters, quarantined } = moved.map_err(|error: MigrateError| Failure::from_error(&error))?;
+    let Moved { events, known, dead_letters, quarantined } =
+        moved.map_err(|error: MigrateError| Failure::from_error(&error))?;
     if args.json {
         let told = serde_json::json!({ "events": events, "known": known, "dead_letters": dead_letters, "quarantined": quarantined });
         return print(&format!("{told}\n"));

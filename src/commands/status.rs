@@ -100,7 +100,8 @@ fn tables(status: &Value) -> String {
             Some(false) => "every few minutes",
             None => "unknown",
         };
-        text += &format!("\ncluster\n{}", table(&["server", "version", "name", "sync"], &[&with(cluster, "sync", sync)]));
+        text +=
+            &format!("\ncluster\n{}", table(&["server", "version", "name", "sync"], &[&with(cluster, "sync", sync)]));
     }
     for problem in list(&status["reload"]["problems"]) {
         text += &format!("\nnot taken: {}\n", problem.as_str().unwrap_or_default());

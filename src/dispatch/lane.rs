@@ -1,9 +1,9 @@
 //! One sink's lane: reads on behalf of its sink, delivers, and says what became of each event.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -16,7 +16,7 @@ use super::replay::{Copies, Done};
 use super::told::{NotTaken, Told};
 use super::{Filter, Health};
 use crate::config::Ordering;
-use crate::journal::{Cursor, Event, Letter, Letters, Read, Refused, Settled, Settler};
+use crate::journal::{Cursor, Event, Gone, Letter, Letters, Lost, Read, Refused, Settled, Settler};
 use crate::shape;
 use crate::sinks::{Failure, FailureKind, Sink};
 use crate::telemetry::Metrics;
@@ -24,6 +24,8 @@ use crate::traces::Deliveries;
 
 /// Bytes an event takes in a request besides its own: the format, and what stands between two events.
 const AROUND_EVENT: usize = 512;
+/// How soon a lane that may not deliver asks again.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 pub(super) struct Lane<S> {
     cursor: Cursor,
@@ -38,8 +40,8 @@ pub(super) struct Lane<S> {
     filter: Arc<Filter>,
     /// Hashes entities.
     hasher: RandomState,
-    /// When the unsettled events in the queue were received: sequence and time, oldest first.
-    received: VecDeque<(u64, SystemTime)>,
+    /// When the unsettled events in the queue were received, by sequence.
+    received: BTreeMap<u64, SystemTime>,
     /// What an operator wants to be delivered once more, and what of it is under way.
     copies: mpsc::Receiver<Copies>,
     copying: Option<(oneshot::Sender<Done>, Done)>,
@@ -84,7 +86,7 @@ impl<S: Sink> Lane<S> {
             ordering,
             filter,
             hasher: RandomState::new(),
-            received: VecDeque::new(),
+            received: BTreeMap::new(),
             copies,
             copying: None,
             finish,
@@ -101,15 +103,18 @@ impl<S: Sink> Lane<S> {
             self.end_copies();
             self.tell();
             let finishing = self.finish.is_cancelled();
+            if finishing {
+                self.cursor.finish();
+            }
             let reads = self.queue.has_room(self.cursor.next()) && !(finishing && self.cursor.caught_up());
             if finishing && self.under_way.is_empty() && !reads {
                 return;
             }
             tokio::select! {
                 Some(attempt) = self.under_way.next() => self.judge(attempt).await,
-                read = self.cursor.read(), if reads => match read {
+                read = read(&mut self.cursor, reads) => match read {
                     Ok(Read::Events(events)) => self.take_in(events).await,
-                    Ok(Read::Lost(_)) => {}
+                    Ok(Read::Lost(lost)) => self.withdraw(&lost),
                     Err(_) => return,
                 },
                 letters = self.letters.next(), if self.queue.letters() == 0 && !finishing => match letters {
@@ -128,6 +133,9 @@ impl<S: Sink> Lane<S> {
         loop {
             if self.idle.is_empty() {
                 return None;
+            }
+            if !self.cursor.may_deliver() {
+                return Some(Instant::now() + ASK_AGAIN);
             }
             match self.queue.next(Instant::now(), self.finish.is_cancelled()) {
                 Ok(parcel) if parcel.bury.is_some() => self.bury(parcel).await,
@@ -156,7 +164,7 @@ impl<S: Sink> Lane<S> {
             let sequence = event.sequence();
             if self.filter.passes(&event) {
                 let chain = self.chain(&event);
-                self.received.push_back((sequence, event.received_at()));
+                self.received.insert(sequence, event.received_at());
                 self.enqueue(chain, event, now);
                 continue;
             }
@@ -171,6 +179,15 @@ impl<S: Sink> Lane<S> {
         }
         if let Some((first, last)) = left_out {
             self.settler.settle(first, last, Settled::Filtered).await;
+        }
+    }
+
+    /// Lets go of what is another's now, but for what is under way.
+    fn withdraw(&mut self, lost: &Lost) {
+        let gone = self.queue.withdraw(|sequence| lost.contains(sequence));
+        self.settler.release(&gone);
+        if self.queue.failing() == 0 {
+            self.recovered();
         }
     }
 
@@ -237,6 +254,7 @@ impl<S: Sink> Lane<S> {
                 self.note(kind, &reason, parcel.attempts + 1);
                 let delivered = self.queue.failed(parcel, delivered, kind, &reason, now);
                 self.settle(&delivered, Settled::Delivered).await;
+                self.settler.release(&self.queue.take_given_up());
             }
         }
     }
@@ -336,10 +354,12 @@ impl<S: Sink> Lane<S> {
         let error = if waiting { &self.no_room } else { &self.failure };
         self.told.waits_for_room(waiting);
         let oldest = self.queue.oldest();
-        while self.received.front().is_some_and(|&(sequence, _)| oldest.is_none_or(|oldest| sequence < oldest)) {
-            self.received.pop_front();
+        while let Some(first) = self.received.first_entry()
+            && oldest.is_none_or(|oldest| *first.key() < oldest)
+        {
+            first.remove();
         }
-        let oldest = self.received.front().map(|&(_, received_at)| received_at);
+        let oldest = self.received.first_key_value().map(|(_, &received_at)| received_at);
         let is_known = oldest.is_some() || self.cursor.caught_up();
         self.health.set(|condition| {
             condition.waiting = waiting;
@@ -349,4 +369,9 @@ impl<S: Sink> Lane<S> {
             }
         });
     }
+}
+
+/// What comes next; without `room` for events, what else there is to know.
+async fn read(cursor: &mut Cursor, room: bool) -> Result<Read, Gone> {
+    if room { cursor.read().await } else { cursor.lost().await.map(Read::Lost) }
 }

@@ -43,8 +43,9 @@ pub enum Watch {
 pub enum Letters {
     #[doc(hidden)]
     Embedded(letters::Letters),
+    /// None for whoever asks a second time.
     #[doc(hidden)]
-    Cluster(nats::Letters),
+    Cluster(Option<nats::Letters>),
 }
 
 /// What a lane reads.
@@ -101,7 +102,7 @@ impl Cursor {
         }
     }
 
-    /// One more than the largest sequence that was read.
+    /// The smallest sequence that may be read next.
     #[must_use]
     pub fn next(&self) -> u64 {
         match self {
@@ -148,6 +149,27 @@ impl Cursor {
             Self::Cluster(cursor) => cursor.read().await,
         }
     }
+
+    /// What a lane without room for events has to know all the same. Waits for it. Dropped before it is done, it has told
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`Gone`] once the journal can give nothing more.
+    pub async fn lost(&mut self) -> Result<Lost, Gone> {
+        match self {
+            Self::Embedded(_) => std::future::pending().await,
+            Self::Cluster(cursor) => cursor.lost().await,
+        }
+    }
+
+    /// From now on nothing is read but what is durable now.
+    pub fn finish(&mut self) {
+        match self {
+            // Nothing comes in any more.
+            Self::Embedded(_) => {}
+            Self::Cluster(cursor) => cursor.finish(),
+        }
+    }
 }
 
 impl Settler {
@@ -164,7 +186,15 @@ impl Settler {
     pub async fn settle(&self, from: u64, to: u64, how: Settled) {
         match self {
             Self::Embedded(settler) => settler.settle(from, to, how).await,
-            Self::Cluster(settler) => settler.settle(from, to, how).await,
+            Self::Cluster(settler) => settler.settle(from, to, how),
+        }
+    }
+
+    /// Says that the lane has let go of events, as [`Lost`] bade it: nothing more will be heard of them.
+    pub fn release(&self, sequences: &[u64]) {
+        match self {
+            Self::Embedded(_) => {}
+            Self::Cluster(settler) => settler.release(sequences),
         }
     }
 
@@ -269,7 +299,8 @@ impl Letters {
     pub async fn next(&mut self) -> Result<Vec<Letter>, Gone> {
         match self {
             Self::Embedded(letters) => letters.next().await,
-            Self::Cluster(letters) => letters.next().await,
+            Self::Cluster(Some(letters)) => letters.next().await,
+            Self::Cluster(None) => std::future::pending().await,
         }
     }
 }

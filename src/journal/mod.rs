@@ -236,10 +236,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`OpenError`], by what an operator has to do.
-    pub async fn start(
-        config: Arc<Config>,
-        metrics: Arc<Metrics>,
-    ) -> Result<(Self, Vec<Cursor>, Report), OpenError> {
+    pub async fn start(config: Arc<Config>, metrics: Arc<Metrics>) -> Result<(Self, Vec<Cursor>, Report), OpenError> {
         if let Some(settings) = &config.journal.nats {
             let (cluster, cursors, report) = Cluster::open(&config, settings, metrics).await?;
             let cursors = cursors.into_iter().map(Cursor::Cluster).collect();

@@ -16,7 +16,7 @@ use super::quarantine::Quarantine;
 use crate::envelope::{Envelope, Facts, Feed};
 use crate::journal::group::{ENCODED_OVERHEAD, Parts, encode};
 use crate::journal::store::Kept;
-use crate::journal::{Event, NewEvent, Quarantined, Receipt, Refused, Appended};
+use crate::journal::{Appended, Event, NewEvent, Quarantined, Receipt, Refused};
 use crate::telemetry::Metrics;
 
 /// Before the same id is sent again: while its first copy is on its way into the stream…

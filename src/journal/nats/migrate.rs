@@ -15,10 +15,11 @@ use tokio_util::task::TaskTracker;
 use super::append::{Appender, Published, partition};
 use super::letters::DeadLetters;
 use super::link::{From, Link, NatsError};
-use super::names::Names;
+use super::partition;
 use super::quarantine::Quarantine;
 use super::records::{PutError, Records};
 use super::share::Share;
+use super::sinks::Delivery;
 use super::streams;
 use crate::admission::{Admission, Outcome};
 use crate::config::{self, Config};
@@ -26,9 +27,9 @@ use crate::envelope::Envelope;
 use crate::journal::cursor::{Cursor, Scan, Settler};
 use crate::journal::embedded::Inner;
 use crate::journal::group::{digest, single};
+use crate::journal::letters::{Letter, LettersOf};
 use crate::journal::store::{DeadLetter, Kept, Pick};
 use crate::journal::writer::{Append, Arriving, Command, Released, Waiter};
-use crate::journal::letters::{Letter, LettersOf};
 use crate::journal::{Event, OpenError, Refused, Settled};
 use crate::telemetry::Metrics;
 
@@ -66,7 +67,9 @@ pub enum MigrateError {
     Contested(u64),
     #[error("the cluster does not take it: {0}")]
     NotTaken(Refused),
-    #[error("there are dead letters of the sink {0}, which is not configured and switched on: write it into the settings")]
+    #[error(
+        "there are dead letters of the sink {0}, which is not configured and switched on: write it into the settings"
+    )]
     NoSink(String),
     #[error("another program writes to the records of sink {0}")]
     Fought(String),
@@ -107,12 +110,8 @@ impl Migration {
         streams::ensure(&link, config).await?;
         let ending = CancellationToken::new();
         let records = Records::open(&link, &TaskTracker::new(), ending.clone()).await?;
-        let quarantine = Quarantine::new(
-            (&link, &records),
-            Arc::clone(metrics),
-            config.quarantine.max_bytes,
-            ending.clone(),
-        );
+        let quarantine =
+            Quarantine::new((&link, &records), Arc::clone(metrics), config.quarantine.max_bytes, ending.clone());
         let appender = Appender {
             link: link.clone(),
             quarantine: quarantine.clone(),
@@ -225,7 +224,7 @@ impl Migration {
         for settler in &settlers {
             let mut of_sink = Vec::new();
             for partition in 0..partitions {
-                let record = self.records.get(&Names::place(settler.sink(), partition)).await?;
+                let record = self.records.get(&partition::key(settler.sink(), partition)).await?;
                 of_sink.push(record.and_then(|record| Share::read(&record.value).ok()));
             }
             shares.push(of_sink);
@@ -288,12 +287,12 @@ impl Migration {
             PutError::Unavailable(reason) => MigrateError::Cluster(NatsError::Unavailable(reason)),
         };
         for (partition, share) in (0..).zip(shares) {
-            let key = Names::place(sink, partition);
+            let key = partition::key(sink, partition);
             let revision = self.records.get(&key).await?.map_or(0, |record| record.revision);
             let value = share.write().unwrap_or_default().into();
             self.records.put(&key, revision, value).await.map_err(fought)?;
         }
-        super::sinks::place(&self.records, sink, first).await.map_err(fought)
+        Delivery::make(&self.records, sink, first).await.map_err(fought)
     }
 
     async fn letters_into_cluster(&self, source: &Inner, moved: &mut Moved) -> Result<(), MigrateError> {
@@ -411,11 +410,7 @@ fn parsed(event: &Event) -> Result<Envelope, MigrateError> {
 }
 
 /// Sends an event to the folder's writer; the outcome is to be waited for.
-async fn append(
-    target: &Inner,
-    envelope: Envelope,
-    event: Event,
-) -> oneshot::Receiver<Result<Released, Refused>> {
+async fn append(target: &Inner, envelope: Envelope, event: Event) -> oneshot::Receiver<Result<Released, Refused>> {
     let (reply, answer) = oneshot::channel();
     let append = Append {
         hash: target.key.hash(envelope.event_id()),

@@ -12,6 +12,7 @@
 //! | `S_DEAD_LETTERS`, `S_QUARANTINE` | a message each ([`letters`], [`quarantine`]) |
 
 mod append;
+mod consumer;
 mod cursor;
 mod fitness;
 mod janitor;
@@ -46,9 +47,9 @@ use tokio_util::task::TaskTracker;
 
 pub(super) use cursor::{Cursor, Settler};
 pub(super) use letters::Letters;
-pub use migrate::{MigrateError, Moved};
-pub(super) use migrate::Migration;
 pub(in crate::journal) use link::NatsError;
+pub(super) use migrate::Migration;
+pub use migrate::{MigrateError, Moved};
 pub(super) use scan::{Scan, Watch};
 
 use super::letters::{Handled, Letter, LettersOf, Which};
@@ -68,6 +69,10 @@ use sinks::Delivery;
 
 /// Events stored here that a slow [`Watch`] may be behind.
 const OWN: usize = 1024;
+/// Of a full stream, what yields at a time…
+const EVICTED_PART: u64 = 20;
+/// …and how long it may take until there is room.
+const EVICT_AGAIN: Duration = Duration::from_secs(3);
 /// How long publishes under way are waited for at the end.
 const LAST: Duration = Duration::from_secs(5);
 
@@ -105,25 +110,14 @@ impl Cluster {
         let full = watch::Sender::new(false);
         let instance: Arc<str> = uuid::Uuid::new_v4().to_string().into();
         replicas::live(&records, &instance, &tasks, ending.clone()).await;
-        let quarantine = Quarantine::new(
-            (&link, &records),
-            Arc::clone(&metrics),
-            config.quarantine.max_bytes,
-            ending.clone(),
-        );
+        let quarantine =
+            Quarantine::new((&link, &records), Arc::clone(&metrics), config.quarantine.max_bytes, ending.clone());
         let both = (&link, &records);
         let dead_letters = DeadLetters::open(both, config, Arc::clone(&instance), &tasks, ending.clone());
         let seen = Janitor::start(&link, &records, config, &tail, &full, &tasks, ending.clone()).await?;
-        let (delivery, cursors) = Delivery::start(
-            both,
-            &dead_letters,
-            Arc::clone(&instance),
-            config,
-            full.subscribe(),
-            &tasks,
-            ending.clone(),
-        )
-        .await?;
+        let evict = watch::Sender::new(0);
+        let part = (&link, &records, &dead_letters);
+        let (delivery, cursors) = Delivery::start(part, config, Arc::clone(&instance), evict.subscribe()).await?;
         let notes = Notes::open(&records, instance, &tasks, ending.clone());
         let appender = Appender {
             link: link.clone(),
@@ -151,6 +145,7 @@ impl Cluster {
             ending,
         });
         cluster.tasks.spawn(Arc::clone(&cluster).follow_state());
+        cluster.tasks.spawn(cluster.ending.clone().run_until_cancelled_owned(Arc::clone(&cluster).make_room(evict)));
         Ok((cluster, cursors, report))
     }
 
@@ -240,10 +235,7 @@ impl Cluster {
 
     pub(super) fn status(&self) -> Status {
         let tail = *self.appender.tail.borrow();
-        let mut sinks = self.delivery.accounts(tail);
-        for sink in &mut sinks {
-            self.dead_letters.amend(&sink.name, &mut sink.account);
-        }
+        let sinks = self.delivery.accounts(tail);
         let seen = self.seen.borrow();
         let server = self.link.client().server_info();
         Status {
@@ -322,6 +314,18 @@ impl Cluster {
         self.ending.cancel();
         self.tasks.close();
         let _ = tokio::time::timeout(LAST, self.tasks.wait()).await;
+    }
+
+    /// While the stream is full, the oldest events yield that only sinks have not had which are not required: a part at a
+    /// time, and then the janitor gets to purge them.
+    async fn make_room(self: Arc<Self>, evict: watch::Sender<u64>) {
+        let mut full = self.appender.full.subscribe();
+        while full.wait_for(|full| *full).await.is_ok() {
+            let (first, last) = self.range();
+            let part = (last + 1).saturating_sub(first).div_ceil(EVICTED_PART);
+            evict.send_modify(|through| *through = (*through).max((first + part).saturating_sub(1)));
+            tokio::time::sleep(EVICT_AGAIN).await;
+        }
     }
 
     /// Says whether events can be stored, as connection, stream and room come and go.

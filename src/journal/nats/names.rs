@@ -78,9 +78,4 @@ impl Names {
     pub(in crate::journal) fn consumer(&self, sink: &str, partition: u16) -> String {
         format!("{sink}-{partition}")
     }
-
-    /// The record of a sink's place in a partition.
-    pub(in crate::journal) fn place(sink: &str, partition: u16) -> String {
-        format!("place.{sink}.{partition}")
-    }
 }

@@ -125,11 +125,7 @@ impl Quarantine {
     }
 
     /// Takes bodies in as events: `append` stores one, or finds it stored; false if its id is known with other bytes.
-    pub(super) async fn retry(
-        &self,
-        which: Bodies,
-        append: &Appender,
-    ) -> Result<Handled, Refused> {
+    pub(super) async fn retry(&self, which: Bodies, append: &Appender) -> Result<Handled, Refused> {
         self.check_open()?;
         let mut handled = Handled::default();
         let (mut after, end) = match self.ids(which).await? {
@@ -153,12 +149,7 @@ impl Quarantine {
     }
 
     /// `append` takes one body in, and then it is deleted; one that is left in between is found stored the next time.
-    async fn release(
-        &self,
-        id: u64,
-        append: &Appender,
-        handled: &mut Handled,
-    ) -> Result<(), Refused> {
+    async fn release(&self, id: u64, append: &Appender, handled: &mut Handled) -> Result<(), Refused> {
         let Some(QuarantinedBody { id, reason, detail, at, peer, endpoint, body }) = self.get(id).await? else {
             handled.skip(id, || UNKNOWN.to_owned());
             return Ok(());

@@ -46,7 +46,12 @@ impl Scan {
     }
 
     pub(in crate::journal) fn watch(&self) -> Watch {
-        Watch::All(Self { link: self.link.clone(), ending: self.ending.clone(), next: self.next, tail: self.tail.clone() })
+        Watch::All(Self {
+            link: self.link.clone(),
+            ending: self.ending.clone(),
+            next: self.next,
+            tail: self.tail.clone(),
+        })
     }
 
     pub(in crate::journal) async fn read(&mut self) -> Result<Vec<Event>, Gone> {
@@ -82,8 +87,7 @@ impl Scan {
     /// The next events, and the sequence of the last message that was read.
     async fn read_some(&self) -> Result<(Vec<Event>, Option<u64>), NatsError> {
         let names = self.link.names();
-        let batch =
-            self.link.read(names.events(), &names.subjects(), From::Sequence(self.next), EVENTS, BYTES).await?;
+        let batch = self.link.read(names.events(), &names.subjects(), From::Sequence(self.next), EVENTS, BYTES).await?;
         let last = batch.messages.last().map(|stored| stored.sequence);
         let mut events = Vec::with_capacity(batch.messages.len());
         for stored in batch.messages {

@@ -1,0 +1,646 @@
+//! A sink's partition, as one receiver sees it: waits for it, owns it, loses it.
+//!
+//! The record `place.<sink>.<partition>`, a [`Share`], is the truth. Whoever is pinned at the [consumer](super::consumer)
+//! takes the partition over by writing it, which fences the owner before: that one's next write is refused, and it lets go.
+//! The owner reads the partition from the record's cursor on, in order, as there is room; what the lane says became of the
+//! events is gathered, written into the record, and acknowledged only then. So an owner that does not know yet that it is
+//! none repeats deliveries at worst, in order, and settles nothing.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::Subject;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::consumer::{self, Heard, PIN_TIMEOUT, Pulls};
+use super::cursor::{Outcome, Shelf};
+use super::link::{From, Link, NatsError};
+use super::records::{PutError, Records};
+use super::replies::Batch;
+use super::share::Share;
+use crate::journal::{Event, Settled};
+
+/// Outcomes wait so long for others to be written with…
+const GATHER: Duration = Duration::from_millis(50);
+/// …unless there are so many.
+const MANY: usize = 500;
+/// How often the stream is looked at though nothing rings.
+const LOOK: Duration = Duration::from_secs(2);
+/// And how often when nothing can ring, for so many events are not acknowledged.
+const NO_RING: Duration = Duration::from_millis(100);
+const RINGS: usize = consumer::MAX_ACK_PENDING / 2;
+/// Before the same is tried again, when it failed.
+const AGAIN: Duration = Duration::from_millis(500);
+/// What has rung may not have come to the replica that is read from; at first, and at most.
+const NOT_THERE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+/// A partition that is given back waits so long for what is under way in the lane…
+const LEAVE_WITHIN: Duration = Duration::from_secs(10);
+/// …and is left to others for so long.
+const AWAY: Duration = Duration::from_secs(12);
+/// At the end: what has rung for nobody after so long is not there, or another's.
+const LISTEN: Duration = Duration::from_millis(300);
+/// At the end, for the last write.
+const LAST: Duration = Duration::from_secs(5);
+
+/// What all partitions of a sink have in common.
+pub(super) struct Common {
+    pub(super) link: Link,
+    pub(super) records: Records,
+    pub(super) instance: Arc<str>,
+    pub(super) shelf: Arc<Shelf>,
+    /// The sink's first sequence.
+    pub(super) first: u64,
+    /// Up to here undelivered events yield; 0 if none have to, or the sink is required.
+    pub(super) evict: AtomicU64,
+}
+
+pub(super) struct Partition {
+    common: Arc<Common>,
+    at: u16,
+    pulls: Pulls,
+    /// What the cluster calls this receiver's turn, and until when it lasts at least.
+    pin: Option<(String, Instant)>,
+    tenure: Option<Tenure>,
+    /// Tells tenures apart.
+    tenures: u64,
+    /// What became of events, and is in no record as far as is known. Outlasts tenures: what was delivered here need not
+    /// be delivered again.
+    unwritten: BTreeMap<u64, Settled>,
+    /// How to acknowledge what rang and is not settled in the record.
+    replies: BTreeMap<u64, Subject>,
+    jobs: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// It is being taken over, or the consumer is looked after.
+    busy: bool,
+    not_before: Instant,
+    /// At the end: until when it is listened.
+    listening: Option<Instant>,
+}
+
+/// The time between a take-over and a loss.
+struct Tenure {
+    number: u64,
+    share: Share,
+    revision: u64,
+    /// Read up to here: all of it is settled or in hand.
+    read: u64,
+    /// In the stream, as far as is known.
+    heard: u64,
+    more: bool,
+    reading: bool,
+    /// The last time: it is tried again at `read_at`, not before.
+    failed: bool,
+    /// Since the lane finishes, everything that was there has been read.
+    finished: bool,
+    read_at: Instant,
+    not_there: Duration,
+    /// Read and not settled, with the partition's event before each.
+    in_hand: BTreeMap<u64, u64>,
+    /// Settled since the last write.
+    fresh: Vec<u64>,
+    told: Vec<(u64, oneshot::Sender<()>)>,
+    gathered_since: Option<Instant>,
+    writing: bool,
+    leave_until: Option<Instant>,
+    /// Ends what is under way.
+    end: CancellationToken,
+}
+
+/// A job that has ended, with its tenure's number.
+enum Done {
+    TakenOver(Option<(Share, u64)>),
+    Read(u64, Result<Batch, NatsError>),
+    Written(u64, Vec<u64>, Result<u64, PutError>),
+    Tended,
+}
+
+impl Partition {
+    pub(super) async fn new(common: Arc<Common>, at: u16) -> Result<Self, NatsError> {
+        let pulls = Pulls::of(&common.link, common.shelf.sink(), at).await?;
+        Ok(Self {
+            common,
+            at,
+            pulls,
+            pin: None,
+            tenure: None,
+            tenures: 0,
+            unwritten: BTreeMap::new(),
+            replies: BTreeMap::new(),
+            jobs: FuturesUnordered::new(),
+            busy: false,
+            not_before: Instant::now(),
+            listening: None,
+        })
+    }
+
+    /// Runs until `end`; then writes what is known, and lets others have it.
+    pub(super) async fn run(mut self, end: CancellationToken) {
+        while !end.is_cancelled() {
+            self.act().await;
+            let wake = self.wake();
+            tokio::select! {
+                heard = self.pulls.next() => self.hear(heard),
+                Some(done) = self.jobs.next(), if !self.jobs.is_empty() => self.done(done),
+                () = self.common.shelf.called(self.at) => {}
+                () = sleep_until(wake) => {}
+                () = end.cancelled() => {}
+            }
+        }
+        let _ = tokio::time::timeout(LAST, self.finish()).await;
+        self.common.shelf.lose(self.at);
+    }
+
+    /// Starts whatever may start now.
+    async fn act(&mut self) {
+        let now = Instant::now();
+        if self.pin.as_ref().is_some_and(|(_, until)| *until <= now) {
+            self.lose("the cluster did not confirm it in time");
+        }
+        if self.common.shelf.is_finishing() && self.listening.is_none() {
+            self.listening = Some(now + LISTEN);
+        }
+        if self.is_to_pull(now) {
+            self.pulls.go_on(self.pin.as_ref().map(|(pin, _)| &**pin)).await;
+        }
+        for outcome in self.common.shelf.outcomes(self.at) {
+            self.settle(outcome);
+        }
+        self.evict();
+        if let Some(tenure) = &mut self.tenure {
+            if tenure.is_to_write(now) {
+                self.jobs.push(tenure.write(&self.common, self.at));
+            }
+            if tenure.is_to_read(now, &self.common.shelf, self.at) {
+                self.jobs.push(tenure.read(&self.common, self.at));
+            }
+            self.leave(now).await;
+        } else if self.pin.is_some() && !self.busy && self.not_before <= now {
+            self.busy = true;
+            self.jobs.push(Box::pin(take_over(Arc::clone(&self.common), self.at)));
+        }
+        let caught_up = match &self.tenure {
+            Some(tenure) if self.common.shelf.is_finishing() => tenure.finished,
+            Some(tenure) => tenure.has_read_all(),
+            None if self.listening.is_some() => self.has_listened(now),
+            None => self.pin.is_none() && self.common.link.is_connected(),
+        };
+        self.common.shelf.set_caught_up(self.at, caught_up);
+    }
+
+    /// When to act again at the latest.
+    fn wake(&self) -> Instant {
+        let far = Instant::now() + LOOK;
+        let later = |at: Instant| if at > Instant::now() { at } else { far };
+        let mut times = vec![far];
+        times.extend(
+            self.is_to_pull(self.not_before.max(Instant::now())).then(|| self.pulls.due().max(self.not_before)),
+        );
+        times.extend(self.pin.as_ref().map(|(_, until)| *until));
+        times.extend(self.listening.map(later));
+        times.push(later(self.not_before));
+        if let Some(tenure) = &self.tenure {
+            times.push(later(tenure.read_at));
+            times.extend(tenure.gathered_since.filter(|_| !tenure.writing).map(|since| since + GATHER));
+            times.extend(tenure.leave_until);
+        }
+        times.into_iter().min().unwrap_or(far)
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Bell { sequence, reply, pin, asked } => {
+                if self.tenure.is_none() && self.has_listened(Instant::now()) {
+                    return;
+                }
+                let until = asked + PIN_TIMEOUT;
+                match &mut self.pin {
+                    Some((own, fresh)) if *own == pin => *fresh = (*fresh).max(until),
+                    other => {
+                        *other = Some((pin, until));
+                        // Whether somebody else had it in between shows when it is written.
+                        self.tenure.iter_mut().for_each(|tenure| tenure.gathered_since = Some(Instant::now()));
+                    }
+                }
+                self.hold();
+                match &mut self.tenure {
+                    Some(tenure) if tenure.share.is_settled(sequence) && !self.unwritten.contains_key(&sequence) => {
+                        acknowledge(&self.common.link, [reply]);
+                        return;
+                    }
+                    Some(tenure) if tenure.heard < sequence => {
+                        (tenure.heard, tenure.not_there) = (sequence, NOT_THERE.0);
+                    }
+                    _ => {}
+                }
+                self.replies.insert(sequence, reply);
+            }
+            Heard::Pinned { pin, asked } => {
+                if let Some((_, until)) = self.pin.as_mut().filter(|(own, _)| *own == pin) {
+                    *until = (*until).max(asked + PIN_TIMEOUT);
+                }
+                self.hold();
+            }
+            Heard::NotPinned { pin } => {
+                if self.pin.as_ref().is_some_and(|(own, _)| *own == pin) {
+                    self.lose("another receiver has it");
+                }
+            }
+            Heard::Nobody if !self.busy && self.common.link.is_connected() => {
+                self.busy = true;
+                self.jobs.push(Box::pin(tend(Arc::clone(&self.common), self.at)));
+            }
+            Heard::Nobody | Heard::Nothing => {}
+        }
+    }
+
+    /// Lets the lane know how long it may go on.
+    fn hold(&self) {
+        if let (Some(_), Some((_, until))) = (&self.tenure, &self.pin) {
+            self.common.shelf.hold(self.at, *until);
+        }
+    }
+
+    fn lose(&mut self, why: &str) {
+        self.pin = None;
+        self.replies.clear();
+        if let Some(tenure) = self.tenure.take() {
+            tracing::debug!(
+                sink = &**self.common.shelf.sink(),
+                partition = self.at,
+                why,
+                "a partition is not delivered here any more"
+            );
+            tenure.end.cancel();
+            self.common.shelf.lose(self.at);
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        let now = Instant::now();
+        match done {
+            Done::TakenOver(taken) => {
+                self.busy = false;
+                let Some((share, revision)) = taken.filter(|_| self.pin.is_some()) else {
+                    self.not_before = now + AGAIN;
+                    return;
+                };
+                tracing::debug!(
+                    sink = &**self.common.shelf.sink(),
+                    partition = self.at,
+                    cursor = share.cursor(),
+                    "a partition is delivered here now"
+                );
+                self.unwritten.retain(|sequence, _| !share.is_settled(*sequence));
+                let settled = self.replies.extract_if(.., |sequence, _| share.is_settled(*sequence));
+                acknowledge(&self.common.link, settled.map(|(_, reply)| reply));
+                self.tenures += 1;
+                let heard = self.replies.last_key_value().map_or(0, |(sequence, _)| *sequence);
+                self.tenure = Some(Tenure::new(self.tenures, share, revision, heard));
+                self.hold();
+            }
+            Done::Tended => {
+                self.busy = false;
+                self.not_before = now + AGAIN;
+            }
+            Done::Read(number, batch) => match batch {
+                Ok(batch) => self.take_in(number, batch),
+                Err(error) => {
+                    tracing::debug!(sink = &**self.common.shelf.sink(), partition = self.at, %error, "events cannot be read");
+                    if let Some(tenure) = self.tenure_of(number) {
+                        (tenure.reading, tenure.read_at) = (false, now + AGAIN);
+                        tenure.failed = true;
+                    }
+                }
+            },
+            Done::Written(number, sequences, result) => {
+                if self.tenure_of(number).is_none() {
+                    // Nobody waits for it any more; the next take-over finds out.
+                    return;
+                }
+                match result {
+                    Ok(revision) => self.written(&sequences, revision),
+                    Err(_) => self.lose("another receiver took it over"),
+                }
+            }
+        }
+    }
+
+    /// Puts what was read before the lane, in order.
+    fn take_in(&mut self, number: u64, batch: Batch) {
+        let evict = self.common.evict.load(Ordering::Relaxed);
+        let finishing = self.common.shelf.is_finishing();
+        let Some(tenure) = self.tenure.as_mut().filter(|tenure| tenure.number == number) else { return };
+        (tenure.reading, tenure.failed, tenure.more) = (false, false, batch.pending > 0);
+        let now = Instant::now();
+        // While so many are not acknowledged, nothing rings soon.
+        tenure.read_at = now + if self.replies.len() < RINGS { LOOK } else { NO_RING };
+        let mut events = Vec::new();
+        for stored in batch.messages {
+            let (sequence, previous) = (stored.sequence, tenure.read);
+            if sequence <= previous {
+                continue;
+            }
+            tenure.read = sequence;
+            let known = self.unwritten.get(&sequence).copied();
+            let known = known.or((sequence <= evict).then_some(Settled::Evicted));
+            if tenure.share.is_settled(sequence) {
+                tenure.share.cover(previous, sequence);
+                acknowledge(&self.common.link, self.replies.remove(&sequence));
+                continue;
+            }
+            // A copy of its own: what comes from the connection holds on to all that came with it.
+            let event = match known {
+                Some(how) => Err(how),
+                None => Event::read_single(sequence, Bytes::copy_from_slice(&stored.payload)).map_err(|_| {
+                    tracing::error!(sequence, "a message in the stream is no event: only receivers may publish there");
+                    Settled::Evicted
+                }),
+            };
+            tenure.in_hand.insert(sequence, previous);
+            match event {
+                Ok(event) => events.push(event),
+                Err(how) => tenure.settle(sequence, how, &mut self.unwritten),
+            }
+        }
+        if tenure.read >= tenure.heard {
+            tenure.not_there = NOT_THERE.0;
+        } else if !tenure.more {
+            tenure.read_at = now + tenure.not_there;
+            tenure.not_there = (tenure.not_there * 2).min(NOT_THERE.1);
+        }
+        tenure.finished = finishing && tenure.has_read_all();
+        self.common.shelf.put(self.at, events);
+    }
+
+    /// An event's outcome, whenever it comes.
+    fn settle(&mut self, Outcome { sequence, how, told }: Outcome) {
+        let Some(tenure) = &mut self.tenure else {
+            self.unwritten.insert(sequence, how);
+            return;
+        };
+        if tenure.share.is_settled(sequence) {
+            // Another owner did.
+            return;
+        }
+        self.unwritten.insert(sequence, how);
+        if tenure.in_hand.contains_key(&sequence) {
+            tenure.settle(sequence, how, &mut self.unwritten);
+            if let Some(told) = told {
+                tenure.told.push((sequence, told));
+            }
+        }
+    }
+
+    fn written(&mut self, sequences: &[u64], revision: u64) {
+        let Some(tenure) = &mut self.tenure else { return };
+        (tenure.revision, tenure.writing) = (revision, false);
+        let mut replies = Vec::new();
+        for sequence in sequences {
+            self.unwritten.remove(sequence);
+            replies.extend(self.replies.remove(sequence));
+        }
+        acknowledge(&self.common.link, replies);
+        let written: HashSet<u64> = sequences.iter().copied().collect();
+        for (sequence, told) in tenure.told.extract_if(.., |(sequence, _)| written.contains(sequence)) {
+            self.common.shelf.written(sequence);
+            // The lane may have ended.
+            let _ = told.send(());
+        }
+    }
+
+    /// Settles what has to yield.
+    fn evict(&mut self) {
+        let through = self.common.evict.load(Ordering::Relaxed);
+        let Some(tenure) = &mut self.tenure else { return };
+        let gone: HashSet<u64> = tenure.in_hand.range(..=through).map(|(sequence, _)| *sequence).collect();
+        if gone.is_empty() {
+            return;
+        }
+        for sequence in &gone {
+            tenure.settle(*sequence, Settled::Evicted, &mut self.unwritten);
+        }
+        self.common.shelf.take_back(self.at, &gone);
+    }
+
+    /// Gives the partition back, when it was asked to: another is to have it.
+    async fn leave(&mut self, now: Instant) {
+        let Common { link, shelf, .. } = &*self.common;
+        let Some(tenure) = self.tenure.as_mut().filter(|_| shelf.leaves(self.at)) else { return };
+        let until = *tenure.leave_until.get_or_insert_with(|| {
+            shelf.withdraw(self.at);
+            now + LEAVE_WITHIN
+        });
+        let is_done = shelf.out(self.at) == 0 && tenure.fresh.is_empty() && !tenure.writing;
+        if !is_done && now < until {
+            return;
+        }
+        // Where it does not work, its time runs out.
+        let _ = consumer::unpin(link, shelf.sink(), self.at).await;
+        self.lose("another receiver has fewer");
+        self.not_before = Instant::now() + AWAY;
+    }
+
+    /// Writes what is known, acknowledges it, and lets go.
+    async fn finish(&mut self) {
+        for outcome in self.common.shelf.outcomes(self.at) {
+            self.settle(outcome);
+        }
+        while let Some(tenure) = &mut self.tenure {
+            if !tenure.fresh.is_empty() && !tenure.writing {
+                self.jobs.push(tenure.write(&self.common, self.at));
+            }
+            if !tenure.writing {
+                break;
+            }
+            match self.jobs.next().await {
+                Some(Done::Written(number, sequences, result)) => self.done(Done::Written(number, sequences, result)),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        if self.pin.is_some() {
+            let _ = self.common.link.client().flush().await;
+            let _ = consumer::unpin(&self.common.link, self.common.shelf.sink(), self.at).await;
+        }
+    }
+
+    fn tenure_of(&mut self, number: u64) -> Option<&mut Tenure> {
+        self.tenure.as_mut().filter(|tenure| tenure.number == number)
+    }
+
+    fn is_to_pull(&self, now: Instant) -> bool {
+        self.not_before <= now && (self.tenure.is_some() || !self.has_listened(now))
+    }
+
+    /// At the end, without the partition: whether it can be taken for another's.
+    fn has_listened(&self, now: Instant) -> bool {
+        let until = self.listening.filter(|_| self.pin.is_none());
+        until.is_some_and(|until| until <= now || !self.common.link.is_connected())
+    }
+}
+
+impl Tenure {
+    fn new(number: u64, share: Share, revision: u64, heard: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            number,
+            read: share.cursor(),
+            heard,
+            // Unknown yet: it has to be looked.
+            more: true,
+            share,
+            revision,
+            reading: false,
+            failed: false,
+            finished: false,
+            read_at: now,
+            not_there: NOT_THERE.0,
+            in_hand: BTreeMap::new(),
+            fresh: Vec::new(),
+            told: Vec::new(),
+            gathered_since: None,
+            writing: false,
+            leave_until: None,
+            end: CancellationToken::new(),
+        }
+    }
+
+    fn has_read_all(&self) -> bool {
+        !self.more && self.read >= self.heard
+    }
+
+    fn settle(&mut self, sequence: u64, how: Settled, unwritten: &mut BTreeMap<u64, Settled>) {
+        let Some(previous) = self.in_hand.remove(&sequence) else { return };
+        self.share.settle(previous, sequence, how);
+        self.fresh.push(sequence);
+        self.gathered_since.get_or_insert_with(Instant::now);
+        unwritten.insert(sequence, how);
+    }
+
+    fn is_to_write(&self, now: Instant) -> bool {
+        let is_urgent = self.fresh.len() >= MANY || !self.told.is_empty() || self.leave_until.is_some();
+        let since = self.gathered_since.filter(|_| !self.writing);
+        since.is_some_and(|since| is_urgent || since + GATHER <= now)
+    }
+
+    fn write(&mut self, common: &Arc<Common>, at: u16) -> BoxFuture<'static, Done> {
+        (self.writing, self.gathered_since) = (true, None);
+        let (number, sequences) = (self.number, std::mem::take(&mut self.fresh));
+        let (common, share, revision) = (Arc::clone(common), self.share.clone(), self.revision);
+        let write =
+            self.end.clone().run_until_cancelled_owned(async move { write(&common, at, &share, revision).await });
+        Box::pin(async move { Done::Written(number, sequences, write.await.unwrap_or(Err(PutError::Stale))) })
+    }
+
+    fn is_to_read(&self, now: Instant, shelf: &Shelf, at: u16) -> bool {
+        // What rang and was not found is looked for at `read_at`.
+        let rang = self.read < self.heard && self.not_there == NOT_THERE.0;
+        let is_wanted = self.more || rang || shelf.is_finishing();
+        let is_time = self.read_at <= now || is_wanted && !self.failed;
+        !self.reading && !self.finished && self.leave_until.is_none() && is_time && shelf.room(at).is_some()
+    }
+
+    fn read(&mut self, common: &Arc<Common>, at: u16) -> BoxFuture<'static, Done> {
+        self.reading = true;
+        let (number, from, common) = (self.number, From::Sequence(self.read + 1), Arc::clone(common));
+        let (count, bytes) = common.shelf.room(at).unwrap_or((1, 1));
+        let read = self.end.clone().run_until_cancelled_owned(async move {
+            let names = common.link.names();
+            common.link.read(names.events(), &names.subject(at), from, count, bytes).await
+        });
+        Box::pin(async move { Done::Read(number, read.await.unwrap_or_else(|| Ok(Batch::default()))) })
+    }
+}
+
+/// Writes the record with this receiver as its owner.
+async fn take_over(common: Arc<Common>, at: u16) -> Done {
+    let key = key(common.shelf.sink(), at);
+    let take_over = async {
+        let found = common.records.get(&key).await.map_err(|error| error.to_string())?;
+        let (mut share, revision) = match found {
+            Some(record) => (Share::read(&record.value).map_err(|error| error.to_string())?, record.revision),
+            None => (Share::before(common.first), 0),
+        };
+        share.hand_over(&common.instance);
+        let json = share.write().map_err(|error| error.to_string())?;
+        let revision = common.records.put(&key, revision, json.into()).await.map_err(|error| error.to_string())?;
+        Ok::<_, String>((share, revision))
+    };
+    match take_over.await {
+        Ok(taken) => Done::TakenOver(Some(taken)),
+        Err(error) => {
+            tracing::warn!(sink = &**common.shelf.sink(), partition = at, error, "a partition cannot be taken over");
+            Done::TakenOver(None)
+        }
+    }
+}
+
+/// Writes the record as its owner, however long it takes to know that it is written.
+async fn write(common: &Common, at: u16, share: &Share, mut revision: u64) -> Result<u64, PutError> {
+    let key = key(common.shelf.sink(), at);
+    let json = share.write().map_err(|_| PutError::Stale)?;
+    let json = Bytes::from(json);
+    loop {
+        let put = common.records.put(&key, revision, json.clone()).await;
+        let Err(PutError::Unavailable(reason)) = put else { return put };
+        tracing::debug!(sink = &**common.shelf.sink(), partition = at, reason, "what is settled cannot be written yet");
+        sleep(AGAIN).await;
+        // It may have been written all the same.
+        let Ok(found) = common.records.get(&key).await else { continue };
+        let Some(record) = found else { return Err(PutError::Stale) };
+        let found = Share::read(&record.value).map_err(|_| PutError::Stale)?;
+        if found == *share {
+            return Ok(record.revision);
+        }
+        if (found.owner(), found.epoch()) != (share.owner(), share.epoch()) {
+            return Err(PutError::Stale);
+        }
+        revision = record.revision;
+    }
+}
+
+/// Nobody answers for the consumer: makes it again if it is gone, where the record stands.
+async fn tend(common: Arc<Common>, at: u16) -> Done {
+    let sink = common.shelf.sink();
+    if let Ok(None) = consumer::info(&common.link, sink, at).await {
+        match remake(&common.link, &common.records, sink, at, common.first).await {
+            Ok(()) => tracing::warn!(sink = &**sink, partition = at, "a consumer was gone, and was made again"),
+            Err(error) => tracing::warn!(sink = &**sink, partition = at, %error, "a consumer is gone"),
+        }
+    }
+    Done::Tended
+}
+
+/// Makes the consumer from where the record stands.
+pub(super) async fn remake(link: &Link, records: &Records, sink: &str, at: u16, first: u64) -> Result<(), NatsError> {
+    if records.get(&format!("sink.{sink}")).await?.is_none() {
+        return Err(NatsError::Unavailable(
+            "an operator has dropped the sink, which only a restart makes anew".to_owned(),
+        ));
+    }
+    let cursor = match records.get(&key(sink, at)).await? {
+        Some(record) => Share::read(&record.value).map_or(0, |share| share.cursor()),
+        None => 0,
+    };
+    consumer::make(link, sink, at, (cursor + 1).max(first)).await
+}
+
+/// Of a place's record.
+pub(super) fn key(sink: &str, at: u16) -> String {
+    format!("place.{sink}.{at}")
+}
+
+/// What is lost of it comes again, and is acknowledged then.
+fn acknowledge(link: &Link, replies: impl IntoIterator<Item = Subject>) {
+    let client = link.client();
+    for reply in replies {
+        let _ = futures_util::FutureExt::now_or_never(client.publish(reply, Bytes::from_static(b"+ACK")));
+    }
+}

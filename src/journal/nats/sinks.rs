@@ -1,0 +1,392 @@
+//! The sinks of a fleet: what each is to have, who delivers which part of it, and what became of it all.
+//!
+//! A sink is a record, `sink.<name>`, made once by whoever knows it first; a [consumer](super::consumer) and a record for each
+//! partition; and in every receiver whose settings have it enabled, a [`Partition`] each and a lane. A sink that is not in
+//! the settings any more keeps its records, and holds what it has not had, until an operator drops it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::consumer::{self, PIN_TIMEOUT};
+use super::cursor::{Cursor, Shelf};
+use super::letters::DeadLetters;
+use super::link::{From, Link, NatsError};
+use super::partition::{self, Common, Partition};
+use super::records::{PutError, Records};
+use super::share::Share;
+use crate::config::{self, Config, Start};
+use crate::journal::{Account, Refused, SinkStatus};
+
+/// Consumers that are made at a time, and requests of the same kind.
+const AT_ONCE: usize = 32;
+/// How often it is seen to that every receiver has its part.
+const BALANCE: Duration = Duration::from_secs(2);
+/// How often what nobody delivers is looked for, and after how long without progress the consumer is to blame.
+const WATCH: Duration = Duration::from_secs(10);
+const STARVED: Duration = Duration::from_secs(30);
+/// How often evictions are told.
+const TELL: Duration = Duration::from_secs(60);
+
+/// The deliveries of this receiver. Cheap to clone.
+#[derive(Clone)]
+pub(in crate::journal) struct Delivery(Arc<Inner>);
+
+struct Inner {
+    link: Link,
+    records: Records,
+    dead: DeadLetters,
+    instance: Arc<str>,
+    sinks: Vec<config::Sink>,
+    partitions: u16,
+    lanes: Vec<Arc<Common>>,
+    tasks: TaskTracker,
+    end: CancellationToken,
+}
+
+/// What the fleet knows of a sink.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sink {
+    /// The first sequence it is to have.
+    first: u64,
+    required: bool,
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").field("instance", &self.0.instance).finish_non_exhaustive()
+    }
+}
+
+impl Delivery {
+    /// Makes what is missing of the sinks in the settings, and starts to deliver to those that are enabled: a cursor for
+    /// each. `evict` is the sequence through which events yield that sinks which are not required have not had; 0: none.
+    ///
+    /// # Errors
+    /// [`NatsError`].
+    pub(in crate::journal) async fn start(
+        (link, records, dead): (&Link, &Records, &DeadLetters),
+        config: &Config,
+        instance: Arc<str>,
+        evict: watch::Receiver<u64>,
+    ) -> Result<(Self, Vec<Cursor>), NatsError> {
+        let partitions = config.journal.nats.as_ref().map_or(1, |nats| nats.partitions);
+        let mut lanes = Vec::new();
+        for sink in &config.sinks {
+            let first = register(link, records, sink).await?;
+            if sink.enabled {
+                let shelf = Arc::new(Shelf::new(sink.name.as_str().into(), partitions));
+                let (link, records, instance) = (link.clone(), records.clone(), Arc::clone(&instance));
+                lanes.push(Arc::new(Common { link, records, instance, shelf, first, evict: AtomicU64::new(0) }));
+            }
+        }
+        let cursors = lanes.iter().map(|lane| Cursor::new(Arc::clone(&lane.shelf), dead.clone())).collect();
+        let delivery = Self(Arc::new(Inner {
+            link: link.clone(),
+            records: records.clone(),
+            dead: dead.clone(),
+            instance,
+            sinks: config.sinks.clone(),
+            partitions,
+            lanes,
+            tasks: TaskTracker::new(),
+            end: CancellationToken::new(),
+        }));
+        delivery.deliver(evict).await?;
+        Ok((delivery, cursors))
+    }
+
+    /// Every sink as the fleet's records have it, when the stream ends at `last`. Never waits.
+    pub(in crate::journal) fn accounts(&self, last: u64) -> Vec<SinkStatus> {
+        let Inner { records, dead, sinks, .. } = &*self.0;
+        let known = records.known("sink.");
+        let known = known.iter().filter_map(|(key, record)| {
+            let sink: Sink = serde_json::from_slice(&record.value).ok()?;
+            Some((key.strip_prefix("sink.")?, sink))
+        });
+        known
+            .map(|(name, sink)| {
+                let settings = sinks.iter().find(|settings| settings.name == name);
+                let mut account = account(&shares(records, name), sink.first, last);
+                dead.amend(name, &mut account);
+                SinkStatus {
+                    name: name.into(),
+                    account,
+                    enabled: settings.is_none_or(|settings| settings.enabled),
+                    required: settings.map_or(sink.required, |settings| settings.required),
+                    gone: settings.is_none(),
+                }
+            })
+            .collect()
+    }
+
+    /// Drops a sink that is not in the settings any more, with all that is known of it; false if there is none.
+    ///
+    /// # Errors
+    /// [`Refused`] when that cannot be written; part of it may be done then, and the same goes on.
+    pub(in crate::journal) async fn forget(&self, name: &str) -> Result<bool, Refused> {
+        let Inner { link, records, dead, sinks, .. } = &*self.0;
+        if sinks.iter().any(|sink| sink.name == name) {
+            return Ok(false);
+        }
+        let key = format!("sink.{name}");
+        let Some(record) = records.get(&key).await.map_err(late)? else { return Ok(false) };
+        let partitions = 0..self.0.partitions;
+        let forgotten = stream::iter(partitions).map(|at| async move {
+            consumer::delete(link, name, at).await.map_err(late)?;
+            let key = partition::key(name, at);
+            match records.get(&key).await.map_err(late)? {
+                Some(record) => records.remove(&key, record.revision).await.map_err(late),
+                None => Ok(()),
+            }
+        });
+        forgotten.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        dead.forget(name).await?;
+        // Last, so that what breaks off can be asked for again.
+        match records.remove(&key, record.revision).await {
+            Ok(()) => Ok(true),
+            Err(error) => Err(late(error)),
+        }
+    }
+
+    /// Writes and acknowledges what is settled, and lets the other receivers have this one's partitions. The lanes have
+    /// ended before.
+    pub(in crate::journal) async fn finish(&self) {
+        self.0.end.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+        self.0.lanes.iter().for_each(|lane| lane.shelf.close());
+    }
+
+    /// Gives a sink its record, which it must not have yet.
+    ///
+    /// # Errors
+    /// [`PutError`].
+    pub(super) async fn make(records: &Records, name: &str, first: u64) -> Result<(), PutError> {
+        let sink = serde_json::to_vec(&Sink { first, required: true }).unwrap_or_default();
+        records.put(&format!("sink.{name}"), 0, sink.into()).await.map(drop)
+    }
+
+    async fn deliver(&self, evict: watch::Receiver<u64>) -> Result<(), NatsError> {
+        let inner = &*self.0;
+        let all = || inner.lanes.iter().flat_map(|lane| (0..inner.partitions).map(move |at| (lane, at)));
+        let consumers = stream::iter(all()).map(|(lane, at)| {
+            let Common { link, records, shelf, first, .. } = &**lane;
+            partition::remake(link, records, shelf.sink(), at, *first)
+        });
+        consumers.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        for (lane, at) in all() {
+            let partition = Partition::new(Arc::clone(lane), at).await?;
+            self.spawn(partition.run(inner.end.clone()));
+        }
+        self.spawn(inner.end.clone().run_until_cancelled_owned(self.clone().balance()).map(drop));
+        self.spawn(inner.end.clone().run_until_cancelled_owned(self.clone().watch()).map(drop));
+        self.spawn(inner.end.clone().run_until_cancelled_owned(self.clone().evict(evict)).map(drop));
+        Ok(())
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.tasks.spawn(async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                // A partition that is gone without a word would look like one without events.
+                tracing::error!("a bug in the delivery from the cluster: the process aborts");
+                std::process::abort();
+            }
+        });
+    }
+
+    /// Gives partitions back as long as this receiver has more than its part, one at a time.
+    async fn balance(self) {
+        let Inner { records, partitions, lanes, .. } = &*self.0;
+        let mut ticks = ticks(BALANCE);
+        let mut given = HashMap::new();
+        loop {
+            ticks.tick().await;
+            let receivers = records.known("replica.").len().max(1);
+            for lane in lanes.iter().filter(|lane| !lane.shelf.is_finishing()) {
+                let is_time = given.get(lane.shelf.sink()).is_none_or(|at: &Instant| at.elapsed() >= PIN_TIMEOUT);
+                if is_time && lane.shelf.held() > usize::from(*partitions).div_ceil(receivers) {
+                    lane.shelf.give_one_back();
+                    given.insert(Arc::clone(lane.shelf.sink()), Instant::now());
+                }
+            }
+        }
+    }
+
+    /// Servers have let consumers starve that had messages (nats-server#8036): then nobody is pinned, and nobody delivers.
+    /// One receiver of the fleet looks for that.
+    async fn watch(self) {
+        let Inner { records, instance, partitions, lanes, .. } = &*self.0;
+        let mut ticks = ticks(WATCH);
+        // The cursor of a partition that has something to deliver, since when it is there.
+        let mut stuck: HashMap<(Arc<str>, u16), (u64, Instant)> = HashMap::new();
+        loop {
+            ticks.tick().await;
+            let is_first = records.known("replica.").first().is_none_or(|(key, _)| key.ends_with(&**instance));
+            if !is_first {
+                stuck.clear();
+                continue;
+            }
+            for lane in lanes {
+                for at in (0..*partitions).filter(|at| !lane.shelf.holds(*at)) {
+                    let key = (Arc::clone(lane.shelf.sink()), at);
+                    match self.starving(lane, at).await {
+                        Some(cursor) => {
+                            let (was, since) = *stuck.entry(key.clone()).or_insert((cursor, Instant::now()));
+                            if was != cursor {
+                                stuck.insert(key, (cursor, Instant::now()));
+                            } else if since.elapsed() >= STARVED {
+                                stuck.remove(&key);
+                                self.revive(lane, at).await;
+                            }
+                        }
+                        None => _ = stuck.remove(&key),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The cursor of a partition that has something to deliver, of which its consumer says nothing.
+    async fn starving(&self, lane: &Common, at: u16) -> Option<u64> {
+        let Inner { link, records, .. } = &*self.0;
+        let key = partition::key(lane.shelf.sink(), at);
+        let known = records.known(&key).into_iter().find(|(found, _)| *found == key);
+        let share = known.and_then(|(_, record)| Share::read(&record.value).ok());
+        let cursor = share.map_or(lane.first.saturating_sub(1), |share| share.cursor());
+        let names = link.names();
+        let next = From::Sequence(cursor + 1);
+        let found = link.read(names.events(), &names.subject(at), next, 1, 1).await.ok()?;
+        if found.messages.is_empty() {
+            return None;
+        }
+        let info = consumer::info(link, lane.shelf.sink(), at).await.ok()??;
+        info.is_idle().then_some(cursor)
+    }
+
+    async fn revive(&self, lane: &Common, at: u16) {
+        let (link, sink) = (&self.0.link, lane.shelf.sink());
+        let revived = async {
+            consumer::delete(link, sink, at).await?;
+            partition::remake(link, &self.0.records, sink, at, lane.first).await
+        };
+        match revived.await {
+            Ok(()) => tracing::warn!(
+                sink = &**sink,
+                partition = at,
+                "a consumer did not give what it had, and was made again"
+            ),
+            Err(error) => {
+                tracing::warn!(sink = &**sink, partition = at, %error, "a consumer does not give what it has")
+            }
+        }
+    }
+
+    /// Lets events yield while the stream is full.
+    async fn evict(self, mut through: watch::Receiver<u64>) {
+        let optional: Vec<&Arc<Common>> = self.0.lanes.iter().filter(|lane| !self.is_required(lane)).collect();
+        let mut told: Option<Instant> = None;
+        loop {
+            let sequence = *through.borrow_and_update();
+            if sequence > 0 && !optional.is_empty() && told.is_none_or(|told| told.elapsed() >= TELL) {
+                told = Some(Instant::now());
+                let sinks: Vec<&str> = optional.iter().map(|lane| &**lane.shelf.sink()).collect();
+                tracing::warn!(
+                    sinks = sinks.join(" "),
+                    "the journal is full: sinks that are not required lose undelivered events, counted as evicted"
+                );
+            }
+            for lane in &optional {
+                lane.evict.store(sequence, Ordering::Relaxed);
+                lane.shelf.call_all();
+            }
+            if through.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn is_required(&self, lane: &Common) -> bool {
+        self.0.sinks.iter().any(|sink| sink.name == **lane.shelf.sink() && sink.required)
+    }
+}
+
+/// Makes the sink's record, unless there is one; its first sequence.
+async fn register(link: &Link, records: &Records, settings: &config::Sink) -> Result<u64, NatsError> {
+    let key = format!("sink.{}", settings.name);
+    loop {
+        let found = records.get(&key).await?;
+        let (sink, revision) = match found {
+            Some(record) => {
+                let damaged = |error| {
+                    NatsError::Unfit(vec![format!(
+                        "the record {key} of stream {} cannot be read ({error}): use the version of asapp-receiver that wrote it",
+                        link.names().state()
+                    )])
+                };
+                let sink: Sink = serde_json::from_slice(&record.value).map_err(damaged)?;
+                if sink.required == settings.required {
+                    return Ok(sink.first);
+                }
+                (Sink { required: settings.required, ..sink }, record.revision)
+            }
+            None => {
+                let state = link.info(link.names().events()).await?.state;
+                let first = match settings.start {
+                    Start::Latest => state.last_sequence + 1,
+                    Start::Earliest => state.first_sequence.max(1),
+                };
+                (Sink { first, required: settings.required }, 0)
+            }
+        };
+        let json = serde_json::to_vec(&sink).map_err(|error| NatsError::Unavailable(error.to_string()))?;
+        match records.put(&key, revision, json.into()).await {
+            Ok(_) => return Ok(sink.first),
+            // Somebody else was faster.
+            Err(PutError::Stale) => {}
+            Err(PutError::Unavailable(reason)) => return Err(NatsError::Unavailable(reason)),
+        }
+    }
+}
+
+/// What is known of a sink's partitions that had an owner.
+fn shares(records: &Records, sink: &str) -> Vec<Share> {
+    let known = records.known(&format!("place.{sink}."));
+    known.iter().filter_map(|(_, record)| Share::read(&record.value).ok()).collect()
+}
+
+fn account(shares: &[Share], first: u64, last: u64) -> Account {
+    let sum = |count: fn(&Share) -> u64| shares.iter().map(count).sum();
+    let (delivered, filtered): (u64, u64) = (sum(Share::delivered), sum(Share::filtered));
+    let (dead_lettered, evicted): (u64, u64) = (sum(Share::dead_lettered), sum(Share::evicted));
+    // Records may be newer than `last`.
+    let settled = delivered + filtered + dead_lettered + evicted;
+    let stored = (last + 1).saturating_sub(first).max(settled);
+    let pending = stored - settled;
+    let furthest = shares.iter().map(Share::cursor).max().unwrap_or(0);
+    let nearest = shares.iter().map(Share::cursor).min().unwrap_or(0);
+    let cursor = if pending == 0 { last.max(furthest) } else { nearest.max(first.saturating_sub(1)) };
+    Account { stored, delivered, filtered, dead_lettered, evicted, lost: 0, pending, cursor }
+}
+
+fn late(error: impl std::fmt::Display) -> Refused {
+    tracing::warn!(%error, "what an operator asked for cannot be written");
+    Refused::Late
+}
+
+fn ticks(period: Duration) -> tokio::time::Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
