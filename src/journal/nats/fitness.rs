@@ -140,6 +140,10 @@ pub(super) fn of_server(server: &ServerInfo, config: &Config, settings: &config:
              that of its disk loses it: write 3"
                 .to_owned(),
         ),
+        replicas if replicas % 2 == 0 => problem(format!(
+            "journal.nats.replicas: {replicas} survive no more deaths of servers than {} do: write 3",
+            replicas - 1
+        )),
         replicas @ 2.. if server.cluster.is_none() => problem(format!(
             "journal.nats.replicas: {replicas}, and {name} is in no cluster: write 1, or name the servers of a cluster"
         )),
