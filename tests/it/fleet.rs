@@ -136,7 +136,7 @@ impl Run {
             assert_eq!((&one["stored"], &one["delivered"]), (&other["stored"], &other["delivered"]), "{one} {other}");
         }
         let files = self.verified(&self.files(), &["--allow-repeats"]);
-        let web = self.verified(&[self.web.path.clone()], &["--allow-repeats"]);
+        let web = self.verified(std::slice::from_ref(&self.web.path), &["--allow-repeats"]);
         self.web.was_in_order();
         self.retries_are_known();
         let [sent, stored, dropped] = ["sent", "stored", "dropped"].map(|word| summary[word].as_u64().unwrap());

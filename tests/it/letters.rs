@@ -1,4 +1,4 @@
-//! Dead letters, the quarantine and notes, as operators and lanes see them: on both engines, and across crashes.
+//! Dead letters, the quarantine and notes, as operators and lanes see them: on all engines, and across crashes.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,17 +18,26 @@ use tokio::time::timeout;
 use crate::harness::disk::Disk;
 use crate::harness::event::{big_event, event, new_event, new_id};
 use crate::harness::journal::{Open, PEER, RUNTIME, config, copy, scratch};
+use crate::harness::nats::{NatsServer, Streams};
 use crate::harness::{PATIENCE, wait_for};
 
-const ENGINES: [&str; 2] = ["sqlite", "memory"];
-
 /// Runs the test on a journal of each engine, with these settings.
-fn on_both(settings: &[(&str, &str)], test: impl AsyncFn(Open)) {
+fn on_all(settings: &[(&str, &str)], test: impl AsyncFn(Open)) {
     std::sync::LazyLock::force(&PEER);
-    for engine in ENGINES {
+    for engine in ["sqlite", "memory"] {
         let folder = scratch();
         RUNTIME.block_on(async { test(open(folder.path(), engine, settings)).await });
     }
+    let streams = Streams::new(NatsServer::shared());
+    let cluster = [
+        ("JOURNAL__ENGINE", "nats"),
+        ("JOURNAL__NATS__SERVERS", &*NatsServer::shared().url()),
+        ("JOURNAL__NATS__STREAM", &*streams.name),
+        ("JOURNAL__NATS__REPLICAS", "1"),
+        ("JOURNAL__NATS__PARTITIONS", "4"),
+    ];
+    let config = config(Path::new("/nowhere"), &[&cluster[..], settings].concat());
+    RUNTIME.block_on(async { test(Open::start(config).await.unwrap()).await });
 }
 
 fn open(path: &Path, engine: &str, settings: &[(&str, &str)]) -> Open {
@@ -92,7 +101,7 @@ fn done(count: u64) -> Handled {
 
 #[test]
 fn a_retried_dead_letter_is_pending_until_its_end() {
-    on_both(&[], async |mut open| {
+    on_all(&[], async |mut open| {
         let dead = die(&mut open, 3).await;
         assert_eq!((account(&open), counts(&open.journal)), ((0, 3, 0), (3, 0)));
         let bytes = open.journal.status().dead_letters.bytes;
@@ -185,7 +194,7 @@ fn after_a_crash_what_was_retried_is_handed_out_again() {
 
 #[test]
 fn thousands_are_retried_while_events_come_in() {
-    on_both(&[], async |mut open| {
+    on_all(&[], async |mut open| {
         die(&mut open, 5_000).await;
         let journal = open.journal.clone();
         let mut letters = open.cursors["early"].letters();
@@ -225,7 +234,7 @@ fn thousands_are_retried_while_events_come_in() {
 /// A lane that does not say what became of them gets no more.
 #[test]
 fn so_many_are_handed_out_at_a_time() {
-    on_both(&[], async |mut open| {
+    on_all(&[], async |mut open| {
         die(&mut open, 1_200).await;
         open.journal.retry_dead_letters(Which::All).await.unwrap();
         let mut letters = open.cursors["early"].letters();
@@ -243,7 +252,7 @@ fn so_many_are_handed_out_at_a_time() {
 
 #[test]
 fn a_wait_that_is_given_up_hands_out_nothing() {
-    on_both(&[], async |mut open| {
+    on_all(&[], async |mut open| {
         die(&mut open, 100).await;
         let mut letters = open.cursors["early"].letters();
         open.journal.retry_dead_letters(Which::All).await.unwrap();
@@ -264,7 +273,7 @@ fn a_wait_that_is_given_up_hands_out_nothing() {
 
 #[test]
 fn what_is_discarded_stays_in_the_account() {
-    on_both(&[], async |mut open| {
+    on_all(&[], async |mut open| {
         die(&mut open, 10).await;
         open.journal.retry_dead_letters(Which::Ids(vec![3])).await.unwrap();
         let discarded = open.journal.discard_dead_letters(Which::Ids(vec![3, 4])).await.unwrap();
@@ -286,7 +295,7 @@ fn what_is_discarded_stays_in_the_account() {
 
 #[test]
 fn a_retried_letter_always_has_its_room() {
-    on_both(&[("DEAD_LETTERS__MAX_BYTES", "4KiB")], async |mut open| {
+    on_all(&[("DEAD_LETTERS__MAX_BYTES", "4KiB")], async |mut open| {
         let mut room = 0;
         let refused = loop {
             open.append(event(&new_id()).as_bytes()).await;
@@ -366,7 +375,7 @@ fn letters_of_a_sink_without_a_lane_wait_for_it() {
 
 #[test]
 fn lists_come_in_pages() {
-    on_both(&[], async |mut open| {
+    on_all(&[], async |mut open| {
         let ids: Vec<String> = (0..30).map(|_| new_id()).collect();
         for id in &ids {
             open.append(big_event(id, 900_000).as_bytes()).await;
@@ -413,7 +422,7 @@ async fn quarantine(open: &Open, reason: &'static str, endpoint: &str, received_
 
 #[test]
 fn what_is_an_event_gets_out_of_the_quarantine() {
-    on_both(&[], async |mut open| {
+    on_all(&[], async |mut open| {
         let long_ago = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
         let (id, good) = new_event();
         let (_, encoded) = new_event();
@@ -477,7 +486,7 @@ fn what_is_an_event_gets_out_of_the_quarantine() {
 /// Two of one id in the quarantine: the first one is the event, the other one a conflict that stays.
 #[test]
 fn copies_in_the_quarantine_are_told_apart() {
-    on_both(&[], async |mut open| {
+    on_all(&[], async |mut open| {
         let (_, first) = new_event();
         let second = first.replace("hello", "other bytes");
         let now = SystemTime::now();
@@ -523,7 +532,7 @@ fn the_quarantine_is_the_same_after_a_crash() {
 
 #[test]
 fn notes_are_kept() {
-    on_both(&[], async |open| {
+    on_all(&[], async |open| {
         assert!(open.journal.notes().is_empty());
         open.journal.note("one", Some("first".to_owned())).await.unwrap();
         open.journal.note("two", Some("2".to_owned())).await.unwrap();
@@ -558,7 +567,7 @@ fn notes_are_kept() {
 
 #[test]
 fn a_time_has_a_sequence() {
-    on_both(&[], async |open| {
+    on_all(&[], async |open| {
         let pause = async || tokio::time::sleep(Duration::from_millis(3)).await;
         assert_eq!(open.journal.range(), (1, 0));
         assert_eq!(open.journal.sequence_at(SystemTime::UNIX_EPOCH).await, Ok(1));
@@ -588,7 +597,7 @@ fn a_time_has_a_sequence() {
 /// Retention deletes what is being read: what is left comes in order, and the end is found.
 #[test]
 fn a_scan_goes_on_behind_what_is_deleted() {
-    on_both(&[("JOURNAL__RETENTION", "0s")], async |mut open| {
+    on_all(&[("JOURNAL__RETENTION", "0s")], async |mut open| {
         let text = "x".repeat(200_000);
         // More than the ring holds.
         for _ in 0..220 {
@@ -693,7 +702,7 @@ fn on_a_full_disk_retries_end_and_none_begin() {
 /// Operators ask all the time, and nobody's event waits for that.
 #[test]
 fn operators_leave_room_for_events() {
-    on_both(&[("LISTEN__MAX_IN_FLIGHT", "4")], async |mut open| {
+    on_all(&[("LISTEN__MAX_IN_FLIGHT", "4")], async |mut open| {
         die(&mut open, 4).await;
         let asked = join_all((0..500).map(|_| open.journal.retry_dead_letters(Which::Ids(vec![1, 2, 3, 4]))));
         let notes = join_all((0..200).map(|number| open.journal.note("n", Some(number.to_string()))));

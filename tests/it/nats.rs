@@ -55,16 +55,16 @@ fn a_stream_that_would_break_a_promise_is_refused_with_the_remedy() {
         assert!(made["error"].is_null(), "{made}");
     };
     for (key, value, word) in [
-        ("storage", json!("memory"), "storage"),
-        ("discard", json!("old"), "discard"),
-        ("retention", json!("interest"), "retention"),
-        ("max_age", json!(3_600_000_000_000_u64), "max_age"),
+        ("storage", json!("memory"), "is in memory"),
+        ("discard", json!("old"), "discards old"),
+        ("retention", json!("interest"), "retention is not limits"),
+        ("max_age", json!(3_600_000_000_000_u64), "drops messages after 1h"),
         ("max_msgs", json!(1000), "max_msgs"),
-        ("duplicate_window", json!(1_000_000_000_u64), "duplicate_window"),
+        ("duplicate_window", json!(1_000_000_000_u64), "remembers ids"),
         ("subjects", json!(["S.p.*", "T.>"]), "subjects"),
-        ("persist_mode", json!("async"), "persist_mode"),
+        ("persist_mode", json!("async"), "asynchronously"),
         ("metadata", json!({"asapp_receiver.partitions": "8", "asapp_receiver.format": "1"}), "partitions"),
-        ("allow_direct", json!(false), "allow_direct"),
+        ("allow_direct", json!(false), "direct reads"),
         ("no_ack", json!(true), "no_ack"),
     ] {
         let mut bad = good.clone();
@@ -75,7 +75,7 @@ fn a_stream_that_would_break_a_promise_is_refused_with_the_remedy() {
         assert_eq!(server.api("$JS.API.STREAM.INFO.S", &Value::Null)["config"], before, "it was changed");
     }
     again(&good);
-    refused(&setup.clone().set("journal.nats.duplicate_window", "1h"), &["journal.nats", "duplicate_window"]);
+    refused(&setup.clone().set("journal.nats.duplicate_window", "1h"), &["journal.nats", "remembers ids"]);
     refused(&setup.clone().set("journal.nats.partitions", 5), &["journal.nats", "partitions"]);
 }
 
@@ -96,6 +96,33 @@ fn servers_that_are_too_small_too_old_or_away_are_refused_with_the_remedy() {
 }
 
 #[test]
+fn whether_the_servers_sync_before_they_acknowledge_is_told() {
+    let told = |server: &NatsServer, monitor: bool| {
+        let mut setup = Setup::embedded().in_stream(server, "S");
+        if monitor {
+            setup = setup.set("journal.nats.monitor_url", &*server.monitor_url());
+        }
+        let log = setup.start().finish().log;
+        log.into_iter().find(|line| line.contains("sync_interval: always")).unwrap_or_default()
+    };
+    let server = NatsServer::start("");
+    let log = told(&server, false);
+    assert!(log.contains("is unknown"), "{log}");
+    let log = told(&server, true);
+    assert!(log.contains("up to two minutes"), "{log}");
+
+    let (folder, port) = (TempDir::new().unwrap(), free_port());
+    let store = folder.path().join("store");
+    let text = format!(
+        "listen: 127.0.0.1:{port}\nmax_payload: 2MB\n\
+         jetstream {{ store_dir: {store:?}, max_file_store: 1PB, sync_interval: always }}"
+    );
+    let safe = NatsServer::of(folder, port, &text);
+    safe.wait_healthy();
+    assert_eq!(told(&safe, true), "");
+}
+
+#[test]
 fn one_copy_in_a_cluster_is_refused() {
     let cluster = NatsCluster::start("");
     let setup = cluster.journal_of(Setup::embedded());
@@ -112,7 +139,7 @@ fn speaks_of_itself(version: &'static str) -> String {
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             let info = json!({"server_id": "N", "server_name": "n", "version": version, "proto": 1, "host": "127.0.0.1",
-                "port": port, "headers": true, "jetstream": true, "max_payload": 2_097_152, "go": "", "client_id": 1});
+                "port": port, "headers": true, "jetstream": false, "max_payload": 2_097_152, "go": "", "client_id": 1});
             let _ = write!(&stream, "INFO {info}\r\n");
             for line in BufReader::new(&stream).lines().map_while(Result::ok) {
                 if line == "PING" {
@@ -165,12 +192,20 @@ fn it_shows_its_credentials() {
     let (folder, file) = (TempDir::new().unwrap(), PathBuf::from("receiver.creds"));
     let file = folder.path().join(file);
     let (operator, account, user) = (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_user());
-    let limits = json!({"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
-        "conn": -1, "leaf": -1, "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1});
-    let told = token(&operator, &operator, &json!({"type": "operator", "version": 2}));
-    let granted = token(&operator, &account, &json!({"type": "account", "version": 2, "limits": limits}));
-    let settings =
-        format!("operator: {told}\nresolver: MEMORY\nresolver_preload: {{ {}: {granted} }}\n", account.public_key());
+    let system = KeyPair::new_account();
+    let granted = |account, storage| {
+        let limits = json!({"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
+            "conn": -1, "leaf": -1, "mem_storage": 0, "disk_storage": storage, "streams": storage, "consumer": storage});
+        token(&operator, account, &json!({"type": "account", "version": 2, "limits": limits}))
+    };
+    let settings = format!(
+        "operator: {}\nresolver: MEMORY\nresolver_preload: {{ {}: {}, {system}: {} }}\nsystem_account: {system}\n",
+        token(&operator, &operator, &json!({"type": "operator", "version": 2})),
+        account.public_key(),
+        granted(&account, -1),
+        granted(&system, 0),
+        system = system.public_key(),
+    );
     let server = NatsServer::start(&settings);
     let setup = Setup::embedded().in_stream(&server, "S").set("journal.nats.credentials_file", &file);
     let says = json!({"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1});

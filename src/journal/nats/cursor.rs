@@ -120,10 +120,8 @@ impl Cursor {
     /// [`Gone`] once this receiver is done.
     pub(in crate::journal) async fn read(&mut self) -> Result<Read, Gone> {
         loop {
-            // The lock is let go of before the next one.
             let lost = self.shelf.state().take_lost()?;
-            let taken = lost.map(Read::Lost).or_else(|| self.take());
-            match taken {
+            match lost.map(Read::Lost).or_else(|| self.take()) {
                 Some(read) => return Ok(read),
                 None => self.shelf.changed.notified().await,
             }

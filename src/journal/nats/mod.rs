@@ -15,6 +15,7 @@ mod append;
 mod consumer;
 mod cursor;
 mod fitness;
+mod horizon;
 mod janitor;
 mod known;
 mod letters;

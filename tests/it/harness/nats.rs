@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -162,7 +162,8 @@ impl NatsServer {
 
     /// Calls JetStream's API: the answer, an error or not.
     pub(crate) fn api(&self, subject: &str, request: &Value) -> Value {
-        let request = request.to_string();
+        // Those without members want nothing at all.
+        let request = if request.is_null() { String::new() } else { request.to_string() };
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let ask = format!("PUB {subject} answer {}\r\n{request}\r\n", request.len());
@@ -326,8 +327,8 @@ impl NatsCluster {
         let start = Instant::now();
         while !what(self) {
             if start.elapsed() > CLUSTER_PATIENCE {
-                self.nodes.iter().for_each(|node| eprintln!("{}", node.process.last_words()));
-                panic!("waited in vain for {description}");
+                let said: Vec<String> = self.nodes.iter().map(|node| node.process.last_words()).collect();
+                panic!("waited in vain for {description}: {}", said.join("\n\n"));
             }
             thread::sleep(Duration::from_millis(50));
         }
@@ -431,7 +432,7 @@ impl Process {
     fn last_words(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(20)..].join("\n")
+        lines[lines.len().saturating_sub(40)..].join("\n")
     }
 }
 
@@ -449,13 +450,13 @@ fn leader_in(stream: &Value) -> Option<usize> {
 /// Starts a child on a thread that lives as long as this process: the kernel tells a child of its parent's death when the
 /// thread that started it ends.
 fn spawn(command: Command) -> Child {
-    type Order = (Command, Sender<std::io::Result<Child>>);
-    static KEEPER: LazyLock<Sender<Order>> = LazyLock::new(|| {
-        let (orders, todo) = channel::<Order>();
+    type Order = (Command, SyncSender<std::io::Result<Child>>);
+    static KEEPER: LazyLock<SyncSender<Order>> = LazyLock::new(|| {
+        let (orders, todo) = sync_channel::<Order>(8);
         thread::spawn(move || todo.iter().for_each(|(mut command, answer)| drop(answer.send(command.spawn()))));
         orders
     });
-    let (answer, child) = channel();
+    let (answer, child) = sync_channel(1);
     KEEPER.send((command, answer)).unwrap();
     child.recv().unwrap().unwrap()
 }
