@@ -152,7 +152,11 @@ fn it_can_be_paused_and_goes_on_after_a_kill() {
     // What it had done is known to the next life, give or take a second.
     receiver.kill();
     let receiver = setup.start();
-    let running = receiver.ask_admin(&format!("/api/v1/replay/{id}")).unwrap().json();
+    // A fleet's receiver has to be sure first that the one before does not live any more.
+    let running = wait_for("the replay to be there again", || {
+        let answer = receiver.ask_admin(&format!("/api/v1/replay/{id}")).unwrap();
+        (answer.status == 200).then(|| answer.json())
+    });
     assert_eq!(running["state"], "running", "{running}");
     assert!(running["next"].as_u64().unwrap() >= next, "{running} after {next}");
     wait_state(&receiver, id, "done");

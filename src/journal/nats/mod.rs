@@ -221,7 +221,7 @@ impl Cluster {
         let names = self.link.names();
         // What comes after this is not older.
         let next = *self.appender.tail.borrow() + 1;
-        let found = self.link.read(names.events(), &names.subjects(), From::Time(time), 1, usize::MAX).await;
+        let found = self.link.read(names.events(), &names.subjects(), From::Time(time), 1, 1).await;
         let found = found.map_err(|error| refused(&error))?;
         Ok(found.messages.first().map_or(next, |stored| stored.sequence))
     }
