@@ -1,5 +1,6 @@
 //! Dead letters, the quarantine and notes, as operators and lanes see them: on all engines, and across crashes.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,8 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 use asapp_receiver::admission::Outcome;
 use asapp_receiver::config::Endpoint;
 use asapp_receiver::journal::{
-    Appended, Bodies, Cursor, Event, Handled, Journal, Letter, LetterState, Letters, LettersOf, Quarantined, Refused,
-    Settled, Settler, State, Which,
+    Appended, Bodies, Cursor, Event, Handled, Journal, Letter, LetterState, Letters, LettersOf, QuarantineStatus,
+    Quarantined, Refused, Settled, Settler, State, Which,
 };
 use futures_util::FutureExt;
 use futures_util::future::join_all;
@@ -23,11 +24,7 @@ use crate::harness::{PATIENCE, wait_for};
 
 /// Runs the test on a journal of each engine, with these settings.
 fn on_all(settings: &[(&str, &str)], test: impl AsyncFn(Open)) {
-    std::sync::LazyLock::force(&PEER);
-    for engine in ["sqlite", "memory"] {
-        let folder = scratch();
-        RUNTIME.block_on(async { test(open(folder.path(), engine, settings)).await });
-    }
+    on_both(settings, &test);
     let streams = Streams::new(NatsServer::shared());
     let cluster = [
         ("JOURNAL__ENGINE", "nats"),
@@ -38,6 +35,15 @@ fn on_all(settings: &[(&str, &str)], test: impl AsyncFn(Open)) {
     ];
     let config = config(Path::new("/nowhere"), &[&cluster[..], settings].concat());
     RUNTIME.block_on(async { test(Open::start(config).await.unwrap()).await });
+}
+
+/// The same on the embedded engines.
+fn on_both(settings: &[(&str, &str)], test: impl AsyncFn(Open)) {
+    std::sync::LazyLock::force(&PEER);
+    for engine in ["sqlite", "memory"] {
+        let folder = scratch();
+        RUNTIME.block_on(async { test(open(folder.path(), engine, settings)).await });
+    }
 }
 
 fn open(path: &Path, engine: &str, settings: &[(&str, &str)]) -> Open {
@@ -60,6 +66,17 @@ async fn die(open: &mut Open, count: usize) -> Vec<Event> {
     dead
 }
 
+/// The next event of `early`.
+async fn one(open: &mut Open) -> Event {
+    let cursor = open.cursors.get_mut("early").unwrap();
+    loop {
+        let events = timeout(PATIENCE, cursor.read()).await.expect("an event").unwrap().events();
+        if let Some(event) = events.into_iter().next() {
+            return event;
+        }
+    }
+}
+
 /// Delivered, dead-lettered and pending at `early`, when all of it adds up.
 #[track_caller]
 fn account(open: &Open) -> (u64, u64, u64) {
@@ -73,6 +90,17 @@ fn account(open: &Open) -> (u64, u64, u64) {
 fn counts(journal: &Journal) -> (u64, u64) {
     let status = journal.status().dead_letters;
     (status.count, status.retrying)
+}
+
+/// Waits for these counts: a fleet's are taken every second.
+#[track_caller]
+fn await_counts(journal: &Journal, expected: (u64, u64)) {
+    let seen = Cell::new((0, 0));
+    let is_there = || {
+        seen.set(counts(journal));
+        (seen.get() == expected).then_some(())
+    };
+    wait_for(&format!("{expected:?} dead letters"), is_there);
 }
 
 async fn all(journal: &Journal) -> Vec<Letter> {
@@ -103,7 +131,8 @@ fn done(count: u64) -> Handled {
 fn a_retried_dead_letter_is_pending_until_its_end() {
     on_all(&[], async |mut open| {
         let dead = die(&mut open, 3).await;
-        assert_eq!((account(&open), counts(&open.journal)), ((0, 3, 0), (3, 0)));
+        await_counts(&open.journal, (3, 0));
+        assert_eq!(account(&open), (0, 3, 0));
         let bytes = open.journal.status().dead_letters.bytes;
         let listed = all(&open.journal).await;
         assert_eq!(listed.iter().map(|letter| letter.id).collect::<Vec<_>>(), [1, 2, 3]);
@@ -119,7 +148,8 @@ fn a_retried_dead_letter_is_pending_until_its_end() {
         let retried = open.journal.retry_dead_letters(Which::Ids(vec![2, 1, 2, 77, u64::MAX])).await.unwrap();
         assert_eq!((retried.done, retried.skipped), (2, 2));
         assert_eq!(retried.reasons.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [77, u64::MAX]);
-        assert_eq!((account(&open), counts(&open.journal)), ((0, 1, 2), (3, 2)));
+        await_counts(&open.journal, (3, 2));
+        assert_eq!(account(&open), (0, 1, 2));
         let again = open.journal.retry_dead_letters(Which::Ids(vec![1])).await.unwrap();
         assert_eq!((again.done, &*again.reasons[0].1), (0, "it is being retried already"));
 
@@ -129,7 +159,7 @@ fn a_retried_dead_letter_is_pending_until_its_end() {
         assert!(letters.next().now_or_never().is_none(), "each is given once");
         settler(&open).letter_delivered(1).await;
         settler(&open).letter_failed(2, "still no", 4).await;
-        wait_for("the ends", || (counts(&open.journal) == (2, 0)).then_some(()));
+        await_counts(&open.journal, (2, 0));
         assert_eq!(account(&open), (1, 2, 0));
         let letter = open.journal.dead_letter(2).await.unwrap().unwrap();
         assert_eq!((&*letter.reason, letter.attempts, letter.state), ("still no", 6, LetterState::Dead));
@@ -143,7 +173,7 @@ fn a_retried_dead_letter_is_pending_until_its_end() {
         for letter in given {
             settler(&open).letter_delivered(letter.id).await;
         }
-        wait_for("the ends", || (counts(&open.journal) == (0, 0)).then_some(()));
+        await_counts(&open.journal, (0, 0));
         assert_eq!(account(&open), (3, 0, 0));
         assert!(bytes > 0 && open.journal.status().dead_letters.bytes == 0);
         assert!(all(&open.journal).await.is_empty());
@@ -168,7 +198,7 @@ fn after_a_crash_what_was_retried_is_handed_out_again() {
         let mut letters = before.cursors["early"].letters();
         assert_eq!(next(&mut letters).await.len(), 3);
         settler(&before).letter_failed(1, "again no", 1).await;
-        wait_for("the end", || (counts(&before.journal) == (5, 2)).then_some(()));
+        await_counts(&before.journal, (5, 2));
         copy(folder.path(), crashed.path());
         settler(&before).letter_delivered(2).await;
         before.journal.close().await;
@@ -185,7 +215,7 @@ fn after_a_crash_what_was_retried_is_handed_out_again() {
                 settler(&after).letter_delivered(letter.id).await;
             }
             let (delivered, dead, pending) = accounts;
-            wait_for("the ends", || (counts(&after.journal) == (3, 0)).then_some(()));
+            await_counts(&after.journal, (3, 0));
             assert_eq!(account(&after), (delivered + pending, dead, 0));
             after.journal.close().await;
         }
@@ -194,7 +224,7 @@ fn after_a_crash_what_was_retried_is_handed_out_again() {
 
 #[test]
 fn thousands_are_retried_while_events_come_in() {
-    on_all(&[], async |mut open| {
+    on_all(&[("LISTEN__MAX_IN_FLIGHT", "8192")], async |mut open| {
         die(&mut open, 5_000).await;
         let journal = open.journal.clone();
         let mut letters = open.cursors["early"].letters();
@@ -224,7 +254,7 @@ fn thousands_are_retried_while_events_come_in() {
         };
         let ((), (), longest) = futures_util::join!(lane, retry, come_in);
         assert!(longest < PATIENCE / 2, "an event waited {longest:?}");
-        wait_for("the ends", || (counts(&open.journal) == (0, 0)).then_some(()));
+        await_counts(&open.journal, (0, 0));
         assert_eq!(account(&open), (5_000, 0, 200));
         assert_eq!(open.journal.status().dead_letters.bytes, 0);
         open.journal.close().await;
@@ -278,16 +308,19 @@ fn what_is_discarded_stays_in_the_account() {
         open.journal.retry_dead_letters(Which::Ids(vec![3])).await.unwrap();
         let discarded = open.journal.discard_dead_letters(Which::Ids(vec![3, 4])).await.unwrap();
         assert_eq!(discarded, Handled { done: 1, skipped: 1, reasons: vec![(3, "it is being retried".to_owned())] });
-        assert_eq!((account(&open), counts(&open.journal)), ((0, 9, 1), (9, 1)));
+        await_counts(&open.journal, (9, 1));
+        assert_eq!(account(&open), (0, 9, 1));
         assert_eq!(open.journal.discard_dead_letters(Which::Sink("late".to_owned())).await, Ok(done(0)));
         assert_eq!(open.journal.discard_dead_letters(Which::All).await.unwrap().done, 8);
-        assert_eq!((account(&open), counts(&open.journal)), ((0, 9, 1), (1, 1)));
+        await_counts(&open.journal, (1, 1));
+        assert_eq!(account(&open), (0, 9, 1));
         let mut letters = open.cursors["early"].letters();
         next(&mut letters).await;
         settler(&open).letter_failed(3, "no", 1).await;
-        wait_for("the end", || (counts(&open.journal) == (1, 0)).then_some(()));
+        await_counts(&open.journal, (1, 0));
         assert_eq!(open.journal.discard_dead_letters(Which::Ids(vec![3])).await, Ok(done(1)));
-        assert_eq!((account(&open), counts(&open.journal)), ((0, 10, 0), (0, 0)));
+        await_counts(&open.journal, (0, 0));
+        assert_eq!(account(&open), (0, 10, 0));
         assert_eq!(open.journal.status().dead_letters.bytes, 0);
         open.journal.close().await;
     });
@@ -299,7 +332,7 @@ fn a_retried_letter_always_has_its_room() {
         let mut room = 0;
         let refused = loop {
             open.append(event(&new_id()).as_bytes()).await;
-            let event = open.cursors.get_mut("early").unwrap().read().await.unwrap().events().remove(0);
+            let event = one(&mut open).await;
             match settler(&open).dead_letter(&event, "no", 1).await {
                 Ok(()) => room += 1,
                 Err(why) => break (event, why),
@@ -315,7 +348,7 @@ fn a_retried_letter_always_has_its_room() {
         for letter in next(&mut letters).await {
             settler(&open).letter_failed(letter.id, "a longer reason than it had at first", 1).await;
         }
-        wait_for("the ends", || (counts(&open.journal) == (room, 0)).then_some(()));
+        await_counts(&open.journal, (room, 0));
         assert_eq!(settler(&open).dead_letter(&event, "no", 1).await, Err(Refused::Full));
         open.journal.discard_dead_letters(Which::Ids(vec![1])).await.unwrap();
         assert_eq!(settler(&open).dead_letter(&event, "no", 1).await, Ok(()));
@@ -364,7 +397,7 @@ fn letters_of_a_sink_without_a_lane_wait_for_it() {
         assert_eq!(next(&mut letters).await.len(), 3);
         settler(&back).letter_delivered(1).await;
         settler(&back).letter_failed(4, "no", 1).await;
-        wait_for("the ends", || (counts(&back.journal) == (4, 1)).then_some(()));
+        await_counts(&back.journal, (4, 1));
         back.journal.close().await;
         let back = open(folder.path(), "sqlite", &[]);
         assert!(back.report.damage.is_none(), "{:?}", back.report);
@@ -420,6 +453,13 @@ async fn quarantine(open: &Open, reason: &'static str, endpoint: &str, received_
     open.journal.quarantine(body, open.admit(), Outcome::Rejected(reason)).await.unwrap();
 }
 
+/// Waits for so many bodies in the quarantine: a fleet's are counted every second.
+#[track_caller]
+fn await_bodies(journal: &Journal, count: u64) -> QuarantineStatus {
+    let status = || Some(journal.status().quarantine).filter(|status| status.count == count);
+    wait_for(&format!("{count} bodies in the quarantine"), status)
+}
+
 #[test]
 fn what_is_an_event_gets_out_of_the_quarantine() {
     on_all(&[], async |mut open| {
@@ -442,8 +482,8 @@ fn what_is_an_event_gets_out_of_the_quarantine() {
         assert_eq!(listed.iter().map(|body| &*body.reason).collect::<Vec<_>>(), reasons);
         assert_eq!((&*listed[0].endpoint, listed[0].at), ("an old path", long_ago));
         assert_eq!((&*listed[0].peer, &listed[0].body[..]), (&**PEER.subject(), good.as_bytes()));
-        let status = open.journal.status().quarantine;
-        assert!(status.count == 6 && status.bytes > 1_000 && status.newest == 6, "{status:?}");
+        let status = await_bodies(&open.journal, 6);
+        assert!(status.bytes > 1_000 && status.newest == 6, "{status:?}");
         let received = open.metrics.received.get();
 
         let retried = open.journal.retry_quarantined(Bodies::All).await.unwrap();
@@ -453,7 +493,8 @@ fn what_is_an_event_gets_out_of_the_quarantine() {
         assert!(told[0].0 == 4 && told[0].1.contains("at line 1 column"), "{told:?}");
         let left: Vec<u64> = open.journal.quarantined(0, 9).await.unwrap().iter().map(|body| body.id).collect();
         assert_eq!(left, [4, 5, 6]);
-        assert_eq!((open.journal.status().quarantine.count, open.metrics.quarantine_released.get()), (3, 3));
+        await_bodies(&open.journal, 3);
+        assert_eq!(open.metrics.quarantine_released.get(), 3);
         // They were received when they came.
         assert_eq!((open.metrics.received.get(), open.metrics.stored.get()), (received, 1));
 
@@ -473,12 +514,11 @@ fn what_is_an_event_gets_out_of_the_quarantine() {
         assert_eq!((discarded.done, discarded.skipped), (1, 1));
         quarantine(&open, "malformed", "default", long_ago, "{\"cut o").await;
         quarantine(&open, "incomplete", "default", long_ago, "{\"name\":\"a\",\"event_type\":\"b\"}").await;
-        assert_eq!(open.journal.status().quarantine.count, 3);
+        await_bodies(&open.journal, 3);
         assert!(open.journal.quarantined_body(4).await.unwrap().is_none());
         assert_eq!(&open.journal.quarantined_body(7).await.unwrap().unwrap().body[..], b"{\"cut o");
         assert_eq!(open.journal.discard_quarantined(Bodies::All).await, Ok(done(3)));
-        let status = open.journal.status().quarantine;
-        assert_eq!((status.count, status.bytes), (0, 0));
+        assert_eq!(await_bodies(&open.journal, 0).bytes, 0);
         open.journal.close().await;
     });
 }
@@ -501,7 +541,7 @@ fn copies_in_the_quarantine_are_told_apart() {
         assert_eq!(events.len(), 1);
         let expected = if events[0].body() == first.as_bytes() { [1, 0, 1, 0] } else { [0, 1, 0, 1] };
         assert_eq!(done, expected);
-        assert_eq!(open.journal.status().quarantine.count, 2);
+        await_bodies(&open.journal, 2);
         open.journal.close().await;
     });
 }
@@ -597,7 +637,8 @@ fn a_time_has_a_sequence() {
 /// Retention deletes what is being read: what is left comes in order, and the end is found.
 #[test]
 fn a_scan_goes_on_behind_what_is_deleted() {
-    on_all(&[("JOURNAL__RETENTION", "0s")], async |mut open| {
+    // A fleet's stream keeps events for the duplicate window, and its sinks settle what they were given.
+    on_both(&[("JOURNAL__RETENTION", "0s")], async |mut open| {
         let text = "x".repeat(200_000);
         // More than the ring holds.
         for _ in 0..220 {
@@ -684,7 +725,7 @@ fn on_a_full_disk_retries_end_and_none_begin() {
             }
         }
         // There is room kept back for that.
-        wait_for("the ends", || (counts(&open.journal) == (30, 0)).then_some(()));
+        await_counts(&open.journal, (30, 0));
         let (delivered, dead, _) = account(&open);
         assert_eq!((delivered, dead), (10, 30));
         assert_eq!(open.journal.discard_dead_letters(Which::Ids(vec![40])).await, Ok(done(1)));

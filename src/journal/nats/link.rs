@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_nats::connection::State;
 use async_nats::jetstream::stream;
@@ -29,6 +29,8 @@ use crate::config;
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// For an answer of the API.
 const API_TIMEOUT: Duration = Duration::from_secs(5);
+/// Servers count nanoseconds in 63 bits: in 2262 they begin anew.
+const LAST_TIME: Duration = Duration::from_secs(9_000_000_000);
 /// How late a change of the connection is seen, should its event have been lost.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -194,7 +196,11 @@ impl Link {
         let mut request = json!({ "batch": count, "max_bytes": max_bytes, "next_by_subj": filter });
         match from {
             From::Sequence(sequence) => request["seq"] = sequence.max(1).into(),
-            From::Time(time) => request["start_time"] = humantime::format_rfc3339_nanos(time).to_string().into(),
+            From::Time(time) => {
+                // What is beyond is before or after every message all the same.
+                let time = time.clamp(UNIX_EPOCH, UNIX_EPOCH + LAST_TIME);
+                request["start_time"] = humantime::format_rfc3339_nanos(time).to_string().into();
+            }
         }
         let ticket = self.0.replies.ticket(count + 1);
         let subject = format!("$JS.API.DIRECT.GET.{stream}");
