@@ -18,3 +18,5 @@ mod replicas;
 mod replies;
 mod retries;
 mod streams;
+
+pub use streams::{ClusterFindings, examine_cluster};
