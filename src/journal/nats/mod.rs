@@ -51,6 +51,7 @@ pub(super) use letters::Letters;
 pub(in crate::journal) use link::NatsError;
 pub(super) use migrate::Migration;
 pub use migrate::{MigrateError, Moved};
+pub use streams::{ClusterFindings, examine_cluster};
 pub(super) use scan::{Scan, Watch};
 
 use super::letters::{Handled, Letter, LettersOf, Which};
