@@ -4,6 +4,7 @@
 //! layer is reported at once, each with its key, its source and the remedy ([`Problems`]).
 
 mod layers;
+mod nats;
 mod origin;
 mod reader;
 mod sections;

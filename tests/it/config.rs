@@ -500,6 +500,60 @@ fn keys_of_an_engine_not_chosen_are_ignored_but_known() {
 }
 
 #[test]
+fn a_cluster_needs_its_servers_and_only_what_goes_together() {
+    let load = |settings: &str| load(&[GOOD, &format!("[journal]\nengine = 'nats'\n[journal.nats]\n{settings}")], &[]);
+    let good = "servers = ['tls://a.example.com:4222', 'nats://127.0.0.1:4222', 'nats://[::1]:4222']";
+    let (config, warnings) = load(good).unwrap();
+    assert_eq!(warnings, []);
+    let nats = config.journal.nats.unwrap();
+    assert_eq!(nats.servers.len(), 3);
+    assert_eq!((nats.stream.as_str(), nats.replicas, nats.partitions), ("ASAPP_EVENTS", 3, 16));
+    assert_eq!((nats.duplicate_window, nats.ack_timeout), (Duration::from_secs(900), Duration::from_secs(2)));
+    assert_eq!((nats.max_bytes, nats.ca, nats.certificate, nats.monitor_url), (10 << 30, None, None, None));
+
+    let servers = "journal.nats.servers";
+    for (settings, key) in [
+        ("", servers),
+        ("servers = []", servers),
+        ("servers = ['a.example.com:4222']", servers),
+        ("servers = ['tls://a.example.com']", servers),
+        ("servers = ['tls://:4222']", servers),
+        ("servers = ['tls://a.example.com:4222/x']", servers),
+        ("servers = ['wss://a.example.com:4222']", servers),
+        ("servers = ['tls://joe:hunter2@a.example.com:4222']", servers),
+        ("GOOD\nstream = 'a.b'", "journal.nats.stream"),
+        ("GOOD\nstream = ''", "journal.nats.stream"),
+        ("GOOD\nreplicas = 2", "journal.nats.replicas"),
+        ("GOOD\nreplicas = 7", "journal.nats.replicas"),
+        ("GOOD\npartitions = 0", "journal.nats.partitions"),
+        ("GOOD\npartitions = 257", "journal.nats.partitions"),
+        ("GOOD\nmonitor_url = 'nats.example.com:8222'", "journal.nats.monitor_url"),
+        ("GOOD\nmonitor_url = 'http://nats.example.com:8222/varz'", "journal.nats.monitor_url"),
+        ("GOOD\ncredentials_file = 'a'\nnkey_file = 'b'", "journal.nats.credentials_file, journal.nats.nkey_file"),
+        ("GOOD\ncertificate = 'a'", "journal.nats.certificate, journal.nats.private_key"),
+        ("GOOD\nprivate_key = 'a'", "journal.nats.certificate, journal.nats.private_key"),
+        ("GOOD\nack_timeout = '4s'", "journal.nats.ack_timeout, listen.answer_within"),
+        (
+            "GOOD\n[sinks.a]\ntype = 'http'\nurl = 'https://x'\nordering = 'strict'",
+            "sinks.a.ordering, journal.nats.partitions",
+        ),
+    ] {
+        let problems = load(&settings.replace("GOOD", good)).unwrap_err();
+        assert_eq!(problems.iter().map(|p| p.key.as_str()).collect::<Vec<_>>(), [key], "{settings}");
+        assert!(!problems[0].to_string().contains("hunter2"), "{}", problems[0]);
+    }
+    let strict = "partitions = 1\n[sinks.a]\ntype = 'http'\nurl = 'https://x'\nordering = 'strict'";
+    load(&format!("{good}\n{strict}")).unwrap();
+    for (settings, key) in [
+        ("servers = ['nats://10.0.0.1:4222']", servers),
+        ("GOOD\nmax_bytes = '64KiB'", "listen.max_body_bytes, journal.nats.max_bytes"),
+    ] {
+        let (_, warnings) = load(&settings.replace("GOOD", good)).unwrap();
+        assert_eq!(warnings.iter().map(|w| w.key.as_str()).collect::<Vec<_>>(), [key]);
+    }
+}
+
+#[test]
 fn fingerprints_come_with_or_without_colons() {
     let colons = vec!["AB"; 32].join(":");
     let plain = "ab".repeat(32);

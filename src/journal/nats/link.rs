@@ -218,6 +218,19 @@ impl Link {
         self.get_by(stream, json!({ "last_by_subj": subject })).await
     }
 
+    /// The first message of a subject at this sequence or after, from the stream's leader.
+    ///
+    /// # Errors
+    /// [`NatsError::Unavailable`] and [`NatsError::Refused`].
+    pub(in crate::journal) async fn get_next(
+        &self,
+        stream: &str,
+        subject: &str,
+        from: u64,
+    ) -> Result<Option<Stored>, NatsError> {
+        self.get_by(stream, json!({ "seq": from, "next_by_subj": subject })).await
+    }
+
     /// Deletes a message; false if there is none of this sequence.
     ///
     /// # Errors

@@ -309,7 +309,9 @@ impl Cluster {
     pub(super) async fn close(&self) {
         self.appends.close();
         let _ = tokio::time::timeout(LAST, self.appends.wait()).await;
-        self.delivery.finish().await;
+        // Others take over from here on.
+        let notes = tokio::time::timeout(LAST, self.notes.finish());
+        let _ = futures_util::join!(self.dead_letters.finish(), self.delivery.finish(), notes);
         self.state.send_replace(State::Closed);
         self.ending.cancel();
         self.tasks.close();
