@@ -44,7 +44,7 @@ pub use group::Event;
 pub(crate) use group::{from_millis, millis};
 pub use handles::{Cursor, Gone, Letters, Lost, Read, Scan, Settler, Watch};
 pub use letters::{Handled, Letter, LetterState, LettersOf, MAX_LIST, Which};
-pub use nats::{MigrateError, Moved};
+pub use nats::{ClusterFindings, MigrateError, Moved, examine_cluster};
 pub use place::{Account, Settled};
 pub use quarantine::{Bodies, QuarantinedBody};
 pub use recover::{OpenError, Report};

@@ -152,7 +152,11 @@ fn it_can_be_paused_and_goes_on_after_a_kill() {
     // What it had done is known to the next life, give or take a second.
     receiver.kill();
     let receiver = setup.start();
-    let running = receiver.ask_admin(&format!("/api/v1/replay/{id}")).unwrap().json();
+    // In a fleet another receiver takes it over once this one's is known to be gone.
+    let running = wait_for("the replay", || {
+        let answer = receiver.ask_admin(&format!("/api/v1/replay/{id}")).unwrap();
+        (answer.status == 200).then(|| answer.json())
+    });
     assert_eq!(running["state"], "running", "{running}");
     assert!(running["next"].as_u64().unwrap() >= next, "{running} after {next}");
     wait_state(&receiver, id, "done");

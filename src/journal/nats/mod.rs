@@ -15,6 +15,7 @@ mod append;
 mod consumer;
 mod cursor;
 mod fitness;
+mod horizon;
 mod janitor;
 mod known;
 mod letters;
@@ -50,6 +51,7 @@ pub(super) use letters::Letters;
 pub(in crate::journal) use link::NatsError;
 pub(super) use migrate::Migration;
 pub use migrate::{MigrateError, Moved};
+pub use streams::{ClusterFindings, examine_cluster};
 pub(super) use scan::{Scan, Watch};
 
 use super::letters::{Handled, Letter, LettersOf, Which};
@@ -67,6 +69,8 @@ use quarantine::Quarantine;
 use records::Records;
 use sinks::Delivery;
 
+/// Bytes of one event, at most: bodies are far smaller.
+const ONE: usize = 16 << 20;
 /// Events stored here that a slow [`Watch`] may be behind.
 const OWN: usize = 1024;
 /// Of a full stream, what yields at a time…
@@ -220,7 +224,7 @@ impl Cluster {
         let names = self.link.names();
         // What comes after this is not older.
         let next = *self.appender.tail.borrow() + 1;
-        let found = self.link.read(names.events(), &names.subjects(), From::Time(time), 1, usize::MAX).await;
+        let found = self.link.read(names.events(), &names.subjects(), From::Time(time), 1, ONE).await;
         let found = found.map_err(|error| refused(&error))?;
         Ok(found.messages.first().map_or(next, |stored| stored.sequence))
     }
