@@ -51,8 +51,8 @@ pub(super) use letters::Letters;
 pub(in crate::journal) use link::NatsError;
 pub(super) use migrate::Migration;
 pub use migrate::{MigrateError, Moved};
-pub use streams::{ClusterFindings, examine_cluster};
 pub(super) use scan::{Scan, Watch};
+pub use streams::{ClusterFindings, examine_cluster};
 
 use super::letters::{Handled, Letter, LettersOf, Which};
 use super::quarantine::{Bodies, QuarantinedBody};
