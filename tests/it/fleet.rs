@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
-use serde_json::value::RawValue;
 use tempfile::TempDir;
 
 use crate::harness::haproxy::Fleet;
@@ -77,6 +76,8 @@ fn a_fleet_loses_nothing_and_keeps_the_order_whatever_fails() {
         run.web.goes_on();
         run.fleet.receiver(1).signal(Signal::CONT);
     });
+    let shares = run.files().map(|file| fs::metadata(file).unwrap().len());
+    assert!(shares.iter().all(|bytes| *bytes > 100_000), "both should have delivered: {shares:?}");
     run.fleet.finish();
 }
 
@@ -93,7 +94,8 @@ impl Run {
     fn start() -> Self {
         let (cluster, folder) = (NatsCluster::start(""), TempDir::new().unwrap());
         let web = Web::start(&folder.path().join("web"));
-        File::create(folder.path().join("ledger")).unwrap();
+        // A receiver may well begin without a part of the events.
+        ["ledger", "out0", "out1"].map(|name| File::create(folder.path().join(name)).unwrap());
         let setups = [0, 1].map(|number| {
             let setup = Setup::embedded()
                 .set("journal.nats.stream", STREAM)
@@ -128,12 +130,14 @@ impl Run {
         self.cluster.wait_whole();
         let summary = load.stop(self);
         let ended = begun.elapsed();
-        let all = [0, 1].map(|number| {
-            self.fleet.receiver(number).settled();
-            ["out", "web"].map(|sink| self.fleet.receiver(number).sink_settled(sink))
-        });
-        for (one, other) in all[0].iter().zip(&all[1]) {
-            assert_eq!((&one["stored"], &one["delivered"]), (&other["stored"], &other["delivered"]), "{one} {other}");
+        (0..2).for_each(|number| drop(self.fleet.receiver(number).settled()));
+        for sink in ["out", "web"] {
+            // Each knows at once of what it stored itself, and a moment later of the rest.
+            wait_for("both to say that all is delivered", || {
+                let [one, other] = [0, 1].map(|number| self.fleet.receiver(number).sink(sink));
+                let same = ["stored", "delivered"].iter().all(|word| one[word] == other[word]);
+                (same && one["pending"] == 0 && other["pending"] == 0).then_some(())
+            });
         }
         let files = self.verified(&self.files(), &["--allow-repeats"]);
         let web = self.verified(std::slice::from_ref(&self.web.path), &["--allow-repeats"]);
@@ -286,20 +290,15 @@ impl Web {
             let before = last.insert(entity, event.sequence).unwrap_or_default();
             assert!(before < event.sequence, "{entity}: {before} came before {}", event.sequence);
         }
-        assert!(last.len() > 20, "{last:?}");
+        assert!(last.len() > 10, "{last:?}");
     }
 }
 
 impl From<&Request> for Taken {
     fn from(request: &Request) -> Self {
-        #[derive(serde::Deserialize)]
-        struct Envelope<'a> {
-            sequence: u64,
-            #[serde(borrow)]
-            event: &'a RawValue,
-        }
-        let Envelope { sequence, event } = serde_json::from_slice(&request.body).unwrap();
-        let body = event.get().to_owned();
+        let sequence = request.json()["sequence"].as_u64().unwrap();
+        // Its exact bytes, white space around it included.
+        let body = request.text().split_once(r#","event":"#).unwrap().1.strip_suffix('}').unwrap().to_owned();
         let event: Value = serde_json::from_str(&body).unwrap();
         let feed = event["name"].as_str().unwrap();
         let entity = match feed.rsplit('.').next().unwrap() {

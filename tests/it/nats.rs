@@ -302,7 +302,8 @@ fn bodies(receiver: &Receiver) -> u64 {
 #[test]
 fn while_the_servers_are_away_it_is_not_ready_and_refuses_and_then_goes_on() {
     let mut server = NatsServer::start("");
-    let receiver = Setup::embedded().in_stream(&server, "S").set("listen.answer_within", "1s").start();
+    let receiver = Setup::embedded().in_stream(&server, "S").set("listen.answer_within", "2s");
+    let receiver = receiver.set("journal.nats.ack_timeout", "1s").start();
     let (known, first) = new_event();
     receiver.post(&first).assert_durable("stored", &known);
     receiver.sink_settled("stdout");

@@ -363,7 +363,9 @@ impl fmt::Debug for Link {
 async fn connect(settings: &config::Nats, changed: &Arc<Notify>) -> Result<Client, NatsError> {
     let servers: Result<Vec<ServerAddr>, _> = settings.servers.iter().map(|server| server.parse()).collect();
     let servers = servers.map_err(|error| NatsError::Unfit(vec![format!("journal.nats.servers: {error}")]))?;
+    let shown = settings.servers.join(", ");
     let end = Instant::now() + CONNECT_WITHIN;
+    let mut last = "no answer within 10 s".to_owned();
     loop {
         let changed = Arc::clone(changed);
         let options = login::options(settings)?.event_callback(move |event| {
@@ -371,26 +373,28 @@ async fn connect(settings: &config::Nats, changed: &Arc<Notify>) -> Result<Clien
             changed.notify_one();
             std::future::ready(())
         });
+        // Its own pause comes before each address.
         let Ok(connected) = timeout_at(end, options.connect(servers.clone())).await else {
-            let text = format!("no connection to {} within 10 s", settings.servers.join(", "));
-            return Err(NatsError::Unavailable(text));
+            return Err(NatsError::Unavailable(format!("no connection to {shown}: {last}")));
         };
         let error = match connected {
             Ok(client) => return Ok(client),
             Err(error) => error,
         };
-        let text = format!("no connection to {}: {}", settings.servers.join(", "), with_causes(&error));
-        match error.kind() {
+        last = with_causes(&error);
+        let remedy = match error.kind() {
             ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
-                let remedy = "let its certificate, journal.nats.credentials_file or journal.nats.nkey_file be one that the cluster knows";
-                return Err(NatsError::Unfit(vec![format!(
-                    "{text}: the cluster does not let the receiver in; {remedy}"
-                )]));
+                "let the certificate, the credentials_file or the nkey_file be one that the cluster knows"
             }
-            _ if Instant::now() >= end => return Err(NatsError::Unavailable(text)),
-            // Its own pause comes before each address.
-            _ => tracing::debug!(error = text, "not connected to NATS yet"),
-        }
+            _ if is_of_tls(&error) => {
+                "let ca be who signs the servers' certificates, these be for the names in servers, and \
+                                       certificate one that the cluster trusts"
+            }
+            _ => continue,
+        };
+        return Err(NatsError::Unfit(vec![format!(
+            "journal.nats.servers: no connection to {shown}: {last}: {remedy}"
+        )]));
     }
 }
 
@@ -417,6 +421,15 @@ async fn watch_connection(client: Client, changed: Arc<Notify>, state: watch::Se
             replies.give_up();
         }
     }
+}
+
+/// Whether one side does not like the other's certificate, or how it speaks.
+fn is_of_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut chain = std::iter::successors(Some(error), |error| error.source());
+    chain.any(|error| {
+        let io = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        error.is::<rustls::Error>() || io.is_some_and(|inner| inner.is::<rustls::Error>())
+    })
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {

@@ -52,6 +52,7 @@ pub(in crate::journal) use link::NatsError;
 pub(super) use migrate::Migration;
 pub use migrate::{MigrateError, Moved};
 pub(super) use scan::{Scan, Watch};
+pub use streams::{ClusterFindings, examine_cluster};
 
 use super::letters::{Handled, Letter, LettersOf, Which};
 use super::quarantine::{Bodies, QuarantinedBody};

@@ -137,7 +137,7 @@ impl Setup {
             .set_toml("journal.nats.servers", &format!("[{:?}]", server.url()))
             .set("journal.nats.stream", stream)
             .set("journal.nats.replicas", 1)
-            .set("journal.nats.partitions", 4)
+            .set("journal.nats.partitions", 1)
     }
 
     /// For a test in which the journal outlives its process: an engine that keeps nothing gives way to the embedded one.
