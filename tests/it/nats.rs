@@ -414,3 +414,44 @@ fn two_receivers_are_one_to_senders_and_operators() {
     }
     receivers.into_iter().for_each(|receiver| drop(receiver.finish()));
 }
+
+#[test]
+fn what_a_killed_receiver_was_doing_another_one_goes_on_with() {
+    const COUNT: usize = 40;
+    let server = NatsServer::start("");
+    let target = Target::start(|_| Reply::status(422));
+    let [killed, left] = [0, 1].map(|_| {
+        let setup = Setup::embedded().in_stream(&server, "S").set("sinks.stdout.type", "stdout");
+        let setup = setup.set("sinks.web.type", "http").set("sinks.web.url", &*target.url("/"));
+        setup.set("sinks.web.timeout", "1s").set("sinks.web.retry.max_backoff", "200ms").start()
+    });
+    killed.store(COUNT);
+    wait_for("dead letters", || (left.sink("web")["dead_lettered"] == COUNT).then_some(()));
+
+    // Both have some of them in hand, and get no answer.
+    target.answer(|_| Reply::hang());
+    target.forget();
+    let retried = killed.call_admin("POST", "/api/v1/dead-letters/retry", r#"{"all":true}"#).json();
+    assert_eq!(retried["retried"], COUNT, "{retried}");
+    target.wait_requests(4);
+    let body = r#"{"sink":"stdout","from":1,"rate":10}"#;
+    let begun = killed.call_admin("POST", "/api/v1/replay", body).json();
+    let replay = format!("/api/v1/replay/{}", begun["id"]);
+    let delivered = |progress: &Value| progress["delivered"].as_u64().unwrap_or(0);
+    wait_for("copies", || (delivered(&killed.ask_admin(&replay).unwrap().json()) >= 20).then_some(()));
+    assert_eq!(left.ask_admin(&replay).unwrap().status, 404);
+    killed.kill();
+    target.answer(|_| Reply::status(204));
+
+    let progress = wait_for("the replay to be another one's", || {
+        Some(left.ask_admin(&replay).unwrap()).filter(|answer| answer.status == 200)
+    });
+    assert!(delivered(&progress.json()) >= 5, "it begins where it was: {}", progress.text());
+    wait_for("its end", || (left.ask_admin(&replay).unwrap().json()["state"] == "done").then_some(()));
+    wait_for("all letters to be delivered", || (left.sink("web")["delivered"] == COUNT).then_some(()));
+    let account = left.sink("web");
+    assert_eq!((&account["dead_lettered"], &account["pending"]), (&json!(0), &json!(0)), "{account}");
+    let next = left.call_admin("POST", "/api/v1/replay", body).json();
+    assert!(next["id"].as_u64() > begun["id"].as_u64(), "{next} after {begun}");
+    left.finish();
+}
