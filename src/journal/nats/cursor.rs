@@ -120,8 +120,9 @@ impl Cursor {
     /// [`Gone`] once this receiver is done.
     pub(in crate::journal) async fn read(&mut self) -> Result<Read, Gone> {
         loop {
-            let taken = self.shelf.state().take_lost()?.map(Read::Lost).or_else(|| self.take());
-            match taken {
+            // Not with the shelf in hand.
+            let lost = self.shelf.state().take_lost()?;
+            match lost.map(Read::Lost).or_else(|| self.take()) {
                 Some(read) => return Ok(read),
                 None => self.shelf.changed.notified().await,
             }
