@@ -120,6 +120,7 @@ impl Cursor {
     /// [`Gone`] once this receiver is done.
     pub(in crate::journal) async fn read(&mut self) -> Result<Read, Gone> {
         loop {
+            // Not with the shelf in hand.
             let lost = self.shelf.state().take_lost()?;
             match lost.map(Read::Lost).or_else(|| self.take()) {
                 Some(read) => return Ok(read),
