@@ -4,7 +4,7 @@ use hyper::http::uri::Authority;
 
 use super::Nats;
 use super::reader::Section;
-use super::sections::{KIB, SECOND, YEAR};
+use super::sections::{INSTANT, KIB, MINUTE, SECOND, YEAR};
 use super::sinks::is_this_host;
 
 const LONGEST_NAME: usize = 100;
@@ -29,7 +29,7 @@ pub(super) fn nats(mut s: Section<'_, '_>, chosen: bool) -> Option<Nats> {
         certificate: s.file("certificate"),
         private_key: s.file("private_key"),
         monitor_url: s.text("monitor_url"),
-        ack_timeout: s.duration("ack_timeout", SECOND..=60 * SECOND),
+        ack_timeout: s.duration("ack_timeout", 10 * INSTANT..=MINUTE),
     };
     s.contradiction(
         &["credentials_file", "nkey_file"],
