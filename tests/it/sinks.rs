@@ -263,7 +263,7 @@ fn a_new_sink_starts_where_it_is_told_to() {
 #[test]
 fn a_sink_that_is_not_required_loses_its_oldest_events_and_goes_on() {
     let mut pipe = Pipe::new();
-    let receiver = Setup::new()
+    let receiver = Setup::embedded()
         .set("journal.max_bytes", "1MiB")
         .set("sinks.spare.type", "stdout")
         .set("sinks.spare.required", false)
