@@ -97,18 +97,22 @@ fn servers_that_are_too_small_too_old_or_away_are_refused_with_the_remedy() {
 
 #[test]
 fn whether_the_servers_sync_before_they_acknowledge_is_told() {
-    let told = |server: &NatsServer, monitor: bool| {
+    let told = |server: &NatsServer, monitor: bool, known: Value| {
         let mut setup = Setup::embedded().in_stream(server, "S");
         if monitor {
             setup = setup.set("journal.nats.monitor_url", &*server.monitor_url());
         }
-        let log = setup.start().finish().log;
+        let receiver = setup.start();
+        let is_known = |status: Value| status["journal"]["cluster"]["sync_always"] == known;
+        let status = || receiver.ask_admin("/api/v1/status").unwrap().json();
+        wait_for("status to say so, too", || is_known(status()).then_some(()));
+        let log = receiver.finish().log;
         log.into_iter().find(|line| line.contains("sync_interval: always")).unwrap_or_default()
     };
     let server = NatsServer::start("");
-    let log = told(&server, false);
+    let log = told(&server, false, Value::Null);
     assert!(log.contains("is unknown"), "{log}");
-    let log = told(&server, true);
+    let log = told(&server, true, json!(false));
     assert!(log.contains("up to two minutes"), "{log}");
 
     let (folder, port) = (TempDir::new().unwrap(), free_port());
@@ -119,7 +123,7 @@ fn whether_the_servers_sync_before_they_acknowledge_is_told() {
     );
     let safe = NatsServer::of(folder, port, &text);
     safe.wait_healthy();
-    assert_eq!(told(&safe, true), "");
+    assert_eq!(told(&safe, true, json!(true)), "");
 }
 
 #[test]
@@ -357,6 +361,33 @@ fn a_full_stream_refuses_until_there_is_room() {
     for id in stored.iter().chain([&id]) {
         assert_eq!(lines.iter().filter(|line| line.contains(id)).count(), 1, "{id}");
     }
+}
+
+#[test]
+fn in_a_full_stream_what_only_optional_sinks_have_not_had_yields() {
+    let server = NatsServer::start("");
+    let mut pipe = Pipe::new();
+    let setup = Setup::embedded()
+        .in_stream(&server, "S")
+        .set("journal.nats.max_bytes", "2MiB")
+        .set("sinks.spare.type", "stdout")
+        .set("sinks.spare.required", false)
+        .stdout_to(&pipe.path());
+    let receiver = setup.start();
+    // Nobody reads of it, and there is room again each time after a while.
+    let mut last = String::new();
+    for _ in 0..48 {
+        last = new_id();
+        let event = big_event(&last, 50_000);
+        wait_for("room", || (receiver.post(&event).status == 200).then_some(()));
+    }
+    let evicted = receiver.sink("spare")["evicted"].as_u64().unwrap();
+    assert!(evicted > 4, "{evicted}");
+    pipe.read();
+    let sink = receiver.sink_settled("spare");
+    assert_eq!(sink["delivered"].as_u64().unwrap() + sink["evicted"].as_u64().unwrap(), 48, "{sink}");
+    receiver.finish();
+    assert!(pipe.lines().last().is_some_and(|line| line.contains(&last)));
 }
 
 #[test]
