@@ -450,7 +450,7 @@ fn a_dead_target_holds_no_other_sink() {
     receiver.store(3_000);
     assert_eq!(receiver.sink_settled("alive")["delivered"], 3_000);
     let sink = failing(&receiver, &["cannot connect"]);
-    assert_eq!((&sink["pending"], &sink["delivered"]), (&3_000.into(), &0.into()));
+    assert_eq!((&sink["pending"], &sink["delivered"]), (&3_000.into(), &0.into()), "{sink}");
     dead.come_back();
     assert_eq!(receiver.sink_settled("web")["delivered"], 3_000);
     receiver.finish();
