@@ -200,8 +200,10 @@ impl Replays {
                     tracing::warn!(replay = id, %error, "a replay of another receiver does not go on");
                 }
             }
-            if let Err(error) = self.write().await {
+            // To ask for the next note says that this one is written down.
+            while let Err(error) = self.write().await {
                 tracing::warn!(%error, "cannot write down the replays of another receiver");
+                tokio::time::sleep(WRITE_EVERY).await;
             }
         }
     }
