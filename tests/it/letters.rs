@@ -115,6 +115,15 @@ async fn all(journal: &Journal) -> Vec<Letter> {
     }
 }
 
+/// So many of them, at a time or one after the other.
+async fn some(letters: &mut Letters, count: usize) -> Vec<Letter> {
+    let mut given = Vec::new();
+    while given.len() < count {
+        given.extend(next(letters).await);
+    }
+    given
+}
+
 async fn next(letters: &mut Letters) -> Vec<Letter> {
     timeout(PATIENCE, letters.next()).await.expect("retried letters").unwrap()
 }
@@ -153,7 +162,7 @@ fn a_retried_dead_letter_is_pending_until_its_end() {
         let again = open.journal.retry_dead_letters(Which::Ids(vec![1])).await.unwrap();
         assert_eq!((again.done, &*again.reasons[0].1), (0, "it is being retried already"));
 
-        let given = next(&mut letters).await;
+        let given = some(&mut letters, 2).await;
         assert_eq!(given.iter().map(|letter| letter.id).collect::<Vec<_>>(), [1, 2]);
         assert_eq!(given[0].event.body(), dead[0].body());
         assert!(letters.next().now_or_never().is_none(), "each is given once");
@@ -168,7 +177,7 @@ fn a_retried_dead_letter_is_pending_until_its_end() {
 
         // And once more, all of them.
         assert_eq!(open.journal.retry_dead_letters(Which::All).await, Ok(done(2)));
-        let given = next(&mut letters).await;
+        let given = some(&mut letters, 2).await;
         assert_eq!(given.iter().map(|letter| (letter.id, letter.attempts)).collect::<Vec<_>>(), [(2, 6), (3, 2)]);
         for letter in given {
             settler(&open).letter_delivered(letter.id).await;
@@ -345,7 +354,8 @@ fn a_retried_letter_always_has_its_room() {
         // They still take the room.
         assert_eq!(settler(&open).dead_letter(&event, "no", 1).await, Err(Refused::Full));
         let mut letters = open.cursors["early"].letters();
-        for letter in next(&mut letters).await {
+        let given = some(&mut letters, usize::try_from(room).unwrap()).await;
+        for letter in given {
             settler(&open).letter_failed(letter.id, "a longer reason than it had at first", 1).await;
         }
         await_counts(&open.journal, (room, 0));
