@@ -198,6 +198,7 @@ impl Delivery {
         loop {
             ticks.tick().await;
             let receivers = records.known("replica.").len().max(1);
+            lanes.iter().for_each(|lane| lane.shelf.set_others(receivers > 1));
             for lane in lanes.iter().filter(|lane| !lane.shelf.is_finishing()) {
                 let is_time = given.get(lane.shelf.sink()).is_none_or(|at: &Instant| at.elapsed() >= PIN_TIMEOUT);
                 if is_time && lane.shelf.held() > usize::from(*partitions).div_ceil(receivers) {
