@@ -43,8 +43,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 const NOT_THERE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 /// A partition that is given back waits so long for what is under way in the lane…
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
-/// …and is left to others for so long.
-const AWAY: Duration = Duration::from_secs(12);
+/// …and is left to others for so long: whoever else is there has a pull waiting.
+const AWAY: Duration = Duration::from_secs(4);
 /// At the end: what has rung for nobody after so long is not there, or another's.
 const LISTEN: Duration = Duration::from_millis(300);
 /// At the end, for the last write.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,9 +31,14 @@ use crate::journal::{Account, Refused, SinkStatus};
 const AT_ONCE: usize = 32;
 /// How often it is seen to that every receiver has its part.
 const BALANCE: Duration = Duration::from_secs(2);
+/// A receiver that has not said for so long that it lives gets nothing.
+const SILENT: Duration = Duration::from_secs(5);
 /// How often what nobody delivers is looked for, and after how long without progress the consumer is to blame.
 const WATCH: Duration = Duration::from_secs(10);
 const STARVED: Duration = Duration::from_secs(30);
+/// While the stream is full: how often it is looked what has to yield, and what part of the stream that is at most.
+const EVICT: Duration = Duration::from_millis(500);
+const PART: u64 = 20;
 /// How often evictions are told.
 const TELL: Duration = Duration::from_secs(60);
 
@@ -64,7 +69,7 @@ struct Sink {
 
 impl Delivery {
     /// Makes what is missing of the sinks in the settings, and starts to deliver to those that are enabled: a cursor for
-    /// each. `evict` is the sequence through which events yield that sinks which are not required have not had; 0: none.
+    /// each. While `full`, events yield that sinks which are not required have not had.
     ///
     /// # Errors
     /// [`NatsError`].
@@ -72,7 +77,7 @@ impl Delivery {
         (link, records, dead): (&Link, &Records, &DeadLetters),
         config: &Config,
         instance: Arc<str>,
-        evict: watch::Receiver<u64>,
+        full: watch::Receiver<bool>,
     ) -> Result<(Self, Vec<Cursor>), NatsError> {
         let partitions = config.journal.nats.as_ref().map_or(1, |nats| nats.partitions);
         let mut lanes = Vec::new();
@@ -96,23 +101,19 @@ impl Delivery {
             tasks: TaskTracker::new(),
             end: CancellationToken::new(),
         }));
-        delivery.deliver(evict).await?;
+        delivery.deliver(full).await?;
         Ok((delivery, cursors))
     }
 
     /// Every sink as the fleet's records have it, when the stream ends at `last`. Never waits.
     pub(in crate::journal) fn accounts(&self, last: u64) -> Vec<SinkStatus> {
         let Inner { records, dead, sinks, .. } = &*self.0;
-        let known = records.known("sink.");
-        let known = known.iter().filter_map(|(key, record)| {
-            let sink: Sink = serde_json::from_slice(&record.value).ok()?;
-            Some((key.strip_prefix("sink.")?, sink))
-        });
-        known
+        self.known()
+            .into_iter()
             .map(|(name, sink)| {
                 let settings = sinks.iter().find(|settings| settings.name == name);
-                let mut account = account(&shares(records, name), sink.first, last);
-                dead.amend(name, &mut account);
+                let mut account = account(&shares(records, &name), sink.first, last);
+                dead.amend(&name, &mut account);
                 SinkStatus {
                     name: name.into(),
                     account,
@@ -162,7 +163,7 @@ impl Delivery {
         self.0.lanes.iter().for_each(|lane| lane.shelf.close());
     }
 
-    async fn deliver(&self, evict: watch::Receiver<u64>) -> Result<(), NatsError> {
+    async fn deliver(&self, full: watch::Receiver<bool>) -> Result<(), NatsError> {
         let inner = &*self.0;
         let all = || inner.lanes.iter().flat_map(|lane| (0..inner.partitions).map(move |at| (lane, at)));
         let consumers = stream::iter(all()).map(|(lane, at)| {
@@ -176,8 +177,18 @@ impl Delivery {
         }
         self.spawn(inner.end.clone().run_until_cancelled_owned(self.clone().balance()).map(drop));
         self.spawn(inner.end.clone().run_until_cancelled_owned(self.clone().watch()).map(drop));
-        self.spawn(inner.end.clone().run_until_cancelled_owned(self.clone().evict(evict)).map(drop));
+        self.spawn(inner.end.clone().run_until_cancelled_owned(self.clone().evict(full)).map(drop));
         Ok(())
+    }
+
+    /// The sinks that the fleet has records of.
+    fn known(&self) -> Vec<(String, Sink)> {
+        let known = self.0.records.known("sink.");
+        let sinks = known.iter().filter_map(|(key, record)| {
+            let sink = serde_json::from_slice(&record.value).ok()?;
+            Some((key.strip_prefix("sink.")?.to_owned(), sink))
+        });
+        sinks.collect()
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -195,9 +206,16 @@ impl Delivery {
         let Inner { records, partitions, lanes, .. } = &*self.0;
         let mut ticks = ticks(BALANCE);
         let mut given = HashMap::new();
+        let mut heard: HashMap<String, (u64, Instant)> = HashMap::new();
         loop {
             ticks.tick().await;
-            let receivers = records.known("replica.").len().max(1);
+            let living = records.known("replica.").into_iter().map(|(key, record)| {
+                let before = heard.get(&key).filter(|(revision, _)| *revision == record.revision);
+                let last = before.map_or_else(Instant::now, |(_, last)| *last);
+                (key, (record.revision, last))
+            });
+            heard = living.collect();
+            let receivers = heard.values().filter(|(_, last)| last.elapsed() < SILENT).count().max(1);
             lanes.iter().for_each(|lane| lane.shelf.set_others(receivers > 1));
             for lane in lanes.iter().filter(|lane| !lane.shelf.is_finishing()) {
                 let is_time = given.get(lane.shelf.sink()).is_none_or(|at: &Instant| at.elapsed() >= PIN_TIMEOUT);
@@ -246,9 +264,7 @@ impl Delivery {
     /// The cursor of a partition that has something to deliver, of which its consumer says nothing.
     async fn starving(&self, lane: &Common, at: u16) -> Option<u64> {
         let Inner { link, records, .. } = &*self.0;
-        let key = partition::key(lane.shelf.sink(), at);
-        let known = records.known(&key).into_iter().find(|(found, _)| *found == key);
-        let share = known.and_then(|(_, record)| Share::read(&record.value).ok());
+        let share = share(records, lane.shelf.sink(), at);
         let cursor = share.map_or(lane.first.saturating_sub(1), |share| share.cursor());
         let names = link.names();
         let next = From::Sequence(cursor + 1);
@@ -279,12 +295,15 @@ impl Delivery {
     }
 
     /// Lets events yield while the stream is full.
-    async fn evict(self, mut through: watch::Receiver<u64>) {
+    async fn evict(self, mut full: watch::Receiver<bool>) {
         let optional: Vec<&Arc<Common>> = self.0.lanes.iter().filter(|lane| !self.is_required(lane)).collect();
         let mut told: Option<Instant> = None;
-        loop {
-            let sequence = *through.borrow_and_update();
-            if sequence > 0 && !optional.is_empty() && told.is_none_or(|told| told.elapsed() >= TELL) {
+        if optional.is_empty() {
+            return;
+        }
+        while full.wait_for(|full| *full).await.is_ok() {
+            let through = self.yields_through().await.unwrap_or(0);
+            if through > 0 && told.is_none_or(|told| told.elapsed() >= TELL) {
                 told = Some(Instant::now());
                 let sinks: Vec<&str> = optional.iter().map(|lane| &**lane.shelf.sink()).collect();
                 tracing::warn!(
@@ -292,14 +311,42 @@ impl Delivery {
                     "the journal is full: sinks that are not required lose undelivered events, counted as evicted"
                 );
             }
-            for lane in &optional {
-                lane.evict.store(sequence, Ordering::Relaxed);
-                lane.shelf.call_all();
-            }
-            if through.changed().await.is_err() {
-                return;
+            let let_yield = |through| {
+                for lane in &optional {
+                    lane.evict.store(through, Ordering::Relaxed);
+                    lane.shelf.call_all();
+                }
+            };
+            let_yield(through);
+            sleep(EVICT).await;
+            if !*full.borrow() {
+                let_yield(0);
             }
         }
+    }
+
+    /// The sequence through which events have to yield: the oldest of the stream, unless a required sink holds them anyway.
+    async fn yields_through(&self) -> Result<u64, NatsError> {
+        let Inner { link, records, partitions, .. } = &*self.0;
+        let names = link.names();
+        let state = link.info(names.events()).await?.state;
+        let mut through = state.first_sequence + (state.last_sequence + 1).saturating_sub(state.first_sequence) / PART;
+        for (name, Sink { first, .. }) in self.known().into_iter().filter(|(_, sink)| sink.required) {
+            for at in 0..*partitions {
+                let cursor = share(records, &name, at).map_or(first.saturating_sub(1), |share| share.cursor());
+                if cursor >= through {
+                    continue;
+                }
+                let next = link.read(names.events(), &names.subject(at), From::Sequence(cursor + 1), 1, 1).await?;
+                if let Some(next) = next.messages.first() {
+                    through = through.min(next.sequence - 1);
+                }
+                if through < state.first_sequence {
+                    return Ok(0);
+                }
+            }
+        }
+        Ok(through)
     }
 
     fn is_required(&self, lane: &Common) -> bool {
@@ -349,6 +396,13 @@ async fn register(link: &Link, records: &Records, settings: &config::Sink) -> Re
 fn shares(records: &Records, sink: &str) -> Vec<Share> {
     let known = records.known(&format!("place.{sink}."));
     known.iter().filter_map(|(_, record)| Share::read(&record.value).ok()).collect()
+}
+
+/// What is known of one of them.
+fn share(records: &Records, sink: &str, at: u16) -> Option<Share> {
+    let key = partition::key(sink, at);
+    let (_, record) = records.known(&key).into_iter().find(|(found, _)| *found == key)?;
+    Share::read(&record.value).ok()
 }
 
 fn account(shares: &[Share], first: u64, last: u64) -> Account {
