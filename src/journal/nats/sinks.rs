@@ -25,7 +25,7 @@ use super::partition::{self, Common, Partition};
 use super::records::{PutError, Records};
 use super::share::Share;
 use crate::config::{self, Config, Start};
-use crate::journal::{Account, Refused, SinkStatus};
+use crate::journal::{Account, Refused, Settled, SinkStatus};
 
 /// Consumers that are made at a time, and requests of the same kind.
 const AT_ONCE: usize = 32;
@@ -39,6 +39,8 @@ const STARVED: Duration = Duration::from_secs(30);
 /// While the stream is full: how often it is looked what has to yield, and what part of the stream that is at most.
 const EVICT: Duration = Duration::from_millis(500);
 const PART: u64 = 20;
+/// Events and bytes that are read at a time to be evicted.
+const AT_A_TIME: (usize, usize) = (256, 1 << 20);
 /// How often evictions are told.
 const TELL: Duration = Duration::from_secs(60);
 
@@ -230,14 +232,13 @@ impl Delivery {
     /// Servers have let consumers starve that had messages (nats-server#8036): then nobody is pinned, and nobody delivers.
     /// One receiver of the fleet looks for that.
     async fn watch(self) {
-        let Inner { records, instance, partitions, lanes, .. } = &*self.0;
+        let Inner { partitions, lanes, .. } = &*self.0;
         let mut ticks = ticks(WATCH);
         // The cursor of a partition that has something to deliver, since when it is there.
         let mut stuck: HashMap<(Arc<str>, u16), (u64, Instant)> = HashMap::new();
         loop {
             ticks.tick().await;
-            let is_first = records.known("replica.").first().is_none_or(|(key, _)| key.ends_with(&**instance));
-            if !is_first {
+            if !self.is_first() {
                 stuck.clear();
                 continue;
             }
@@ -298,14 +299,15 @@ impl Delivery {
     async fn evict(self, mut full: watch::Receiver<bool>) {
         let optional: Vec<&Arc<Common>> = self.0.lanes.iter().filter(|lane| !self.is_required(lane)).collect();
         let mut told: Option<Instant> = None;
-        if optional.is_empty() {
-            return;
-        }
         while full.wait_for(|full| *full).await.is_ok() {
             let through = self.yields_through().await.unwrap_or(0);
-            if through > 0 && told.is_none_or(|told| told.elapsed() >= TELL) {
+            let idle = self.known().into_iter().filter(|(name, sink)| !sink.required && !self.has_lane(name));
+            let idle: Vec<(String, Sink)> = idle.collect();
+            let any = !optional.is_empty() || !idle.is_empty();
+            if any && through > 0 && told.is_none_or(|told| told.elapsed() >= TELL) {
                 told = Some(Instant::now());
-                let sinks: Vec<&str> = optional.iter().map(|lane| &**lane.shelf.sink()).collect();
+                let lanes = optional.iter().map(|lane| &**lane.shelf.sink());
+                let sinks: Vec<&str> = lanes.chain(idle.iter().map(|(name, _)| &**name)).collect();
                 tracing::warn!(
                     sinks = sinks.join(" "),
                     "the journal is full: sinks that are not required lose undelivered events, counted as evicted"
@@ -318,6 +320,13 @@ impl Delivery {
                 }
             };
             let_yield(through);
+            for (name, sink) in idle.iter().filter(|_| self.is_first()) {
+                for at in 0..self.0.partitions {
+                    if let Err(error) = self.evict_idle(name, sink, at, through).await {
+                        tracing::debug!(sink = name, partition = at, error, "nothing can be evicted");
+                    }
+                }
+            }
             sleep(EVICT).await;
             if !*full.borrow() {
                 let_yield(0);
@@ -347,6 +356,46 @@ impl Delivery {
             }
         }
         Ok(through)
+    }
+
+    /// The same for a sink without a lane here. Should another receiver have one, it takes the partition over again.
+    async fn evict_idle(&self, sink: &str, Sink { first, .. }: &Sink, at: u16, through: u64) -> Result<(), String> {
+        let Inner { link, records, instance, .. } = &*self.0;
+        let (names, key) = (link.names(), partition::key(sink, at));
+        let found = records.get(&key).await.map_err(|error| error.to_string())?;
+        let (mut share, revision) = match found {
+            Some(record) => (Share::read(&record.value).map_err(|error| error.to_string())?, record.revision),
+            None => (Share::before(*first), 0),
+        };
+        let mut previous = share.cursor();
+        let mut evicted = false;
+        while previous < through {
+            let next = From::Sequence(previous + 1);
+            let read = link.read(names.events(), &names.subject(at), next, AT_A_TIME.0, AT_A_TIME.1).await;
+            let batch = read.map_err(|error| error.to_string())?;
+            for stored in batch.messages.iter().take_while(|stored| stored.sequence <= through) {
+                evicted |= share.settle(previous, stored.sequence, Settled::Evicted);
+                previous = stored.sequence;
+            }
+            if batch.pending == 0 || batch.messages.last().is_none_or(|stored| stored.sequence > previous) {
+                break;
+            }
+        }
+        if !evicted {
+            return Ok(());
+        }
+        share.hand_over(instance);
+        let json = share.write().map_err(|error| error.to_string())?;
+        records.put(&key, revision, json.into()).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    fn has_lane(&self, sink: &str) -> bool {
+        self.0.lanes.iter().any(|lane| **lane.shelf.sink() == *sink)
+    }
+
+    /// Whether this receiver is the one of those that live which does what one has to do.
+    fn is_first(&self) -> bool {
+        self.0.records.known("replica.").first().is_none_or(|(key, _)| key.ends_with(&*self.0.instance))
     }
 
     fn is_required(&self, lane: &Common) -> bool {
