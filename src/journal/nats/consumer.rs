@@ -155,12 +155,12 @@ struct Pull {
 
 /// What the cluster says.
 pub(super) enum Heard {
-    /// There is an event. Whoever gets this is pinned, since after `asked`.
+    /// There is an event. Whoever gets this was pinned some time after `asked`; `None`: perhaps long ago.
     Bell {
         sequence: u64,
         reply: Subject,
         pin: String,
-        asked: Instant,
+        asked: Option<Instant>,
     },
     /// Whoever pulled with this pin had it after `asked`.
     Pinned {
@@ -269,8 +269,8 @@ impl Pulls {
         }
         let message = jetstream::Message { message, context: self.context.clone() };
         let sequence = message.info().ok().map(|info| info.stream_sequence);
-        match (sequence, message.message.reply, pin, asked) {
-            (Some(sequence), Some(reply), Some(pin), Some(asked)) => Heard::Bell { sequence, reply, pin, asked },
+        match (sequence, message.message.reply, pin) {
+            (Some(sequence), Some(reply), Some(pin)) => Heard::Bell { sequence, reply, pin, asked },
             _ => Heard::Nothing,
         }
     }

@@ -53,6 +53,8 @@ struct State {
     closed: bool,
     /// The lane is to look again, though there is nothing to read.
     nudged: bool,
+    /// Other receivers live, who can have what is not delivered here.
+    has_others: bool,
 }
 
 /// A partition's place on the shelf.
@@ -143,14 +145,16 @@ impl Cursor {
         }
     }
 
-    /// From now on nothing is read but what is there now. May be said again and again.
+    /// From now on nothing is read but what is there now; where there are other receivers, not even that. May be said
+    /// again and again.
     pub(in crate::journal) fn finish(&mut self) {
         let mut state = self.shelf.state();
         if std::mem::replace(&mut state.finishing, true) {
             return;
         }
         // What that is, the partitions have to find out first.
-        state.slots.iter_mut().for_each(|slot| slot.caught_up = false);
+        let leaves = state.has_others;
+        state.slots.iter_mut().for_each(|slot| (slot.caught_up, slot.leaves) = (false, leaves));
         drop(state);
         self.shelf.call_all();
     }
@@ -247,8 +251,15 @@ impl Settler {
 impl Shelf {
     pub(super) fn new(sink: Arc<str>, partitions: u16) -> Self {
         let slots = (0..partitions).map(|_| Slot::default()).collect();
-        let state =
-            State { slots, out: HashMap::new(), lost: HashSet::new(), finishing: false, closed: false, nudged: false };
+        let state = State {
+            slots,
+            out: HashMap::new(),
+            lost: HashSet::new(),
+            finishing: false,
+            closed: false,
+            nudged: false,
+            has_others: false,
+        };
         let calls = (0..partitions).map(|_| Notify::new()).collect();
         Self { sink, state: Mutex::new(state), changed: Notify::new(), calls }
     }
@@ -270,7 +281,8 @@ impl Shelf {
     /// It is not any more: nothing of it is delivered that was not begun.
     pub(super) fn lose(&self, at: u16) {
         self.withdraw(at);
-        self.slot(at, |slot| (slot.fresh_until, slot.leaves) = (None, false));
+        let finishing = self.is_finishing();
+        self.slot(at, |slot| (slot.fresh_until, slot.leaves) = (None, slot.leaves && finishing));
     }
 
     /// The lane has to let go of what it has of the partition, and gets no more.
@@ -343,8 +355,13 @@ impl Shelf {
         self.state().finishing
     }
 
+    /// Whether the partition is given back: to be taken by others.
     pub(super) fn leaves(&self, at: u16) -> bool {
         self.slot(at, |slot| slot.leaves)
+    }
+
+    pub(super) fn set_others(&self, there_are: bool) {
+        self.state().has_others = there_are;
     }
 
     /// Nothing more comes.

@@ -71,10 +71,6 @@ use sinks::Delivery;
 
 /// Events stored here that a slow [`Watch`] may be behind.
 const OWN: usize = 1024;
-/// Of a full stream, what yields at a time…
-const EVICTED_PART: u64 = 20;
-/// …and how long it may take until there is room.
-const EVICT_AGAIN: Duration = Duration::from_secs(3);
 /// How long publishes under way are waited for at the end.
 const LAST: Duration = Duration::from_secs(5);
 
@@ -117,9 +113,8 @@ impl Cluster {
         let both = (&link, &records);
         let dead_letters = DeadLetters::open(both, config, Arc::clone(&instance), &tasks, ending.clone());
         let seen = Janitor::start(&link, &records, config, &tail, &full, &tasks, ending.clone()).await?;
-        let evict = watch::Sender::new(0);
         let part = (&link, &records, &dead_letters);
-        let (delivery, cursors) = Delivery::start(part, config, Arc::clone(&instance), evict.subscribe()).await?;
+        let (delivery, cursors) = Delivery::start(part, config, Arc::clone(&instance), full.subscribe()).await?;
         let notes = Notes::open(&records, instance, &tasks, ending.clone());
         let appender = Appender {
             link: link.clone(),
@@ -147,7 +142,6 @@ impl Cluster {
             ending,
         });
         cluster.tasks.spawn(Arc::clone(&cluster).follow_state());
-        cluster.tasks.spawn(cluster.ending.clone().run_until_cancelled_owned(Arc::clone(&cluster).make_room(evict)));
         Ok((cluster, cursors, report))
     }
 
@@ -318,18 +312,6 @@ impl Cluster {
         self.ending.cancel();
         self.tasks.close();
         let _ = tokio::time::timeout(LAST, self.tasks.wait()).await;
-    }
-
-    /// While the stream is full, the oldest events yield that only sinks have not had which are not required: a part at a
-    /// time, and then the janitor gets to purge them.
-    async fn make_room(self: Arc<Self>, evict: watch::Sender<u64>) {
-        let mut full = self.appender.full.subscribe();
-        while full.wait_for(|full| *full).await.is_ok() {
-            let (first, last) = self.range();
-            let part = (last + 1).saturating_sub(first).div_ceil(EVICTED_PART);
-            evict.send_modify(|through| *through = (*through).max((first + part).saturating_sub(1)));
-            tokio::time::sleep(EVICT_AGAIN).await;
-        }
     }
 
     /// Says whether events can be stored, as connection, stream and room come and go.

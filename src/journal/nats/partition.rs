@@ -43,8 +43,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 const NOT_THERE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 /// A partition that is given back waits so long for what is under way in the lane…
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
-/// …and is left to others for so long.
-const AWAY: Duration = Duration::from_secs(12);
+/// …and is left to others for so long: whoever else is there has a pull waiting.
+const AWAY: Duration = Duration::from_secs(4);
 /// At the end: what has rung for nobody after so long is not there, or another's.
 const LISTEN: Duration = Duration::from_millis(300);
 /// At the end, for the last write.
@@ -68,6 +68,8 @@ pub(super) struct Partition {
     pulls: Pulls,
     /// What the cluster calls this receiver's turn, and until when it lasts at least.
     pin: Option<(String, Instant)>,
+    /// It was said to be pinned so, perhaps long ago: to be asked for.
+    claim: Option<String>,
     tenure: Option<Tenure>,
     /// Tells tenures apart.
     tenures: u64,
@@ -79,6 +81,8 @@ pub(super) struct Partition {
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
     /// It is being taken over, or the consumer is looked after.
     busy: bool,
+    /// A tenure that is over, of which something is still being written.
+    parting: Option<u64>,
     not_before: Instant,
     /// At the end: until when it is listened.
     listening: Option<Instant>,
@@ -129,12 +133,14 @@ impl Partition {
             at,
             pulls,
             pin: None,
+            claim: None,
             tenure: None,
             tenures: 0,
             unwritten: BTreeMap::new(),
             replies: BTreeMap::new(),
             jobs: FuturesUnordered::new(),
             busy: false,
+            parting: None,
             not_before: Instant::now(),
             listening: None,
         })
@@ -167,7 +173,8 @@ impl Partition {
             self.listening = Some(now + LISTEN);
         }
         if self.is_to_pull(now) {
-            self.pulls.go_on(self.pin.as_ref().map(|(pin, _)| &**pin)).await;
+            let pin = self.pin.as_ref().map(|(pin, _)| pin).or(self.claim.as_ref());
+            self.pulls.go_on(pin.map(String::as_str)).await;
         }
         for outcome in self.common.shelf.outcomes(self.at) {
             self.settle(outcome);
@@ -181,7 +188,7 @@ impl Partition {
                 self.jobs.push(tenure.read(&self.common, self.at));
             }
             self.leave(now).await;
-        } else if self.pin.is_some() && !self.busy && self.not_before <= now {
+        } else if self.pin.is_some() && !self.busy && self.parting.is_none() && self.not_before <= now {
             self.busy = true;
             self.jobs.push(Box::pin(take_over(Arc::clone(&self.common), self.at)));
         }
@@ -219,16 +226,11 @@ impl Partition {
                 if self.tenure.is_none() && self.has_listened(Instant::now()) {
                     return;
                 }
-                let until = asked + PIN_TIMEOUT;
-                match &mut self.pin {
-                    Some((own, fresh)) if *own == pin => *fresh = (*fresh).max(until),
-                    other => {
-                        *other = Some((pin, until));
-                        // Whether somebody else had it in between shows when it is written.
-                        self.tenure.iter_mut().for_each(|tenure| tenure.gathered_since = Some(Instant::now()));
-                    }
+                match asked {
+                    Some(asked) => self.pinned(pin, asked),
+                    None if self.pin.is_none() => self.claim = Some(pin),
+                    None => {}
                 }
-                self.hold();
                 match &mut self.tenure {
                     Some(tenure) if tenure.share.is_settled(sequence) && !self.unwritten.contains_key(&sequence) => {
                         acknowledge(&self.common.link, [reply]);
@@ -242,12 +244,12 @@ impl Partition {
                 self.replies.insert(sequence, reply);
             }
             Heard::Pinned { pin, asked } => {
-                if let Some((_, until)) = self.pin.as_mut().filter(|(own, _)| *own == pin) {
-                    *until = (*until).max(asked + PIN_TIMEOUT);
+                if self.pin.as_ref().map(|(own, _)| own).or(self.claim.as_ref()) == Some(&pin) {
+                    self.pinned(pin, asked);
                 }
-                self.hold();
             }
             Heard::NotPinned { pin } => {
+                self.claim = None;
                 if self.pin.as_ref().is_some_and(|(own, _)| *own == pin) {
                     self.lose("another receiver has it");
                 }
@@ -260,6 +262,21 @@ impl Partition {
         }
     }
 
+    /// The pin was this receiver's, some time after `asked`.
+    fn pinned(&mut self, pin: String, asked: Instant) {
+        let until = asked + PIN_TIMEOUT;
+        self.claim = None;
+        match &mut self.pin {
+            Some((own, fresh)) if *own == pin => *fresh = (*fresh).max(until),
+            other => {
+                *other = Some((pin, until));
+                // Whether somebody else had it in between shows when it is written.
+                self.tenure.iter_mut().for_each(|tenure| tenure.gathered_since = Some(Instant::now()));
+            }
+        }
+        self.hold();
+    }
+
     /// Lets the lane know how long it may go on.
     fn hold(&self) {
         if let (Some(_), Some((_, until))) = (&self.tenure, &self.pin) {
@@ -270,7 +287,12 @@ impl Partition {
     fn lose(&mut self, why: &str) {
         self.pin = None;
         self.replies.clear();
-        if let Some(tenure) = self.tenure.take() {
+        if let Some(mut tenure) = self.tenure.take() {
+            if !tenure.writing && !tenure.fresh.is_empty() {
+                // As long as nobody has taken it over, what was delivered counts.
+                self.jobs.push(tenure.write(&self.common, self.at));
+            }
+            self.parting = tenure.writing.then_some(tenure.number);
             tracing::debug!(
                 sink = &**self.common.shelf.sink(),
                 partition = self.at,
@@ -320,13 +342,19 @@ impl Partition {
                 }
             },
             Done::Written(number, sequences, result) => {
-                if self.tenure_of(number).is_none() {
-                    // Nobody waits for it any more; the next take-over finds out.
-                    return;
+                self.parting = self.parting.filter(|parting| *parting != number);
+                let revision = result.ok();
+                if let Some(tenure) = self.tenure_of(number) {
+                    tenure.writing = false;
+                    tenure.revision = revision.unwrap_or(tenure.revision);
+                    if revision.is_none() {
+                        // What it has settled since would be refused as well.
+                        tenure.fresh.clear();
+                        self.lose("another receiver took it over");
+                    }
                 }
-                match result {
-                    Ok(revision) => self.written(&sequences, revision),
-                    Err(_) => self.lose("another receiver took it over"),
+                if revision.is_some() {
+                    self.written(&sequences);
                 }
             }
         }
@@ -398,15 +426,14 @@ impl Partition {
         }
     }
 
-    fn written(&mut self, sequences: &[u64], revision: u64) {
-        let Some(tenure) = &mut self.tenure else { return };
-        (tenure.revision, tenure.writing) = (revision, false);
+    fn written(&mut self, sequences: &[u64]) {
         let mut replies = Vec::new();
         for sequence in sequences {
             self.unwritten.remove(sequence);
             replies.extend(self.replies.remove(sequence));
         }
         acknowledge(&self.common.link, replies);
+        let Some(tenure) = &mut self.tenure else { return };
         let written: HashSet<u64> = sequences.iter().copied().collect();
         for (sequence, told) in tenure.told.extract_if(.., |(sequence, _)| written.contains(sequence)) {
             self.common.shelf.written(sequence);
@@ -481,8 +508,8 @@ impl Partition {
 
     /// At the end, without the partition: whether it can be taken for another's.
     fn has_listened(&self, now: Instant) -> bool {
-        let until = self.listening.filter(|_| self.pin.is_none());
-        until.is_some_and(|until| until <= now || !self.common.link.is_connected())
+        let (Some(until), None) = (self.listening, &self.pin) else { return false };
+        until <= now || self.common.shelf.leaves(self.at) || !self.common.link.is_connected()
     }
 }
 
@@ -534,9 +561,7 @@ impl Tenure {
         (self.writing, self.gathered_since) = (true, None);
         let (number, sequences) = (self.number, std::mem::take(&mut self.fresh));
         let (common, share, revision) = (Arc::clone(common), self.share.clone(), self.revision);
-        let write =
-            self.end.clone().run_until_cancelled_owned(async move { write(&common, at, &share, revision).await });
-        Box::pin(async move { Done::Written(number, sequences, write.await.unwrap_or(Err(PutError::Stale))) })
+        Box::pin(async move { Done::Written(number, sequences, write(&common, at, &share, revision).await) })
     }
 
     fn is_to_read(&self, now: Instant, shelf: &Shelf, at: u16) -> bool {

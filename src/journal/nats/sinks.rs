@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,15 +26,22 @@ use super::partition::{self, Common, Partition};
 use super::records::{PutError, Records};
 use super::share::Share;
 use crate::config::{self, Config, Start};
-use crate::journal::{Account, Refused, SinkStatus};
+use crate::journal::{Account, Refused, Settled, SinkStatus};
 
 /// Consumers that are made at a time, and requests of the same kind.
 const AT_ONCE: usize = 32;
 /// How often it is seen to that every receiver has its part.
 const BALANCE: Duration = Duration::from_secs(2);
+/// A receiver that has not said for so long that it lives gets nothing.
+const SILENT: Duration = Duration::from_secs(5);
 /// How often what nobody delivers is looked for, and after how long without progress the consumer is to blame.
 const WATCH: Duration = Duration::from_secs(10);
 const STARVED: Duration = Duration::from_secs(30);
+/// While the stream is full: how often it is looked what has to yield, and what part of the stream that is at most.
+const EVICT: Duration = Duration::from_millis(500);
+const PART: u64 = 20;
+/// Events and bytes that are read at a time to be evicted.
+const AT_A_TIME: (usize, usize) = (256, 1 << 20);
 /// How often evictions are told.
 const TELL: Duration = Duration::from_secs(60);
 
@@ -71,7 +78,7 @@ impl fmt::Debug for Delivery {
 
 impl Delivery {
     /// Makes what is missing of the sinks in the settings, and starts to deliver to those that are enabled: a cursor for
-    /// each. `evict` is the sequence through which events yield that sinks which are not required have not had; 0: none.
+    /// each. While `full`, events yield that sinks which are not required have not had.
     ///
     /// # Errors
     /// [`NatsError`].
@@ -79,7 +86,7 @@ impl Delivery {
         (link, records, dead): (&Link, &Records, &DeadLetters),
         config: &Config,
         instance: Arc<str>,
-        evict: watch::Receiver<u64>,
+        full: watch::Receiver<bool>,
     ) -> Result<(Self, Vec<Cursor>), NatsError> {
         let partitions = config.journal.nats.as_ref().map_or(1, |nats| nats.partitions);
         let mut lanes = Vec::new();
@@ -103,23 +110,19 @@ impl Delivery {
             tasks: TaskTracker::new(),
             end: CancellationToken::new(),
         }));
-        delivery.deliver(evict).await?;
+        delivery.deliver(full).await?;
         Ok((delivery, cursors))
     }
 
     /// Every sink as the fleet's records have it, when the stream ends at `last`. Never waits.
     pub(in crate::journal) fn accounts(&self, last: u64) -> Vec<SinkStatus> {
         let Inner { records, dead, sinks, .. } = &*self.0;
-        let known = records.known("sink.");
-        let known = known.iter().filter_map(|(key, record)| {
-            let sink: Sink = serde_json::from_slice(&record.value).ok()?;
-            Some((key.strip_prefix("sink.")?, sink))
-        });
-        known
+        self.known()
+            .into_iter()
             .map(|(name, sink)| {
                 let settings = sinks.iter().find(|settings| settings.name == name);
-                let mut account = account(&shares(records, name), sink.first, last);
-                dead.amend(name, &mut account);
+                let mut account = account(&shares(records, &name), sink.first, last);
+                dead.amend(&name, &mut account);
                 SinkStatus {
                     name: name.into(),
                     account,
@@ -178,7 +181,7 @@ impl Delivery {
         records.put(&format!("sink.{name}"), 0, sink.into()).await.map(drop)
     }
 
-    async fn deliver(&self, evict: watch::Receiver<u64>) -> Result<(), NatsError> {
+    async fn deliver(&self, full: watch::Receiver<bool>) -> Result<(), NatsError> {
         let inner = &*self.0;
         let all = || inner.lanes.iter().flat_map(|lane| (0..inner.partitions).map(move |at| (lane, at)));
         let consumers = stream::iter(all()).map(|(lane, at)| {
@@ -192,8 +195,18 @@ impl Delivery {
         }
         self.spawn(inner.end.clone().run_until_cancelled_owned(self.clone().balance()).map(drop));
         self.spawn(inner.end.clone().run_until_cancelled_owned(self.clone().watch()).map(drop));
-        self.spawn(inner.end.clone().run_until_cancelled_owned(self.clone().evict(evict)).map(drop));
+        self.spawn(inner.end.clone().run_until_cancelled_owned(self.clone().evict(full)).map(drop));
         Ok(())
+    }
+
+    /// The sinks that the fleet has records of.
+    fn known(&self) -> Vec<(String, Sink)> {
+        let known = self.0.records.known("sink.");
+        let sinks = known.iter().filter_map(|(key, record)| {
+            let sink = serde_json::from_slice(&record.value).ok()?;
+            Some((key.strip_prefix("sink.")?.to_owned(), sink))
+        });
+        sinks.collect()
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -211,9 +224,17 @@ impl Delivery {
         let Inner { records, partitions, lanes, .. } = &*self.0;
         let mut ticks = ticks(BALANCE);
         let mut given = HashMap::new();
+        let mut heard: HashMap<String, (u64, Instant)> = HashMap::new();
         loop {
             ticks.tick().await;
-            let receivers = records.known("replica.").len().max(1);
+            let living = records.known("replica.").into_iter().map(|(key, record)| {
+                let before = heard.get(&key).filter(|(revision, _)| *revision == record.revision);
+                let last = before.map_or_else(Instant::now, |(_, last)| *last);
+                (key, (record.revision, last))
+            });
+            heard = living.collect();
+            let receivers = heard.values().filter(|(_, last)| last.elapsed() < SILENT).count().max(1);
+            lanes.iter().for_each(|lane| lane.shelf.set_others(receivers > 1));
             for lane in lanes.iter().filter(|lane| !lane.shelf.is_finishing()) {
                 let is_time = given.get(lane.shelf.sink()).is_none_or(|at: &Instant| at.elapsed() >= PIN_TIMEOUT);
                 if is_time && lane.shelf.held() > usize::from(*partitions).div_ceil(receivers) {
@@ -227,14 +248,13 @@ impl Delivery {
     /// Servers have let consumers starve that had messages (nats-server#8036): then nobody is pinned, and nobody delivers.
     /// One receiver of the fleet looks for that.
     async fn watch(self) {
-        let Inner { records, instance, partitions, lanes, .. } = &*self.0;
+        let Inner { partitions, lanes, .. } = &*self.0;
         let mut ticks = ticks(WATCH);
         // The cursor of a partition that has something to deliver, since when it is there.
         let mut stuck: HashMap<(Arc<str>, u16), (u64, Instant)> = HashMap::new();
         loop {
             ticks.tick().await;
-            let is_first = records.known("replica.").first().is_none_or(|(key, _)| key.ends_with(&**instance));
-            if !is_first {
+            if !self.is_first() {
                 stuck.clear();
                 continue;
             }
@@ -261,9 +281,7 @@ impl Delivery {
     /// The cursor of a partition that has something to deliver, of which its consumer says nothing.
     async fn starving(&self, lane: &Common, at: u16) -> Option<u64> {
         let Inner { link, records, .. } = &*self.0;
-        let key = partition::key(lane.shelf.sink(), at);
-        let known = records.known(&key).into_iter().find(|(found, _)| *found == key);
-        let share = known.and_then(|(_, record)| Share::read(&record.value).ok());
+        let share = share(records, lane.shelf.sink(), at);
         let cursor = share.map_or(lane.first.saturating_sub(1), |share| share.cursor());
         let names = link.names();
         let next = From::Sequence(cursor + 1);
@@ -294,27 +312,106 @@ impl Delivery {
     }
 
     /// Lets events yield while the stream is full.
-    async fn evict(self, mut through: watch::Receiver<u64>) {
+    async fn evict(self, mut full: watch::Receiver<bool>) {
         let optional: Vec<&Arc<Common>> = self.0.lanes.iter().filter(|lane| !self.is_required(lane)).collect();
         let mut told: Option<Instant> = None;
-        loop {
-            let sequence = *through.borrow_and_update();
-            if sequence > 0 && !optional.is_empty() && told.is_none_or(|told| told.elapsed() >= TELL) {
+        while full.wait_for(|full| *full).await.is_ok() {
+            let through = self.yields_through().await.unwrap_or(0);
+            let idle = self.known().into_iter().filter(|(name, sink)| !sink.required && !self.has_lane(name));
+            let idle: Vec<(String, Sink)> = idle.collect();
+            let any = !optional.is_empty() || !idle.is_empty();
+            if any && through > 0 && told.is_none_or(|told| told.elapsed() >= TELL) {
                 told = Some(Instant::now());
-                let sinks: Vec<&str> = optional.iter().map(|lane| &**lane.shelf.sink()).collect();
+                let lanes = optional.iter().map(|lane| &**lane.shelf.sink());
+                let sinks: Vec<&str> = lanes.chain(idle.iter().map(|(name, _)| &**name)).collect();
                 tracing::warn!(
                     sinks = sinks.join(" "),
                     "the journal is full: sinks that are not required lose undelivered events, counted as evicted"
                 );
             }
-            for lane in &optional {
-                lane.evict.store(sequence, Ordering::Relaxed);
-                lane.shelf.call_all();
+            let let_yield = |through| {
+                for lane in &optional {
+                    lane.evict.store(through, Ordering::Relaxed);
+                    lane.shelf.call_all();
+                }
+            };
+            let_yield(through);
+            for (name, sink) in idle.iter().filter(|_| self.is_first()) {
+                for at in 0..self.0.partitions {
+                    if let Err(error) = self.evict_idle(name, sink, at, through).await {
+                        tracing::debug!(sink = name, partition = at, error, "nothing can be evicted");
+                    }
+                }
             }
-            if through.changed().await.is_err() {
-                return;
+            sleep(EVICT).await;
+            if !*full.borrow() {
+                let_yield(0);
             }
         }
+    }
+
+    /// The sequence through which events have to yield: the oldest of the stream, unless a required sink holds them anyway.
+    async fn yields_through(&self) -> Result<u64, NatsError> {
+        let Inner { link, records, partitions, .. } = &*self.0;
+        let names = link.names();
+        let state = link.info(names.events()).await?.state;
+        let mut through = state.first_sequence + (state.last_sequence + 1).saturating_sub(state.first_sequence) / PART;
+        for (name, Sink { first, .. }) in self.known().into_iter().filter(|(_, sink)| sink.required) {
+            for at in 0..*partitions {
+                let cursor = share(records, &name, at).map_or(first.saturating_sub(1), |share| share.cursor());
+                if cursor >= through {
+                    continue;
+                }
+                let next = link.read(names.events(), &names.subject(at), From::Sequence(cursor + 1), 1, 1).await?;
+                if let Some(next) = next.messages.first() {
+                    through = through.min(next.sequence - 1);
+                }
+                if through < state.first_sequence {
+                    return Ok(0);
+                }
+            }
+        }
+        Ok(through)
+    }
+
+    /// The same for a sink without a lane here. Should another receiver have one, it takes the partition over again.
+    async fn evict_idle(&self, sink: &str, Sink { first, .. }: &Sink, at: u16, through: u64) -> Result<(), String> {
+        let Inner { link, records, instance, .. } = &*self.0;
+        let (names, key) = (link.names(), partition::key(sink, at));
+        let found = records.get(&key).await.map_err(|error| error.to_string())?;
+        let (mut share, revision) = match found {
+            Some(record) => (Share::read(&record.value).map_err(|error| error.to_string())?, record.revision),
+            None => (Share::before(*first), 0),
+        };
+        let mut previous = share.cursor();
+        let mut evicted = false;
+        while previous < through {
+            let next = From::Sequence(previous + 1);
+            let read = link.read(names.events(), &names.subject(at), next, AT_A_TIME.0, AT_A_TIME.1).await;
+            let batch = read.map_err(|error| error.to_string())?;
+            for stored in batch.messages.iter().take_while(|stored| stored.sequence <= through) {
+                evicted |= share.settle(previous, stored.sequence, Settled::Evicted);
+                previous = stored.sequence;
+            }
+            if batch.pending == 0 || batch.messages.last().is_none_or(|stored| stored.sequence > previous) {
+                break;
+            }
+        }
+        if !evicted {
+            return Ok(());
+        }
+        share.hand_over(instance);
+        let json = share.write().map_err(|error| error.to_string())?;
+        records.put(&key, revision, json.into()).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    fn has_lane(&self, sink: &str) -> bool {
+        self.0.lanes.iter().any(|lane| **lane.shelf.sink() == *sink)
+    }
+
+    /// Whether this receiver is the one of those that live which does what one has to do.
+    fn is_first(&self) -> bool {
+        self.0.records.known("replica.").first().is_none_or(|(key, _)| key.ends_with(&*self.0.instance))
     }
 
     fn is_required(&self, lane: &Common) -> bool {
@@ -364,6 +461,13 @@ async fn register(link: &Link, records: &Records, settings: &config::Sink) -> Re
 fn shares(records: &Records, sink: &str) -> Vec<Share> {
     let known = records.known(&format!("place.{sink}."));
     known.iter().filter_map(|(_, record)| Share::read(&record.value).ok()).collect()
+}
+
+/// What is known of one of them.
+fn share(records: &Records, sink: &str, at: u16) -> Option<Share> {
+    let key = partition::key(sink, at);
+    let (_, record) = records.known(&key).into_iter().find(|(found, _)| *found == key)?;
+    Share::read(&record.value).ok()
 }
 
 fn account(shares: &[Share], first: u64, last: u64) -> Account {
