@@ -267,7 +267,7 @@ impl Journal {
         let migration = Migration::open(config, settings, &metrics).await?;
         let (source, sinks, _) = Self::start(Arc::new(embedded_in(config, folder)), metrics).await?;
         let (Held::Embedded(inner), sinks) = (&source.held, embedded(sinks)) else { return Err(MigrateError::Nothing) };
-        let moved = migration.into_cluster(inner, &sinks, told).await;
+        let moved = migration.to_cluster(inner, &sinks, told).await;
         source.close().await;
         moved
     }
@@ -288,7 +288,7 @@ impl Journal {
         let admission = Admission::new(&config.listen, Arc::clone(&metrics));
         let (target, sinks, _) = Self::start(Arc::new(embedded_in(config, folder)), metrics).await?;
         let (Held::Embedded(inner), sinks) = (&target.held, embedded(sinks)) else { return Err(MigrateError::Nothing) };
-        let moved = migration.into_folder(inner, &sinks, &admission, told).await;
+        let moved = migration.to_folder(inner, &sinks, &admission, told).await;
         target.close().await;
         moved
     }

@@ -152,8 +152,8 @@ fn it_can_be_paused_and_goes_on_after_a_kill() {
     // What it had done is known to the next life, give or take a second.
     receiver.kill();
     let receiver = setup.start();
-    // In a fleet another receiver takes it over once this one's is known to be gone.
-    let running = wait_for("the replay", || {
+    // A fleet's receiver has to be sure first that the one before does not live any more.
+    let running = wait_for("the replay to be there again", || {
         let answer = receiver.ask_admin(&format!("/api/v1/replay/{id}")).unwrap();
         (answer.status == 200).then(|| answer.json())
     });

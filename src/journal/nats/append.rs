@@ -125,7 +125,7 @@ impl Appender {
     }
 
     fn stored(&self, sequence: u64, payload: Bytes) -> Published {
-        self.full.send_if_modified(|full| std::mem::take(full));
+        self.full.send_if_modified(std::mem::take);
         self.tail.send_if_modified(|tail| {
             let newer = *tail < sequence;
             *tail = sequence.max(*tail);

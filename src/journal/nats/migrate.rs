@@ -133,7 +133,7 @@ impl Migration {
 
     /// Moves what the folder's journal holds; `sinks` are the cursors of those that are switched on. `told` hears of each
     /// step how many events are done, of how many.
-    pub(in crate::journal) async fn into_cluster(
+    pub(in crate::journal) async fn to_cluster(
         &self,
         source: &Arc<Inner>,
         sinks: &[Cursor],
@@ -200,13 +200,13 @@ impl Migration {
         for (sink, place) in &places {
             self.place(sink, base + 1, &place.shares).await?;
         }
-        self.letters_into_cluster(source, &mut moved).await?;
-        self.bodies_into_cluster(source, &mut moved).await?;
+        self.letters_to_cluster(source, &mut moved).await?;
+        self.bodies_to_cluster(source, &mut moved).await?;
         Ok(moved)
     }
 
     /// Moves what the cluster holds into an empty folder; the cursors are those of the sinks in it.
-    pub(in crate::journal) async fn into_folder(
+    pub(in crate::journal) async fn to_folder(
         &self,
         target: &Arc<Inner>,
         cursors: &[Cursor],
@@ -270,8 +270,8 @@ impl Migration {
             next = end + 1;
             told(moved.events, state.messages);
         }
-        self.letters_into_folder(&settlers, &dead, &mut moved).await?;
-        self.bodies_into_folder(target, admission, &mut moved).await?;
+        self.letters_to_folder(&settlers, &dead, &mut moved).await?;
+        self.bodies_to_folder(target, admission, &mut moved).await?;
         Ok(moved)
     }
 
@@ -295,7 +295,7 @@ impl Migration {
         Delivery::make(&self.records, sink, first).await.map_err(fought)
     }
 
-    async fn letters_into_cluster(&self, source: &Inner, moved: &mut Moved) -> Result<(), MigrateError> {
+    async fn letters_to_cluster(&self, source: &Inner, moved: &mut Moved) -> Result<(), MigrateError> {
         let mut pick = Pick { after: 0, sink: None, limit: ROWS, whole: true };
         loop {
             let wanted = pick.clone();
@@ -325,7 +325,7 @@ impl Migration {
     }
 
     /// `moved_to` has the sequences that the letters' events have now; 0 where the event itself was not kept any more.
-    async fn letters_into_folder(
+    async fn letters_to_folder(
         &self,
         settlers: &[Settler],
         moved_to: &HashMap<(String, u64), u64>,
@@ -349,7 +349,7 @@ impl Migration {
         }
     }
 
-    async fn bodies_into_folder(
+    async fn bodies_to_folder(
         &self,
         target: &Inner,
         admission: &Admission,
@@ -373,7 +373,7 @@ impl Migration {
         }
     }
 
-    async fn bodies_into_cluster(&self, source: &Inner, moved: &mut Moved) -> Result<(), MigrateError> {
+    async fn bodies_to_cluster(&self, source: &Inner, moved: &mut Moved) -> Result<(), MigrateError> {
         let mut pick = Pick { after: 0, sink: None, limit: ROWS, whole: true };
         loop {
             let wanted = pick.clone();

@@ -51,8 +51,8 @@ pub(super) use letters::Letters;
 pub(in crate::journal) use link::NatsError;
 pub(super) use migrate::Migration;
 pub use migrate::{MigrateError, Moved};
-pub use streams::{ClusterFindings, examine_cluster};
 pub(super) use scan::{Scan, Watch};
+pub use streams::{ClusterFindings, examine_cluster};
 
 use super::letters::{Handled, Letter, LettersOf, Which};
 use super::quarantine::{Bodies, QuarantinedBody};
@@ -69,8 +69,6 @@ use quarantine::Quarantine;
 use records::Records;
 use sinks::Delivery;
 
-/// Bytes of one event, at most: bodies are far smaller.
-const ONE: usize = 16 << 20;
 /// Events stored here that a slow [`Watch`] may be behind.
 const OWN: usize = 1024;
 /// Of a full stream, what yields at a time…
@@ -224,7 +222,7 @@ impl Cluster {
         let names = self.link.names();
         // What comes after this is not older.
         let next = *self.appender.tail.borrow() + 1;
-        let found = self.link.read(names.events(), &names.subjects(), From::Time(time), 1, ONE).await;
+        let found = self.link.read(names.events(), &names.subjects(), From::Time(time), 1, 1).await;
         let found = found.map_err(|error| refused(&error))?;
         Ok(found.messages.first().map_or(next, |stored| stored.sequence))
     }
