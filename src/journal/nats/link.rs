@@ -87,6 +87,11 @@ pub enum NatsError {
     Unfit(Vec<String>),
 }
 
+/// Servers count nanoseconds in 64 bits, which end in the year 2262, and begin anew; nothing is stored later than this.
+fn latest() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 33)
+}
+
 /// Where a batch begins.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::journal) enum From {
@@ -194,7 +199,9 @@ impl Link {
         let mut request = json!({ "batch": count, "max_bytes": max_bytes, "next_by_subj": filter });
         match from {
             From::Sequence(sequence) => request["seq"] = sequence.max(1).into(),
-            From::Time(time) => request["start_time"] = humantime::format_rfc3339_nanos(time).to_string().into(),
+            From::Time(time) => {
+                request["start_time"] = humantime::format_rfc3339_nanos(time.min(latest())).to_string().into()
+            }
         }
         let ticket = self.0.replies.ticket(count + 1);
         let subject = format!("$JS.API.DIRECT.GET.{stream}");
