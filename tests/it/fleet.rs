@@ -95,7 +95,9 @@ impl Run {
         let (cluster, folder) = (NatsCluster::start(""), TempDir::new().unwrap());
         let web = Web::start(&folder.path().join("web"));
         // A receiver may well begin without a part of the events.
-        ["ledger", "out0", "out1"].map(|name| File::create(folder.path().join(name)).unwrap());
+        for name in ["ledger", "out0", "out1"] {
+            File::create(folder.path().join(name)).unwrap();
+        }
         let setups = [0, 1].map(|number| {
             let setup = Setup::embedded()
                 .set("journal.nats.stream", STREAM)
@@ -130,7 +132,9 @@ impl Run {
         self.cluster.wait_whole();
         let summary = load.stop(self);
         let ended = begun.elapsed();
-        (0..2).for_each(|number| drop(self.fleet.receiver(number).settled()));
+        for number in 0..2 {
+            self.fleet.receiver(number).settled();
+        }
         for sink in ["out", "web"] {
             // Each knows at once of what it stored itself, and a moment later of the rest.
             wait_for("both to say that all is delivered", || {
