@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use asapp_receiver::admission::Outcome;
-use asapp_receiver::config::Endpoint;
+use asapp_receiver::config::{Endpoint, Engine};
 use asapp_receiver::journal::{
     Appended, Bodies, Cursor, Event, Handled, Journal, Letter, LetterState, Letters, LettersOf, QuarantineStatus,
     Quarantined, Refused, Settled, Settler, State, Which,
@@ -54,7 +54,10 @@ fn open(path: &Path, engine: &str, settings: &[(&str, &str)]) -> Open {
 /// Stores so many events and puts them into the dead letters of `early`.
 async fn die(open: &mut Open, count: usize) -> Vec<Event> {
     let bodies: Vec<String> = (0..count).map(|_| event(&new_id())).collect();
-    join_all(bodies.iter().map(|body| open.append(body.as_bytes()))).await;
+    // No more of them at once than are admitted.
+    for some in bodies.chunks(1_000) {
+        join_all(some.iter().map(|body| open.append(body.as_bytes()))).await;
+    }
     let cursor = open.cursors.get_mut("early").unwrap();
     let mut dead = Vec::new();
     while dead.len() < count {
@@ -84,6 +87,15 @@ fn account(open: &Open) -> (u64, u64, u64) {
     let settled = account.delivered + account.filtered + account.dead_lettered + account.evicted;
     assert_eq!(account.stored, settled + account.pending, "{account:?}");
     (account.delivered, account.dead_lettered, account.pending)
+}
+
+/// Checks that something is so: at once, or in a cluster, whose counts are asked for every second, after a while.
+#[track_caller]
+fn becomes<T: PartialEq + std::fmt::Debug>(open: &Open, wanted: T, what: impl Fn(&Journal) -> T) {
+    if open.journal.engine() == Engine::Nats {
+        wait_for(&format!("{wanted:?}"), || (what(&open.journal) == wanted).then_some(()));
+    }
+    assert_eq!(what(&open.journal), wanted);
 }
 
 /// How many there are, and how many of them are retried.
@@ -184,7 +196,8 @@ fn a_retried_dead_letter_is_pending_until_its_end() {
         }
         await_counts(&open.journal, (0, 0));
         assert_eq!(account(&open), (3, 0, 0));
-        assert!(bytes > 0 && open.journal.status().dead_letters.bytes == 0);
+        assert!(bytes > 0);
+        becomes(&open, 0, |journal| journal.status().dead_letters.bytes);
         assert!(all(&open.journal).await.is_empty());
         // The next one has a number of its own.
         die(&mut open, 1).await;
@@ -265,7 +278,7 @@ fn thousands_are_retried_while_events_come_in() {
         assert!(longest < PATIENCE / 2, "an event waited {longest:?}");
         await_counts(&open.journal, (0, 0));
         assert_eq!(account(&open), (5_000, 0, 200));
-        assert_eq!(open.journal.status().dead_letters.bytes, 0);
+        becomes(&open, 0, |journal| journal.status().dead_letters.bytes);
         open.journal.close().await;
     });
 }

@@ -141,19 +141,13 @@ impl Janitor {
     /// The stream of events, if it answers.
     async fn look(&mut self) -> Option<Info> {
         let names = self.link.names();
-        let all = async {
-            tokio::join!(
-                self.link.info(names.events()),
-                self.link.info(names.dead()),
-                self.link.info(names.quarantine()),
-                self.link.info(names.state())
-            )
-        };
-        let looked = timeout(LOOK_WITHIN, all).await;
-        let (events, dead, quarantine, state) = looked.unwrap_or_else(|_| {
+        // Each for itself: that one of the others has lost its leader does not keep events out.
+        let info = async |name| {
             let late = || Err(NatsError::Unavailable("no answer in time".to_owned()));
-            (late(), late(), late(), late())
-        });
+            timeout(LOOK_WITHIN, self.link.info(name)).await.unwrap_or_else(|_| late())
+        };
+        let (events, dead, quarantine, state) =
+            tokio::join!(info(names.events()), info(names.dead()), info(names.quarantine()), info(names.state()));
         let mut unfit = Vec::new();
         for (kind, info) in [
             (Kind::Events, &events),
