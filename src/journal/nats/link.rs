@@ -89,11 +89,6 @@ pub enum NatsError {
     Unfit(Vec<String>),
 }
 
-/// Servers count nanoseconds in 64 bits, which end in the year 2262, and begin anew; nothing is stored later than this.
-fn latest() -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 33)
-}
-
 /// Where a batch begins.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::journal) enum From {
