@@ -21,3 +21,4 @@ mod retries;
 mod share;
 mod sinks;
 mod streams;
+mod tenure;
