@@ -58,7 +58,7 @@ pub enum StartError {
     Listen { key: &'static str, address: SocketAddr, source: io::Error },
     #[error("the admin port's token cannot be used")]
     Gate(#[from] GateError),
-    #[error("the journal cannot be used (journal.path)")]
+    #[error("the journal cannot be used ({})", .0.key())]
     Journal(#[from] OpenError),
     #[error("a sink cannot be started")]
     Sink(#[source] io::Error),
@@ -86,7 +86,7 @@ impl Service {
     pub async fn start(config: Config) -> Result<Running, StartError> {
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
-        metrics.journal_max_bytes.set(config.journal.max_bytes.try_into().unwrap_or(i64::MAX));
+        metrics.journal_max_bytes.set(config.journal.capacity().try_into().unwrap_or(i64::MAX));
         let tls = Arc::new(ServerTls::load(&config.tls).map_err(StartError::Tls)?);
         for finding in tls.findings().iter().filter(|finding| finding.severity == Severity::Warning) {
             tracing::warn!("tls: {finding}");
@@ -255,10 +255,7 @@ async fn open_journal(
     config: &Arc<Config>,
     metrics: &Arc<Metrics>,
 ) -> Result<(Journal, Vec<journal::Cursor>), StartError> {
-    let (settings, counted) = (Arc::clone(config), Arc::clone(metrics));
-    let open = tokio::task::spawn_blocking(move || Journal::open(&settings, counted));
-    let opened = open.await.map_err(|panic| StartError::Sink(io::Error::other(panic)))?;
-    let (journal, cursors, report) = opened?;
+    let (journal, cursors, report) = Journal::start(Arc::clone(config), Arc::clone(metrics)).await?;
     for warning in &report.warnings {
         tracing::warn!("journal: {warning}");
     }
@@ -269,7 +266,9 @@ async fn open_journal(
     }
     if config.journal.engine == Engine::Memory {
         tracing::warn!("journal.engine is memory: a restart loses every event not yet delivered");
-    } else if let Some(kind) = journal::volatile_file_system(&config.journal.path) {
+    } else if config.journal.engine == Engine::Sqlite
+        && let Some(kind) = journal::volatile_file_system(&config.journal.path)
+    {
         tracing::warn!(path = %config.journal.path.display(), "not durable: the journal is on {kind}, which does not outlive the machine or the container");
     }
     for sink in journal.status().sinks.iter().filter(|sink| sink.gone) {
@@ -378,10 +377,16 @@ impl View {
             last_sequence: (found.last_sequence > 0).then_some(found.last_sequence),
             oldest_seconds: found.oldest.map(|oldest| seconds(oldest, now)),
             bytes: found.bytes,
-            max_bytes: self.config.journal.max_bytes,
+            max_bytes: self.config.journal.capacity(),
             held_bytes: held_bytes(found),
             lost_events: self.metrics.journal_lost.get(),
             dedup_ids: found.dedup_ids as u64,
+            cluster: found.cluster.clone().map(|cluster| admin::Cluster {
+                server: cluster.server,
+                version: cluster.version,
+                name: cluster.cluster,
+                sync_always: cluster.sync_always,
+            }),
         }
     }
 

@@ -8,6 +8,7 @@
 mod baseline;
 mod disk;
 mod load;
+mod nats;
 #[path = "../pki.rs"]
 mod pki;
 mod servers;
@@ -65,6 +66,10 @@ struct Options {
     /// A setting of one more receiver, on top of the others, to measure beside this one; may be repeated
     #[arg(long = "beside", value_name = "KEY=VALUE")]
     beside: Vec<String>,
+    /// Measure the engine nats instead, beside the embedded one: clusters of this server with one node and with three, which
+    /// sync every two minutes (their default) and always
+    #[arg(long, value_name = "PROGRAM")]
+    nats_server: Option<PathBuf>,
     /// What cargo passes
     #[arg(long, hide = true)]
     bench: bool,
@@ -87,6 +92,11 @@ fn main() {
     println!("{}; {cores}\n", bench.requests);
     if options.instructions {
         return bench.instructions(&cores);
+    }
+    if let Some(program) = &options.nats_server {
+        cores.share();
+        println!("Servers and load on both cores\n");
+        return bench.clusters(program);
     }
     cores.keep_for_servers();
     let servers = bench.servers("one");
@@ -144,6 +154,26 @@ impl<'a> Bench<'a> {
             servers.push(receiver(own, servers.len(), &[&settings[..], beside].concat()).named("… beside"));
         }
         servers
+    }
+
+    /// One cluster at a time: its servers work also when nobody asks.
+    fn clusters(&self, program: &Path) {
+        for (nodes, always) in [(1, false), (1, true), (3, false), (3, true)] {
+            let folder = self.folder.join(format!("nats-{nodes}-{always}"));
+            let cluster = nats::Cluster::start(program, &folder, nodes, always);
+            let receiver = |name: &str, settings: &[String]| {
+                let own = Path::new(servers::RECEIVER);
+                let settings = [&self.options.settings[..], settings].concat();
+                Server::receiver(own, Run::Plain, &self.pki, &folder.join(name), &settings).named(name)
+            };
+            let servers = [receiver("sqlite", &[]), receiver(cluster.name(), &cluster.settings())];
+            for &connections in &self.options.connections {
+                self.closed_loop(&servers, connections);
+            }
+            if self.options.rate > 0 {
+                self.open_loop(&servers);
+            }
+        }
     }
 
     /// As many events as go through `connections` connections, each of which waits for its 200.

@@ -95,7 +95,23 @@ pub struct Journal {
     /// Of those bytes, what some sink has not had yet, by its share of the events.
     pub held_bytes: u64,
     pub lost_events: u64,
+    /// In memory here; a cluster counts its own.
     pub dedup_ids: u64,
+    /// Of the engine `nats` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Cluster>,
+}
+
+/// The NATS cluster, as its server that the receiver is connected to, or was last, tells.
+#[derive(Debug, Clone, Serialize)]
+pub struct Cluster {
+    pub server: String,
+    pub version: String,
+    /// `None`: a server without a cluster.
+    pub name: Option<String>,
+    /// Whether that server has events on its disk before it acknowledges them; `None`: unknown, for want of
+    /// `journal.nats.monitor_url`.
+    pub sync_always: Option<bool>,
 }
 
 /// What [`Sink::state`] may be.
@@ -163,6 +179,7 @@ impl Status {
                 held_bytes: 0,
                 lost_events: 0,
                 dedup_ids: 0,
+                cluster: None,
             },
             sinks: Vec::new(),
             dead_letters: DeadLetters { count: 0, retrying: 0, bytes: 0, max_bytes: 1 },

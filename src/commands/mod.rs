@@ -6,6 +6,7 @@ mod client;
 pub mod demo;
 pub mod feed_config;
 pub mod letters;
+pub mod migrate;
 pub mod replay;
 pub mod serve;
 pub mod simulate;
@@ -56,6 +57,7 @@ enum Command {
     DeadLetters(letters::DeadLetters),
     Quarantine(letters::Quarantine),
     Replay(replay::Args),
+    Migrate(migrate::Args),
 }
 
 impl Cli {
@@ -76,6 +78,7 @@ impl Cli {
             Command::DeadLetters(args) => letters::dead_letters(args).await,
             Command::Quarantine(args) => letters::quarantine(args).await,
             Command::Replay(args) => replay::run(args).await,
+            Command::Migrate(args) => migrate::run(args, &self.config).await,
         }
     }
 }

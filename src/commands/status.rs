@@ -94,6 +94,15 @@ fn tables(status: &Value) -> String {
         table(&certificate, &list(&status["certificates"])),
         table(&reload, &[&status["reload"]]),
     );
+    if let cluster @ Value::Object(_) = &status["journal"]["cluster"] {
+        let sync = match cluster["sync_always"].as_bool() {
+            Some(true) => "always",
+            Some(false) => "every few minutes",
+            None => "unknown",
+        };
+        text +=
+            &format!("\ncluster\n{}", table(&["server", "version", "name", "sync"], &[&with(cluster, "sync", sync)]));
+    }
     for problem in list(&status["reload"]["problems"]) {
         text += &format!("\nnot taken: {}\n", problem.as_str().unwrap_or_default());
     }

@@ -4,6 +4,7 @@
 //! layer is reported at once, each with its key, its source and the remedy ([`Problems`]).
 
 mod layers;
+mod nats;
 mod origin;
 mod reader;
 mod sections;
@@ -255,6 +256,14 @@ pub struct Journal {
     pub retention: Duration,
     /// Read only for [`Engine::Nats`].
     pub nats: Option<Nats>,
+}
+
+impl Journal {
+    /// Bytes of live events that the engine may hold.
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        self.nats.as_ref().map_or(self.max_bytes, |nats| nats.max_bytes)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

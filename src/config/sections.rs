@@ -11,11 +11,11 @@ use super::origin::Origin;
 use super::reader::{Reader, Section};
 use super::{
     Admin, AllowedClient, AllowedClients, Config, DeadLetters, Dedup, Endpoint, Engine, Journal, Listen, Log,
-    LogFormat, Nats, Quarantine, SinkKind, Tls, TlsVersion, sinks, units,
+    LogFormat, Nats, Ordering, Quarantine, SinkKind, Tls, TlsVersion, nats, sinks, units,
 };
 
 pub(super) const INSTANT: Duration = Duration::from_millis(10);
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const HOUR: Duration = Duration::from_secs(60 * 60);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -190,7 +190,7 @@ fn dedup(mut s: Section<'_, '_>) -> Dedup {
 fn journal(mut s: Section<'_, '_>) -> Journal {
     let engines = [("sqlite", Some(Engine::Sqlite)), ("memory", Some(Engine::Memory)), ("nats", Some(Engine::Nats))];
     let engine = s.choice("engine", &engines, Engine::Sqlite);
-    let nats = nats(s.section("nats"), engine == Engine::Nats);
+    let nats = nats::nats(s.section("nats"), engine == Engine::Nats);
     let journal = Journal {
         engine,
         nats,
@@ -209,36 +209,6 @@ fn journal(mut s: Section<'_, '_>) -> Journal {
     s.doubt(&["engine"], memory, "\"memory\" loses every event at the end of the process");
     s.finish();
     journal
-}
-
-fn nats(mut s: Section<'_, '_>, chosen: bool) -> Option<Nats> {
-    if !chosen {
-        s.ignore(&["servers", "stream", "replicas", "duplicate_window", "partitions", "max_bytes", "credentials_file"]);
-        s.ignore(&["nkey_file", "ca", "certificate", "private_key", "monitor_url", "ack_timeout"]);
-        s.finish();
-        return None;
-    }
-    let nats = Nats {
-        servers: s.list(
-            "servers",
-            |server| Some(server.to_owned()),
-            "write them as in \"tls://nats.example.com:4222\"",
-        ),
-        stream: s.text("stream").unwrap_or_default(),
-        replicas: s.number("replicas", 1..=5),
-        duplicate_window: s.duration("duplicate_window", SECOND..=YEAR),
-        partitions: s.number("partitions", 1..=256),
-        max_bytes: s.size("max_bytes", 4 * KIB..=u64::MAX),
-        credentials_file: s.file("credentials_file"),
-        nkey_file: s.file("nkey_file"),
-        ca: s.file("ca"),
-        certificate: s.file("certificate"),
-        private_key: s.file("private_key"),
-        monitor_url: s.text("monitor_url"),
-        ack_timeout: s.duration("ack_timeout", SECOND..=Duration::from_secs(60)),
-    };
-    s.finish();
-    Some(nats)
 }
 
 fn admin(mut s: Section<'_, '_>) -> Admin {
@@ -285,11 +255,18 @@ fn between_sections(reader: &mut Reader, config: &Config) {
             reader.contradiction(&[&other, &path], true, "are the same path", "give each endpoint its own");
         }
     }
+    let (max_bytes, journal) = match &config.journal.nats {
+        Some(nats) => ("journal.nats.max_bytes", nats.max_bytes),
+        None => ("journal.max_bytes", config.journal.max_bytes),
+    };
     reader.doubt(
-        &["listen.max_body_bytes", "journal.max_bytes"],
-        u64::try_from(config.listen.max_body_bytes).is_ok_and(|body| body > config.journal.max_bytes),
-        "the largest event that is let in never fits the journal: make journal.max_bytes larger",
+        &["listen.max_body_bytes", max_bytes],
+        u64::try_from(config.listen.max_body_bytes).is_ok_and(|body| body > journal),
+        format!("the largest event that is let in never fits the journal: make {max_bytes} larger"),
     );
+    if let Some(nats) = &config.journal.nats {
+        of_a_fleet(reader, config, nats);
+    }
     let mut files: BTreeMap<PathBuf, &str> = BTreeMap::new();
     for sink in &config.sinks {
         let SinkKind::File(file) = &sink.kind else { continue };
@@ -309,6 +286,26 @@ fn between_sections(reader: &mut Reader, config: &Config) {
         "are one port",
         "give the events and the operators a port each",
     );
+}
+
+/// What else goes for a journal that several receivers share.
+fn of_a_fleet(reader: &mut Reader, config: &Config, nats: &Nats) {
+    reader.contradiction(
+        &["journal.nats.ack_timeout", "listen.answer_within"],
+        nats.ack_timeout >= config.listen.answer_within,
+        "leave no time to try an event a second time",
+        "make ack_timeout shorter than answer_within, by half or more",
+    );
+    for sink in &config.sinks {
+        let SinkKind::Http(http) = &sink.kind else { continue };
+        let ordering = format!("sinks.{}.ordering", sink.name);
+        reader.contradiction(
+            &[&ordering, "journal.nats.partitions"],
+            http.ordering == Ordering::Strict && nats.partitions > 1,
+            "exclude each other: there is no order over partitions",
+            "write ordering = \"entity\", or partitions = 1, which one receiver at a time delivers",
+        );
+    }
 }
 
 /// Reads each entry of a table whose names are the user's.

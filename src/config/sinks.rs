@@ -177,7 +177,7 @@ fn flaw(url: &Uri, text: &str) -> Option<(&'static str, &'static str)> {
     }
 }
 
-fn is_this_host(host: &str) -> bool {
+pub(super) fn is_this_host(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }

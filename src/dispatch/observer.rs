@@ -34,7 +34,7 @@ pub(super) struct Observer {
 
 impl Observer {
     pub(super) fn new(journal: &Journal, metrics: Arc<Metrics>) -> Self {
-        let watch = journal.watch();
+        let watch = journal.watch_own();
         let (first, last) = journal.range();
         let recent = journal.scan(first.max((last + 1).saturating_sub(RECENT)));
         Self { recent, last, watch, metrics, told: HashSet::new() }

@@ -179,7 +179,33 @@ impl Replays {
                 replays.inner.known().entry(progress.id).and_modify(|known| known.progress.state = State::Paused);
             }
         }
+        let adopting = replays.clone().adopt();
+        let finish = replays.inner.finish.clone();
+        replays.inner.tracker.spawn(finish.run_until_cancelled_owned(adopting));
         replays
+    }
+
+    /// Goes on with the replays of receivers that do not live any more, as long as there can be any.
+    async fn adopt(self) {
+        while let Some((key, text)) = self.inner.journal.adopted().await {
+            if key != NOTE {
+                continue;
+            }
+            let found: Vec<Progress> = serde_json::from_str(&text).unwrap_or_default();
+            for mut progress in found.into_iter().filter(|progress| !progress.is_over()) {
+                let (id, runs) = (progress.id, progress.state == State::Running);
+                progress.state = State::Paused;
+                self.inner.known().entry(id).or_insert(Known { progress, stop: None });
+                if runs && let Err(error) = self.run(id) {
+                    tracing::warn!(replay = id, %error, "a replay of another receiver does not go on");
+                }
+            }
+            // To ask for the next note says that this one is written down.
+            while let Err(error) = self.write().await {
+                tracing::warn!(%error, "cannot write down the replays of another receiver");
+                tokio::time::sleep(WRITE_EVERY).await;
+            }
+        }
     }
 
     /// Begins a replay.
@@ -205,13 +231,12 @@ impl Replays {
         if first > last {
             return Err(ReplayError::Empty);
         }
+        busy_with(&self.inner.known(), &sink)?;
+        let shared = self.inner.journal.number(NOTE).await?;
         let progress = {
             let mut known = self.inner.known();
-            let busy = known.values().find(|known| known.progress.sink == sink && !known.progress.is_over());
-            if let Some(busy) = busy {
-                return Err(ReplayError::Busy(busy.progress.id));
-            }
-            let id = known.keys().next_back().map_or(1, |last| last + 1);
+            busy_with(&known, &sink)?;
+            let id = shared.unwrap_or_else(|| known.keys().next_back().map_or(1, |last| last + 1));
             let progress = Progress {
                 id,
                 sink,
@@ -347,6 +372,12 @@ impl Inner {
     fn known(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// One replay a sink at a time.
+fn busy_with(known: &BTreeMap<u64, Known>, sink: &str) -> Result<(), ReplayError> {
+    let busy = known.values().find(|known| known.progress.sink == sink && !known.progress.is_over());
+    busy.map_or(Ok(()), |busy| Err(ReplayError::Busy(busy.progress.id)))
 }
 
 /// A replay under way.

@@ -65,6 +65,11 @@ impl Cursor {
         self.scan.next()
     }
 
+    /// Ranges past [`next`](Self::next) that were settled before this process began.
+    pub(super) fn settled(&self) -> &[(u64, u64)] {
+        &self.settled
+    }
+
     /// A handle by which to settle what was read.
     #[must_use]
     pub fn settler(&self) -> Settler {

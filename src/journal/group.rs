@@ -98,6 +98,17 @@ impl Event {
         Self { replayed: true, ..self }
     }
 
+    /// What to write to have it once more.
+    pub(super) fn parts<'a>(&'a self, envelope: &'a Envelope) -> Parts<'a> {
+        Parts {
+            received_at: self.received_at,
+            endpoint: self.endpoint(),
+            peer: self.peer(),
+            traceparent: self.traceparent(),
+            envelope,
+        }
+    }
+
     /// Reads what [`single`] wrote.
     pub(super) fn read_single(sequence: u64, block: Bytes) -> Result<Self, Damaged> {
         let group = Group { first: sequence, last: sequence, at: UNIX_EPOCH, block };

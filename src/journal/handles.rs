@@ -4,12 +4,14 @@ use std::collections::HashSet;
 
 use super::letters::Letter;
 use super::place::Settled;
-use super::{Event, Refused, cursor, letters};
+use super::{Event, Refused, cursor, letters, nats};
 
 /// How a lane reads the journal. Reading runs ahead of settling; what was settled in an earlier life is skipped.
 pub enum Cursor {
     #[doc(hidden)]
     Embedded(cursor::Cursor),
+    #[doc(hidden)]
+    Cluster(nats::Cursor),
 }
 
 /// How a lane says what became of its events. Cheap to clone.
@@ -17,24 +19,33 @@ pub enum Cursor {
 pub enum Settler {
     #[doc(hidden)]
     Embedded(cursor::Settler),
+    #[doc(hidden)]
+    Cluster(nats::Settler),
 }
 
 /// Reads the journal from some sequence on, in order, and settles nothing.
 pub enum Scan {
     #[doc(hidden)]
     Embedded(cursor::Scan),
+    #[doc(hidden)]
+    Cluster(nats::Scan),
 }
 
 /// Sees every event from some moment on, settles nothing, and rather skips than falls behind.
 pub enum Watch {
     #[doc(hidden)]
     Embedded(cursor::Watch),
+    #[doc(hidden)]
+    Cluster(nats::Watch),
 }
 
 /// The retried dead letters of one sink, for its lane.
 pub enum Letters {
     #[doc(hidden)]
     Embedded(letters::Letters),
+    /// None for whoever asks a second time.
+    #[doc(hidden)]
+    Cluster(Option<nats::Letters>),
 }
 
 /// What a lane reads.
@@ -78,6 +89,7 @@ impl Cursor {
     pub fn sink(&self) -> &str {
         match self {
             Self::Embedded(cursor) => cursor.sink(),
+            Self::Cluster(cursor) => cursor.sink(),
         }
     }
 
@@ -86,6 +98,7 @@ impl Cursor {
     pub fn caught_up(&self) -> bool {
         match self {
             Self::Embedded(cursor) => cursor.caught_up(),
+            Self::Cluster(cursor) => cursor.caught_up(),
         }
     }
 
@@ -94,6 +107,7 @@ impl Cursor {
     pub fn next(&self) -> u64 {
         match self {
             Self::Embedded(cursor) => cursor.next(),
+            Self::Cluster(cursor) => cursor.next(),
         }
     }
 
@@ -103,6 +117,7 @@ impl Cursor {
     pub fn may_deliver(&self) -> bool {
         match self {
             Self::Embedded(_) => true,
+            Self::Cluster(cursor) => cursor.may_deliver(),
         }
     }
 
@@ -111,6 +126,7 @@ impl Cursor {
     pub fn settler(&self) -> Settler {
         match self {
             Self::Embedded(cursor) => Settler::Embedded(cursor.settler()),
+            Self::Cluster(cursor) => Settler::Cluster(cursor.settler()),
         }
     }
 
@@ -119,6 +135,7 @@ impl Cursor {
     pub fn letters(&self) -> Letters {
         match self {
             Self::Embedded(cursor) => Letters::Embedded(cursor.letters()),
+            Self::Cluster(cursor) => Letters::Cluster(cursor.letters()),
         }
     }
 
@@ -129,6 +146,7 @@ impl Cursor {
     pub async fn read(&mut self) -> Result<Read, Gone> {
         match self {
             Self::Embedded(cursor) => cursor.read().await.map(Read::Events),
+            Self::Cluster(cursor) => cursor.read().await,
         }
     }
 
@@ -140,6 +158,7 @@ impl Cursor {
     pub async fn lost(&mut self) -> Result<Lost, Gone> {
         match self {
             Self::Embedded(_) => std::future::pending().await,
+            Self::Cluster(cursor) => cursor.lost().await,
         }
     }
 
@@ -148,6 +167,7 @@ impl Cursor {
         match self {
             // Nothing comes in any more.
             Self::Embedded(_) => {}
+            Self::Cluster(cursor) => cursor.finish(),
         }
     }
 }
@@ -157,6 +177,7 @@ impl Settler {
     pub fn sink(&self) -> &str {
         match self {
             Self::Embedded(settler) => settler.sink(),
+            Self::Cluster(settler) => settler.sink(),
         }
     }
 
@@ -165,13 +186,15 @@ impl Settler {
     pub async fn settle(&self, from: u64, to: u64, how: Settled) {
         match self {
             Self::Embedded(settler) => settler.settle(from, to, how).await,
+            Self::Cluster(settler) => settler.settle(from, to, how),
         }
     }
 
     /// Says that the lane has let go of events, as [`Lost`] bade it: nothing more will be heard of them.
-    pub fn release(&self, _sequences: &[u64]) {
+    pub fn release(&self, sequences: &[u64]) {
         match self {
             Self::Embedded(_) => {}
+            Self::Cluster(settler) => settler.release(sequences),
         }
     }
 
@@ -182,6 +205,7 @@ impl Settler {
     pub async fn dead_letter(&self, event: &Event, reason: &str, attempts: u32) -> Result<(), Refused> {
         match self {
             Self::Embedded(settler) => settler.dead_letter(event, reason, attempts).await,
+            Self::Cluster(settler) => settler.dead_letter(event, reason, attempts).await,
         }
     }
 
@@ -190,6 +214,7 @@ impl Settler {
     pub async fn letter_delivered(&self, id: u64) {
         match self {
             Self::Embedded(settler) => settler.letter_delivered(id).await,
+            Self::Cluster(settler) => settler.letter_delivered(id).await,
         }
     }
 
@@ -197,6 +222,7 @@ impl Settler {
     pub async fn letter_failed(&self, id: u64, reason: &str, attempts: u32) {
         match self {
             Self::Embedded(settler) => settler.letter_failed(id, reason, attempts).await,
+            Self::Cluster(settler) => settler.letter_failed(id, reason, attempts).await,
         }
     }
 }
@@ -207,6 +233,7 @@ impl Scan {
     pub fn caught_up(&self) -> bool {
         match self {
             Self::Embedded(scan) => scan.caught_up(),
+            Self::Cluster(scan) => scan.caught_up(),
         }
     }
 
@@ -215,6 +242,7 @@ impl Scan {
     pub fn next(&self) -> u64 {
         match self {
             Self::Embedded(scan) => scan.next(),
+            Self::Cluster(scan) => scan.next(),
         }
     }
 
@@ -223,6 +251,7 @@ impl Scan {
     pub fn watch(&self) -> Watch {
         match self {
             Self::Embedded(scan) => Watch::Embedded(scan.watch()),
+            Self::Cluster(scan) => Watch::Cluster(scan.watch()),
         }
     }
 
@@ -234,6 +263,7 @@ impl Scan {
     pub async fn read(&mut self) -> Result<Vec<Event>, Gone> {
         match self {
             Self::Embedded(scan) => scan.read().await,
+            Self::Cluster(scan) => scan.read().await,
         }
     }
 }
@@ -246,6 +276,7 @@ impl Watch {
     pub async fn read(&mut self) -> Result<(Vec<Event>, u64), Gone> {
         match self {
             Self::Embedded(watch) => watch.read().await,
+            Self::Cluster(watch) => watch.read().await,
         }
     }
 
@@ -253,6 +284,7 @@ impl Watch {
     pub fn skip(&mut self) -> u64 {
         match self {
             Self::Embedded(watch) => watch.skip(),
+            Self::Cluster(watch) => watch.skip(),
         }
     }
 }
@@ -267,6 +299,8 @@ impl Letters {
     pub async fn next(&mut self) -> Result<Vec<Letter>, Gone> {
         match self {
             Self::Embedded(letters) => letters.next().await,
+            Self::Cluster(Some(letters)) => letters.next().await,
+            Self::Cluster(None) => std::future::pending().await,
         }
     }
 }

@@ -31,10 +31,12 @@ mod window;
 mod writer;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::sync::watch;
 
 pub use folder::{FolderError, holder, volatile_file_system};
@@ -42,17 +44,19 @@ pub use group::Event;
 pub(crate) use group::{from_millis, millis};
 pub use handles::{Cursor, Gone, Letters, Lost, Read, Scan, Settler, Watch};
 pub use letters::{Handled, Letter, LetterState, LettersOf, MAX_LIST, Which};
+pub use nats::{ClusterFindings, MigrateError, Moved, examine_cluster};
 pub use place::{Account, Settled};
 pub use quarantine::{Bodies, QuarantinedBody};
 pub use recover::{OpenError, Report};
 
-use crate::admission::{Admitted, Outcome};
+use crate::admission::{Admission, Admitted, Outcome};
 use crate::config::{self, Config};
 use crate::envelope::Envelope;
 use crate::telemetry::Metrics;
 use crate::tls::PeerIdentity;
 use embedded::Inner;
 use group::Parts;
+use nats::{Cluster, Migration};
 use store::Kept;
 
 /// A handle to the journal. Cheap to clone.
@@ -65,6 +69,7 @@ pub struct Journal {
 #[derive(Debug, Clone)]
 enum Held {
     Embedded(Arc<Inner>),
+    Cluster(Arc<Cluster>),
 }
 
 /// An event on its way in.
@@ -175,6 +180,20 @@ pub struct Status {
     pub dead_letters: DeadLettersStatus,
     pub quarantine: QuarantineStatus,
     pub sinks: Vec<SinkStatus>,
+    /// Of an embedded journal there is none.
+    pub cluster: Option<ClusterStatus>,
+}
+
+/// The cluster that keeps the events, as its server that this process is connected to, or was last, tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterStatus {
+    pub server: String,
+    pub version: String,
+    /// `None`: a server without a cluster.
+    pub cluster: Option<String>,
+    /// Whether that server has events on its disk before it acknowledges them; `None`: unknown, for want of
+    /// `journal.nats.monitor_url`.
+    pub sync_always: Option<bool>,
 }
 
 /// The dead letters of all sinks.
@@ -213,6 +232,67 @@ pub struct SinkStatus {
 }
 
 impl Journal {
+    /// Opens or makes the journal that the settings ask for; the rest as [`open`](Self::open), without blocking.
+    ///
+    /// # Errors
+    /// [`OpenError`], by what an operator has to do.
+    pub async fn start(config: Arc<Config>, metrics: Arc<Metrics>) -> Result<(Self, Vec<Cursor>, Report), OpenError> {
+        if let Some(settings) = &config.journal.nats {
+            let (cluster, cursors, report) = Cluster::open(&config, settings, metrics).await?;
+            let cursors = cursors.into_iter().map(Cursor::Cluster).collect();
+            return Ok((Self { held: Held::Cluster(cluster) }, cursors, report));
+        }
+        let opened = tokio::task::spawn_blocking(move || Self::open(&config, metrics)).await;
+        opened.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => Err(OpenError::Thread { source: std::io::Error::other(error) }),
+        })
+    }
+
+    /// Moves what the embedded journal in `folder` holds into the cluster of `settings`. `told` hears how many events are
+    /// done, of how many.
+    ///
+    /// # Errors
+    /// [`MigrateError`]; what was moved stays.
+    pub async fn into_cluster(
+        config: &Config,
+        settings: &config::Nats,
+        folder: &Path,
+        told: impl FnMut(u64, u64),
+    ) -> Result<Moved, MigrateError> {
+        if !folder.join(recover::DATABASE).exists() {
+            return Err(MigrateError::Nothing);
+        }
+        let metrics = Arc::new(Metrics::new());
+        let migration = Migration::open(config, settings, &metrics).await?;
+        let (source, sinks, _) = Self::start(Arc::new(embedded_in(config, folder)), metrics).await?;
+        let (Held::Embedded(inner), sinks) = (&source.held, embedded(sinks)) else { return Err(MigrateError::Nothing) };
+        let moved = migration.to_cluster(inner, &sinks, told).await;
+        source.close().await;
+        moved
+    }
+
+    /// Moves what the cluster of `settings` holds into a new embedded journal in `folder`, as
+    /// [`into_cluster`](Self::into_cluster) does.
+    ///
+    /// # Errors
+    /// [`MigrateError`]; what was moved stays.
+    pub async fn into_folder(
+        config: &Config,
+        settings: &config::Nats,
+        folder: &Path,
+        told: impl FnMut(u64, u64),
+    ) -> Result<Moved, MigrateError> {
+        let metrics = Arc::new(Metrics::new());
+        let migration = Migration::open(config, settings, &metrics).await?;
+        let admission = Admission::new(&config.listen, Arc::clone(&metrics));
+        let (target, sinks, _) = Self::start(Arc::new(embedded_in(config, folder)), metrics).await?;
+        let (Held::Embedded(inner), sinks) = (&target.held, embedded(sinks)) else { return Err(MigrateError::Nothing) };
+        let moved = migration.to_folder(inner, &sinks, &admission, told).await;
+        target.close().await;
+        moved
+    }
+
     /// Opens or makes an embedded journal and brings it to order: nothing is listened for before this is back. Blocks.
     /// Gives a cursor for every enabled sink.
     ///
@@ -235,8 +315,8 @@ impl Journal {
         admitted: Admitted,
     ) -> impl Future<Output = Result<Appended, Refused>> + use<> {
         match &self.held {
-            Held::Embedded(inner) => inner.append(event, admitted),
-            //CLUSTER Held::Cluster(cluster) => cluster.append(event, admitted).right_future(),
+            Held::Embedded(inner) => inner.append(event, admitted).left_future(),
+            Held::Cluster(cluster) => cluster.append(event, admitted).right_future(),
         }
     }
 
@@ -247,7 +327,7 @@ impl Journal {
     pub async fn quarantine(&self, body: Quarantined, admitted: Admitted, outcome: Outcome) -> Result<(), Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.quarantine(body, admitted, outcome).await,
-            //CLUSTER Held::Cluster(cluster) => cluster.quarantine(body, admitted, outcome).await,
+            Held::Cluster(cluster) => cluster.quarantine(body, admitted, outcome).await,
         }
     }
 
@@ -258,7 +338,7 @@ impl Journal {
     pub async fn forget(&self, sink: &str) -> Result<bool, Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.forget(sink).await,
-            //CLUSTER Held::Cluster(cluster) => cluster.forget(sink).await,
+            Held::Cluster(cluster) => cluster.forget(sink).await,
         }
     }
 
@@ -269,7 +349,7 @@ impl Journal {
     pub async fn note(&self, key: &'static str, text: Option<String>) -> Result<(), Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.note(key, text).await,
-            //CLUSTER Held::Cluster(cluster) => cluster.note(key, text).await,
+            Held::Cluster(cluster) => cluster.note(key, text).await,
         }
     }
 
@@ -280,7 +360,7 @@ impl Journal {
     pub async fn answers(&self) -> Result<(), Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.answers().await,
-            //CLUSTER Held::Cluster(cluster) => cluster.answers().await,
+            Held::Cluster(cluster) => cluster.answers().await,
         }
     }
 
@@ -289,7 +369,7 @@ impl Journal {
     pub fn notes(&self) -> BTreeMap<String, String> {
         match &self.held {
             Held::Embedded(inner) => inner.notes(),
-            //CLUSTER Held::Cluster(cluster) => cluster.notes(),
+            Held::Cluster(cluster) => cluster.notes(),
         }
     }
 
@@ -298,7 +378,27 @@ impl Journal {
     pub fn read_note(&self, key: &str) -> Option<String> {
         match &self.held {
             Held::Embedded(inner) => inner.read_note(key),
-            //CLUSTER Held::Cluster(cluster) => cluster.read_note(key),
+            Held::Cluster(cluster) => cluster.read_note(key),
+        }
+    }
+
+    /// The next number of a series that all receivers of a fleet share, from 1 on; `None` where there is no fleet.
+    ///
+    /// # Errors
+    /// [`Refused`] when the cluster cannot say.
+    pub async fn number(&self, series: &'static str) -> Result<Option<u64>, Refused> {
+        match &self.held {
+            Held::Embedded(_) => Ok(None),
+            Held::Cluster(cluster) => cluster.number(series).await.map(Some),
+        }
+    }
+
+    /// The next note, and its key, of a receiver of the fleet that does not live any more. Waits for one. To ask for another
+    /// one says that the one before is in a note of this receiver. `None` once there can be no more.
+    pub async fn adopted(&self) -> Option<(String, String)> {
+        match &self.held {
+            Held::Embedded(_) => None,
+            Held::Cluster(cluster) => cluster.adopted().await,
         }
     }
 
@@ -310,7 +410,7 @@ impl Journal {
     pub async fn sequence_at(&self, time: SystemTime) -> Result<u64, Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.sequence_at(time).await,
-            //CLUSTER Held::Cluster(cluster) => cluster.sequence_at(time).await,
+            Held::Cluster(cluster) => cluster.sequence_at(time).await,
         }
     }
 
@@ -320,7 +420,7 @@ impl Journal {
     pub fn range(&self) -> (u64, u64) {
         match &self.held {
             Held::Embedded(inner) => inner.range(),
-            //CLUSTER Held::Cluster(cluster) => cluster.range(),
+            Held::Cluster(cluster) => cluster.range(),
         }
     }
 
@@ -329,7 +429,7 @@ impl Journal {
     pub fn state(&self) -> watch::Receiver<State> {
         match &self.held {
             Held::Embedded(inner) => inner.state(),
-            //CLUSTER Held::Cluster(cluster) => cluster.state(),
+            Held::Cluster(cluster) => cluster.state(),
         }
     }
 
@@ -338,7 +438,7 @@ impl Journal {
     pub fn status(&self) -> Status {
         match &self.held {
             Held::Embedded(inner) => inner.status(),
-            //CLUSTER Held::Cluster(cluster) => cluster.status(),
+            Held::Cluster(cluster) => cluster.status(),
         }
     }
 
@@ -346,7 +446,16 @@ impl Journal {
     pub fn engine(&self) -> config::Engine {
         match &self.held {
             Held::Embedded(inner) => inner.engine(),
-            //CLUSTER Held::Cluster(cluster) => cluster.engine(),
+            Held::Cluster(cluster) => cluster.engine(),
+        }
+    }
+
+    /// Every event that this process stores from now on, for whoever only looks.
+    #[must_use]
+    pub fn watch_own(&self) -> Watch {
+        match &self.held {
+            Held::Embedded(inner) => Watch::Embedded(inner.watch()),
+            Held::Cluster(cluster) => Watch::Cluster(cluster.watch_own()),
         }
     }
 
@@ -355,7 +464,7 @@ impl Journal {
     pub fn watch(&self) -> Watch {
         match &self.held {
             Held::Embedded(inner) => Watch::Embedded(inner.watch()),
-            //CLUSTER Held::Cluster(cluster) => Watch::Cluster(cluster.watch()),
+            Held::Cluster(cluster) => Watch::Cluster(cluster.watch()),
         }
     }
 
@@ -364,7 +473,7 @@ impl Journal {
     pub fn scan(&self, from: u64) -> Scan {
         match &self.held {
             Held::Embedded(inner) => Scan::Embedded(inner.scan(from)),
-            //CLUSTER Held::Cluster(cluster) => Scan::Cluster(cluster.scan(from)),
+            Held::Cluster(cluster) => Scan::Cluster(cluster.scan(from)),
         }
     }
 
@@ -372,7 +481,7 @@ impl Journal {
     pub async fn close(&self) {
         match &self.held {
             Held::Embedded(inner) => inner.close().await,
-            //CLUSTER Held::Cluster(cluster) => cluster.close().await,
+            Held::Cluster(cluster) => cluster.close().await,
         }
     }
 
@@ -383,7 +492,7 @@ impl Journal {
     pub async fn dead_letters(&self, query: LettersOf) -> Result<Vec<Letter>, Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.dead_letters(query).await,
-            //CLUSTER Held::Cluster(cluster) => cluster.dead_letters(query).await,
+            Held::Cluster(cluster) => cluster.dead_letters(query).await,
         }
     }
 
@@ -394,7 +503,7 @@ impl Journal {
     pub async fn dead_letter(&self, id: u64) -> Result<Option<Letter>, Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.dead_letter(id).await,
-            //CLUSTER Held::Cluster(cluster) => cluster.dead_letter(id).await,
+            Held::Cluster(cluster) => cluster.dead_letter(id).await,
         }
     }
 
@@ -406,7 +515,7 @@ impl Journal {
     pub async fn retry_dead_letters(&self, which: Which) -> Result<Handled, Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.retry_dead_letters(which).await,
-            //CLUSTER Held::Cluster(cluster) => cluster.retry_dead_letters(which).await,
+            Held::Cluster(cluster) => cluster.retry_dead_letters(which).await,
         }
     }
 
@@ -418,7 +527,7 @@ impl Journal {
     pub async fn discard_dead_letters(&self, which: Which) -> Result<Handled, Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.discard_dead_letters(which).await,
-            //CLUSTER Held::Cluster(cluster) => cluster.discard_dead_letters(which).await,
+            Held::Cluster(cluster) => cluster.discard_dead_letters(which).await,
         }
     }
 
@@ -430,7 +539,7 @@ impl Journal {
     pub async fn quarantined(&self, after: u64, limit: usize) -> Result<Vec<QuarantinedBody>, Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.quarantined(after, limit).await,
-            //CLUSTER Held::Cluster(cluster) => cluster.quarantined(after, limit).await,
+            Held::Cluster(cluster) => cluster.quarantined(after, limit).await,
         }
     }
 
@@ -441,7 +550,7 @@ impl Journal {
     pub async fn quarantined_body(&self, id: u64) -> Result<Option<QuarantinedBody>, Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.quarantined_body(id).await,
-            //CLUSTER Held::Cluster(cluster) => cluster.quarantined_body(id).await,
+            Held::Cluster(cluster) => cluster.quarantined_body(id).await,
         }
     }
 
@@ -452,7 +561,7 @@ impl Journal {
     pub async fn discard_quarantined(&self, which: Bodies) -> Result<Handled, Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.discard_quarantined(which).await,
-            //CLUSTER Held::Cluster(cluster) => cluster.discard_quarantined(which).await,
+            Held::Cluster(cluster) => cluster.discard_quarantined(which).await,
         }
     }
 
@@ -466,24 +575,35 @@ impl Journal {
     pub async fn retry_quarantined(&self, which: Bodies) -> Result<Handled, Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.retry_quarantined(which).await,
-            //CLUSTER Held::Cluster(cluster) => cluster.retry_quarantined(which).await,
+            Held::Cluster(cluster) => cluster.retry_quarantined(which).await,
         }
     }
 }
 
+/// The same settings for an embedded journal in this folder.
+fn embedded_in(config: &Config, folder: &Path) -> Config {
+    let mut config = config.clone();
+    config.journal.engine = config::Engine::Sqlite;
+    config.journal.path = folder.to_owned();
+    config.journal.nats = None;
+    config
+}
+
+fn embedded(cursors: Vec<Cursor>) -> Vec<cursor::Cursor> {
+    let embedded = |cursor| if let Cursor::Embedded(cursor) = cursor { Some(cursor) } else { None };
+    cursors.into_iter().filter_map(embedded).collect()
+}
+
 impl From<Quarantined> for Kept {
     fn from(body: Quarantined) -> Self {
-        let mut digest = xxhash_rust::xxh3::Xxh3::with_seed(body.body.len() as u64);
-        digest.update(body.reason.as_bytes());
-        digest.update(&body.body);
         Self {
             id: 0,
+            digest: Self::digest_of(body.reason, &body.body),
             reason: body.reason.to_owned(),
             detail: body.detail,
             at: millis(body.received_at),
             peer: body.peer.subject().to_string(),
             endpoint: body.endpoint.name.clone(),
-            digest: digest.digest(),
             body: body.body,
         }
     }

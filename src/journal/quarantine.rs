@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::Refused;
 use super::embedded::Inner;
-use super::group::{digest, from_millis};
+use super::group::{digest, from_millis, millis};
 use super::letters::{Handled, MAX_LIST};
 use super::store::{Kept, Pick, StoreState};
 use super::writer::{Append, Arriving, Command, Operation, Released, Waiter};
@@ -172,6 +172,14 @@ impl From<Kept> for QuarantinedBody {
     fn from(kept: Kept) -> Self {
         let Kept { id, reason, detail, at, peer, endpoint, digest: _, body } = kept;
         Self { id, reason, detail, at: from_millis(at), peer, endpoint, body }
+    }
+}
+
+impl From<QuarantinedBody> for Kept {
+    fn from(kept: QuarantinedBody) -> Self {
+        let QuarantinedBody { id, reason, detail, at, peer, endpoint, body } = kept;
+        let digest = Self::digest_of(&reason, &body);
+        Self { id, reason, detail, at: millis(at), peer, endpoint, digest, body }
     }
 }
 

@@ -16,6 +16,7 @@ use super::ballast::Ballast;
 use super::examine::{Content, Seen, Trouble, examine};
 use super::folder::{Folder, FolderError, FoundMark, Mark, MarkFile};
 use super::memory::MemoryStore;
+use super::nats::NatsError;
 use super::place::{Place, Settled};
 use super::quarantine::Quarantine;
 use super::remains::Remains;
@@ -39,8 +40,21 @@ pub enum OpenError {
     Newer { path: PathBuf, found: u32 },
     #[error("{path} could not be brought to order: {reason}")]
     Store { path: PathBuf, reason: String },
+    #[error(transparent)]
+    Cluster(#[from] NatsError),
     #[error("no thread for the journal's writer")]
     Thread { source: io::Error },
+}
+
+impl OpenError {
+    /// The settings that it is about.
+    #[must_use]
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Cluster(_) => "journal.nats",
+            Self::Folder(_) | Self::Newer { .. } | Self::Store { .. } | Self::Thread { .. } => "journal.path",
+        }
+    }
 }
 
 /// What recovery found, for the log, `status` and the metrics.
@@ -52,7 +66,7 @@ pub struct Report {
     /// What was damaged, how, and where it was set aside.
     pub damage: Option<Damage>,
     pub warnings: Vec<String>,
-    places_lost: bool,
+    pub(super) places_lost: bool,
 }
 
 /// What was found to be wrong at start.
@@ -72,6 +86,7 @@ pub(super) fn open(config: &Config, key: IdKey, clock: Clock, max_age: u32) -> R
     let seen = Seen { key, clock, max_age, capacity, quarantine_bytes: config.quarantine.max_bytes };
     let (mut recovered, report) = match config.journal.engine {
         Engine::Memory => (in_memory(seen), Report::default()),
+        // A cluster is opened elsewhere.
         Engine::Sqlite | Engine::Nats => on_disk(&config.journal.path, seen)?,
     };
     place_sinks(config, &mut recovered, report.places_lost);

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
 
 use super::group::{Group, Parts, checksum, from_millis, millis};
 use super::place::Place;
@@ -158,6 +159,14 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    /// The same of every copy.
+    pub(super) fn digest_of(reason: &str, body: &[u8]) -> u64 {
+        let mut digest = Xxh3::with_seed(body.len() as u64);
+        digest.update(reason.as_bytes());
+        digest.update(body);
+        digest.digest()
+    }
+
     /// The event that this body turned out to be.
     pub(super) fn parts<'a>(&'a self, envelope: &'a Envelope) -> Parts<'a> {
         Parts {

@@ -40,7 +40,7 @@ fn probes_metrics_and_status_answer_on_loopback() {
     assert_eq!(status["process"]["stored"], 1);
     assert_eq!(status["process"]["duplicate"], 1);
     assert_eq!(status["journal"]["state"], "open");
-    assert_eq!(status["journal"]["engine"], "sqlite");
+    assert_eq!(status["journal"]["engine"], receiver.setup().engine());
     assert_eq!(status["sinks"][0]["name"], "stdout");
     assert_eq!(status["sinks"][0]["stored"], 1);
     assert_eq!(status["sinks"][0]["delivered"], 1);
@@ -94,7 +94,7 @@ fn every_answer_of_an_error_is_a_problem_and_nothing_is_kept_by_browsers() {
 
 #[test]
 fn a_sink_that_is_gone_from_the_settings_can_be_forgotten() {
-    let setup = Setup::new().set("sinks.a.type", "stdout").set("sinks.b.type", "stdout");
+    let setup = Setup::new().durable().set("sinks.a.type", "stdout").set("sinks.b.type", "stdout");
     setup.start().finish();
     let receiver = setup.without("sinks.b.type").start();
     assert_eq!(receiver.sink("b")["state"], "gone");

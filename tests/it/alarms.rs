@@ -137,7 +137,7 @@ fn every_metric_that_is_asked_for_is_there_and_every_one_that_is_there_is_explai
 #[test]
 fn when_a_feed_spoke_last_holds_over_a_restart() {
     let last = r#"feed_last_event_timestamp_seconds{feed="journey"}"#;
-    let receiver = Setup::new().start();
+    let receiver = Setup::new().durable().start();
     assert_eq!(receiver.metric("feed_last_event_timestamp_seconds"), 0, "no series says 1970");
     let before = now();
     receiver.store(3);
@@ -170,8 +170,11 @@ fn what_no_sink_has_had_holds_the_journal() {
         .start();
     receiver.store(10);
     receiver.wait_metric(r#"sink_delivered_total{sink="stdout"}"#, 10);
-    let (held, all) = (receiver.metric("journal_held_bytes"), receiver.metric("journal_bytes"));
-    assert!(held == all && held > 1_000, "{held} of {all}");
+    // A fleet's are counted every second.
+    let all = wait_for("all to be held", || {
+        let (held, all) = (receiver.metric("journal_held_bytes"), receiver.metric("journal_bytes"));
+        (held == all && held > 1_000).then_some(all)
+    });
     receiver.wait_metric(r#"sink_state{sink="failing",state="failing"}"#, 1);
     failing.answer(|_| Reply::status(200));
     wait_for("nothing to be held", || (receiver.metric("journal_held_bytes") == 0).then_some(()));

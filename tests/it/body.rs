@@ -314,7 +314,7 @@ fn control_characters_in_values_harm_nothing() {
 
 #[test]
 fn values_never_show_up_in_diagnostics() {
-    let receiver = Setup::new().set("log.level", "trace").start();
+    let receiver = Setup::embedded().set("log.level", "trace").start();
     let marker = "mArKeR";
     let marked = |id: &str| {
         let event = event(id);

@@ -96,6 +96,7 @@ fn chaos(length: Duration, seed: u64) -> String {
     let mut web = Web::start(&folder.path().join("web"));
     let port = free_port();
     let setup = Setup::new()
+        .durable()
         .set("listen.address", &*format!("127.0.0.1:{port}"))
         .set("listen.drain_timeout", "1s")
         .set("log.level", "info")

@@ -14,7 +14,7 @@ use crate::harness::target::{Reply, Target};
 
 /// Settings without a fault.
 fn good() -> Setup {
-    Setup::new()
+    Setup::embedded()
         .set("listen.pre_drain", "5s")
         .set("listen.drain_timeout", "25s")
         .set("journal.max_bytes", "64MiB")

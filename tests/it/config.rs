@@ -92,6 +92,17 @@ fn the_production_file_loads_without_a_warning() {
 }
 
 #[test]
+fn the_fleets_file_loads_without_a_warning() {
+    let (config, warnings) = Config::from_sources(&[shipped("cluster.toml")], variables(&[])).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.journal.engine, Engine::Nats);
+    let nats = config.journal.nats.unwrap();
+    assert_eq!((nats.servers.len(), nats.replicas, nats.partitions), (3, 3, 16));
+    // What may be said of the server that goes with it is tried in nats.rs.
+    assert!(config.listen.max_body_bytes + (64 << 10) < 2_000_000);
+}
+
+#[test]
 fn the_examples_of_the_production_file_load_without_a_warning() {
     let text = std::fs::read_to_string(shipped("production.toml")).unwrap();
     let (before, example) = text.split_once("# Examples of other sinks.\n").unwrap();
@@ -316,7 +327,7 @@ fn every_problem_of_every_layer_is_in_one_report() {
         client_ca = []
         min_version = 1.3
     "#;
-    let second = "[listen]\nmax_body_bytes = '1 lot'\n[journal]\nengine = 'nats'\n[sinks.a]\nformat = 'xml'\n";
+    let second = "[listen]\nmax_body_bytes = '1 lot'\n[journal]\nengine = 'tape'\n[sinks.a]\nformat = 'xml'\n";
     let env = [
         ("ASAPP_RECEIVER__JOURNAL__RETENTION", "soon"),
         ("ASAPP_RECEIVER__JOURNAL__PTAH", "/tmp"),
@@ -335,7 +346,7 @@ fn every_problem_of_every_layer_is_in_one_report() {
         ("tls.client_ca", "file first.toml", "CAs that sign"),
         ("tls.min_version", "file first.toml", "\"1.3\""),
         ("tls.allowed_clients, tls.allow_any_client", "not set, built-in default", "identifies ASAPP's certificate"),
-        ("journal.engine", "file second.toml", "\"sqlite\" or \"memory\""),
+        ("journal.engine", "file second.toml", "\"sqlite\" or \"memory\" or \"nats\""),
         ("journal.retention", "environment variable ASAPP_RECEIVER__JOURNAL__RETENTION", "\"24h\""),
         ("journal.ptah", "environment variable ASAPP_RECEIVER__JOURNAL__PTAH", "did you mean `path`?"),
         ("sinks.a.type", "not set", "\"stdout\""),
@@ -486,6 +497,60 @@ fn keys_of_an_engine_not_chosen_are_ignored_but_known() {
     load(&[GOOD, "[journal.nats]\nservers = 5\nmax_bytes = 'x'"], &[]).unwrap();
     let problems = load(&[GOOD, "[journal.nats]\nserver = 5"], &[]).unwrap_err();
     assert_eq!(problems[0].key, "journal.nats.server");
+}
+
+#[test]
+fn a_cluster_needs_its_servers_and_only_what_goes_together() {
+    let load = |settings: &str| load(&[GOOD, &format!("[journal]\nengine = 'nats'\n[journal.nats]\n{settings}")], &[]);
+    let good = "servers = ['tls://a.example.com:4222', 'nats://127.0.0.1:4222', 'nats://[::1]:4222']";
+    let (config, warnings) = load(good).unwrap();
+    assert_eq!(warnings, []);
+    let nats = config.journal.nats.unwrap();
+    assert_eq!(nats.servers.len(), 3);
+    assert_eq!((nats.stream.as_str(), nats.replicas, nats.partitions), ("ASAPP_EVENTS", 3, 16));
+    assert_eq!((nats.duplicate_window, nats.ack_timeout), (Duration::from_secs(900), Duration::from_secs(2)));
+    assert_eq!((nats.max_bytes, nats.ca, nats.certificate, nats.monitor_url), (10 << 30, None, None, None));
+
+    let servers = "journal.nats.servers";
+    for (settings, key) in [
+        ("", servers),
+        ("servers = []", servers),
+        ("servers = ['a.example.com:4222']", servers),
+        ("servers = ['tls://a.example.com']", servers),
+        ("servers = ['tls://:4222']", servers),
+        ("servers = ['tls://a.example.com:4222/x']", servers),
+        ("servers = ['wss://a.example.com:4222']", servers),
+        ("servers = ['tls://joe:hunter2@a.example.com:4222']", servers),
+        ("GOOD\nstream = 'a.b'", "journal.nats.stream"),
+        ("GOOD\nstream = ''", "journal.nats.stream"),
+        ("GOOD\nreplicas = 2", "journal.nats.replicas"),
+        ("GOOD\nreplicas = 7", "journal.nats.replicas"),
+        ("GOOD\npartitions = 0", "journal.nats.partitions"),
+        ("GOOD\npartitions = 257", "journal.nats.partitions"),
+        ("GOOD\nmonitor_url = 'nats.example.com:8222'", "journal.nats.monitor_url"),
+        ("GOOD\nmonitor_url = 'http://nats.example.com:8222/varz'", "journal.nats.monitor_url"),
+        ("GOOD\ncredentials_file = 'a'\nnkey_file = 'b'", "journal.nats.credentials_file, journal.nats.nkey_file"),
+        ("GOOD\ncertificate = 'a'", "journal.nats.certificate, journal.nats.private_key"),
+        ("GOOD\nprivate_key = 'a'", "journal.nats.certificate, journal.nats.private_key"),
+        ("GOOD\nack_timeout = '4s'", "journal.nats.ack_timeout, listen.answer_within"),
+        (
+            "GOOD\n[sinks.a]\ntype = 'http'\nurl = 'https://x'\nordering = 'strict'",
+            "sinks.a.ordering, journal.nats.partitions",
+        ),
+    ] {
+        let problems = load(&settings.replace("GOOD", good)).unwrap_err();
+        assert_eq!(problems.iter().map(|p| p.key.as_str()).collect::<Vec<_>>(), [key], "{settings}");
+        assert!(!problems[0].to_string().contains("hunter2"), "{}", problems[0]);
+    }
+    let strict = "partitions = 1\n[sinks.a]\ntype = 'http'\nurl = 'https://x'\nordering = 'strict'";
+    load(&format!("{good}\n{strict}")).unwrap();
+    for (settings, key) in [
+        ("servers = ['nats://10.0.0.1:4222']", servers),
+        ("GOOD\nmax_bytes = '64KiB'", "listen.max_body_bytes, journal.nats.max_bytes"),
+    ] {
+        let (_, warnings) = load(&settings.replace("GOOD", good)).unwrap();
+        assert_eq!(warnings.iter().map(|w| w.key.as_str()).collect::<Vec<_>>(), [key]);
+    }
 }
 
 #[test]

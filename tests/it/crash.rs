@@ -33,9 +33,9 @@ struct Told {
 
 #[test]
 fn what_got_200_survives_every_kill_and_is_stored_once() {
-    let out_folder = Setup::new();
+    let out_folder = Setup::embedded();
     let out = out_folder.folder().join("out");
-    let setup = Setup::new().stdout_to(&out).set("log.level", "info");
+    let setup = Setup::embedded().stdout_to(&out).set("log.level", "info");
     let address = Address::default();
     let (done, acknowledged) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut random = fastrand::Rng::with_seed(20_261_122);

@@ -22,7 +22,7 @@ fn post_all(receiver: &Receiver, ids: &[&str]) -> Vec<String> {
 
 #[test]
 fn the_window_forgets_the_least_recently_seen_first_also_after_a_crash() {
-    let receiver = Setup::new().set("dedup.capacity", 4).start();
+    let receiver = Setup::embedded().set("dedup.capacity", 4).start();
     assert_eq!(post_all(&receiver, &["a", "b", "c", "d"]), ["stored"; 4]);
     // Seen again, so `b` is the oldest now.
     assert_eq!(post_all(&receiver, &["a", "e"]), ["duplicate", "stored"]);
@@ -41,7 +41,7 @@ fn the_window_forgets_the_least_recently_seen_first_also_after_a_crash() {
 
 #[test]
 fn ids_outlive_their_events_but_not_the_window() {
-    let receiver = Setup::new().set("dedup.window", "3s").set("journal.retention", "0s").start();
+    let receiver = Setup::embedded().set("dedup.window", "3s").set("journal.retention", "0s").start();
     assert_eq!(post_all(&receiver, &["kept", "left"]), ["stored"; 2]);
     receiver.sink_settled("stdout");
     let first =
@@ -74,7 +74,7 @@ fn ids_compare_as_exact_strings() {
 #[test]
 fn a_known_id_with_other_bytes_is_a_duplicate_and_kept_aside() {
     let conflicts = r#"quarantined_total{reason="conflict"}"#;
-    let receiver = Setup::new().start();
+    let receiver = Setup::new().durable().start();
     let (id, first) = new_event();
     let other = first.replace("hello", "goodbye");
     receiver.post(&first).assert_durable("stored", &id);
@@ -94,7 +94,7 @@ fn a_known_id_with_other_bytes_is_a_duplicate_and_kept_aside() {
 
 #[test]
 fn in_one_group_the_first_copy_stands() {
-    let receiver = Setup::new().start();
+    let receiver = Setup::embedded().start();
     let (warm, event) = new_event();
     receiver.post(event).assert_durable("stored", &warm);
     // What comes while this sync is slow makes one group.
@@ -122,7 +122,7 @@ fn in_one_group_the_first_copy_stands() {
 
 #[test]
 fn a_group_that_is_refused_uses_nothing_up() {
-    let receiver = Setup::new()
+    let receiver = Setup::embedded()
         .set("journal.max_bytes", "1MiB")
         .set("sinks.off.type", "stdout")
         .set("sinks.off.enabled", false)

@@ -310,6 +310,7 @@ fn a_full_quota_and_a_failing_disk_are_tried_again() {
 #[test]
 fn with_sync_batch_no_event_counts_before_it_is_synced() {
     let (setup, path) = file_sink();
+    let setup = setup.durable();
     let receiver = setup.start();
     let mut expected = deliver(&receiver, 1);
     let trace = setup.folder().join("trace");
@@ -576,6 +577,7 @@ fn who_may_read_the_file_may_read_the_next_one() {
 #[test]
 fn after_kills_under_load_every_event_is_there_in_whole_lines() {
     let (setup, path) = file_sink();
+    let setup = setup.durable();
     let setup = setup.set("sinks.out.rotate_bytes", 6_000).set("sinks.out.compress", "gzip").set("log.level", "info");
     let mut random = fastrand::Rng::with_seed(20_261_122);
     let mut expected = Vec::new();

@@ -58,7 +58,7 @@ fn on_a_full_disk_events_are_refused_sinks_go_on_and_it_recovers_by_itself() {
     let Some(disk) = Disk::ext4(48 << 20) else { return };
     let journal = disk.path().join("journal");
     let mut pipe = Pipe::new();
-    let receiver = Setup::new().set("journal.path", &journal).stdout_to(&pipe.path()).start();
+    let receiver = Setup::embedded().set("journal.path", &journal).stdout_to(&pipe.path()).start();
     let mut wire = receiver.connect();
     let mut stored: Vec<String> = (0..20).map(|_| new_id()).collect();
     for id in &stored[1..] {
@@ -105,7 +105,7 @@ fn on_a_full_disk_events_are_refused_sinks_go_on_and_it_recovers_by_itself() {
 #[test]
 fn on_a_disk_smaller_than_max_bytes_delivered_events_yield() {
     let Some(disk) = Disk::ext4(40 << 20) else { return };
-    let setup = Setup::new().set("journal.path", &disk.path().join("journal")).set("journal.max_bytes", "400MiB");
+    let setup = Setup::embedded().set("journal.path", &disk.path().join("journal")).set("journal.max_bytes", "400MiB");
     let receiver = setup.start();
     let mut wire = receiver.connect();
     let mut refused = 0;
@@ -132,7 +132,7 @@ fn on_a_disk_smaller_than_max_bytes_delivered_events_yield() {
 fn on_a_disk_smaller_than_max_bytes_a_sink_that_wakes_up_makes_room() {
     let Some(disk) = Disk::tmpfs(24 << 20) else { return };
     let mut pipe = Pipe::new();
-    let setup = Setup::new().set("journal.path", &disk.path().join("journal")).stdout_to(&pipe.path());
+    let setup = Setup::embedded().set("journal.path", &disk.path().join("journal")).stdout_to(&pipe.path());
     let receiver = setup.start();
     // Nothing may go while it is wanted, however often it is tried.
     let stored = fill_for_good(&receiver, 60_000);
@@ -148,7 +148,7 @@ fn on_a_disk_smaller_than_max_bytes_a_sink_that_wakes_up_makes_room() {
 
 #[test]
 fn a_quota_is_a_full_disk() {
-    let setup = Setup::new();
+    let setup = Setup::embedded();
     let receiver = setup.start();
     let (id, event) = new_event();
     receiver.post(event).assert_durable("stored", &id);
@@ -166,7 +166,7 @@ fn a_quota_is_a_full_disk() {
 /// A page of which the disk takes a part only: what is written of the record counts for nothing, and the retry is new.
 #[test]
 fn a_write_that_breaks_off_is_undone() {
-    let setup = Setup::new();
+    let setup = Setup::embedded();
     let receiver = setup.start();
     let (first, event) = new_event();
     receiver.post(event).assert_durable("stored", &first);
@@ -189,7 +189,7 @@ fn a_write_that_breaks_off_is_undone() {
 fn at_max_bytes_delivered_events_yield_then_optional_sinks_then_it_refuses() {
     let mut pipe = Pipe::new();
     pipe.read();
-    let setup = Setup::new()
+    let setup = Setup::embedded()
         .set("journal.max_bytes", "1MiB")
         .set("sinks.main.type", "stdout")
         .set("sinks.spare.type", "stdout")
@@ -233,7 +233,7 @@ fn at_max_bytes_delivered_events_yield_then_optional_sinks_then_it_refuses() {
 /// A commit group is stored or refused as one, so it must not be larger than what is free.
 #[test]
 fn close_to_max_bytes_events_that_come_together_do_not_keep_each_other_out() {
-    let setup = Setup::new().set("journal.max_bytes", "1MiB");
+    let setup = Setup::embedded().set("journal.max_bytes", "1MiB");
     let receiver = setup.start();
     thread::scope(|scope| {
         for _ in 0..16 {

@@ -19,7 +19,7 @@ use crate::harness::wire::{Wire, tls};
 
 /// A receiver with a file sink, which drains as one behind a load balancer does.
 fn setup() -> Setup {
-    let setup = Setup::new();
+    let setup = Setup::new().durable();
     let events = events_of(&setup);
     setup
         .set("sinks.out.type", "file")

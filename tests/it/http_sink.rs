@@ -373,7 +373,7 @@ fn bodies_are_compressed_on_request() {
 #[test]
 fn after_a_crash_the_key_is_the_same() {
     let target = Target::start(|_| Reply::hang());
-    let receiver = to(&target.url("/")).start();
+    let receiver = to(&target.url("/")).durable().start();
     let ids = receiver.store(1);
     target.wait_requests(1);
     let (setup, _) = receiver.kill();
@@ -390,7 +390,7 @@ fn after_a_crash_the_key_is_the_same() {
 fn one_entity_that_fails_holds_no_other_and_what_went_ahead_is_remembered() {
     let answer = |request: &Request| Reply::status(if request.text().contains(r#""bad""#) { 503 } else { 204 });
     let target = Target::start(answer);
-    let setup = to(&target.url("/")).set("sinks.web.max_ahead", 6);
+    let setup = to(&target.url("/")).durable().set("sinks.web.max_ahead", 6);
     let receiver = setup.start();
     let of = |id: &str, issue: &str| event(id).replace("issue-1", issue);
     let mut bodies = vec![of("bad", "a"), of("next", "a")];
@@ -450,7 +450,7 @@ fn a_dead_target_holds_no_other_sink() {
     receiver.store(3_000);
     assert_eq!(receiver.sink_settled("alive")["delivered"], 3_000);
     let sink = failing(&receiver, &["cannot connect"]);
-    assert_eq!((&sink["pending"], &sink["delivered"]), (&3_000.into(), &0.into()));
+    assert_eq!((&sink["pending"], &sink["delivered"]), (&3_000.into(), &0.into()), "{sink}");
     dead.come_back();
     assert_eq!(receiver.sink_settled("web")["delivered"], 3_000);
     receiver.finish();

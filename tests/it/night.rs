@@ -15,7 +15,7 @@ use crate::harness::wait_for;
 
 #[test]
 fn nothing_is_delivered_to_a_closed_stdout() {
-    let setup = Setup::new();
+    let setup = Setup::new().durable();
     let closed = setup.clone().through(&["sh", "-c", "exec \"$0\" \"$@\" >&-"]);
     let receiver = closed.start();
     let (id, event) = new_event();
@@ -48,7 +48,7 @@ fn connections_leave_files_for_the_admin_port_and_the_journal() {
 
 #[test]
 fn it_starts_on_a_full_disk_after_a_crash() {
-    let setup = Setup::new();
+    let setup = Setup::embedded();
     let receiver = setup.start();
     let (id, event) = new_event();
     receiver.post(&event).assert_durable("stored", &id);
@@ -83,7 +83,7 @@ fn it_starts_on_a_full_disk_after_a_crash() {
 
 #[test]
 fn it_does_not_go_on_in_a_folder_that_was_deleted() {
-    let receiver = Setup::new().start();
+    let receiver = Setup::embedded().start();
     let (id, event) = new_event();
     receiver.post(&event).assert_durable("stored", &id);
     fs::remove_dir_all(receiver.setup().journal()).unwrap();

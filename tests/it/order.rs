@@ -111,6 +111,7 @@ fn run(seed: u64) {
         answer(request, mood, &mut answers.lock().unwrap(), &mut written.lock().unwrap())
     });
     let setup = Setup::new()
+        .durable()
         .set("log.level", "info")
         .set("sinks.plain.type", "stdout")
         .set("sinks.crm.type", "http")

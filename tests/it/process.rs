@@ -95,7 +95,7 @@ fn a_second_signal_ends_it_at_once() {
 
 #[test]
 fn after_sigkill_what_was_acknowledged_is_known_and_delivered() {
-    let mut setup = Setup::new();
+    let mut setup = Setup::new().durable();
     let ids: Vec<String> = (0..40).map(|_| new_id()).collect();
     let mut lines = Vec::new();
     for part in ids.chunks(10) {

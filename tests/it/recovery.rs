@@ -884,7 +884,7 @@ fn a_large_journal_opens_and_is_salvaged_in_time() {
 
 #[test]
 fn the_receiver_starts_with_what_is_left_and_tells() {
-    let receiver = Setup::new().start();
+    let receiver = Setup::embedded().start();
     let events: Vec<_> = (0..20).map(|_| new_event()).collect();
     for (id, event) in &events {
         receiver.post(event).assert_durable("stored", id);
@@ -923,7 +923,7 @@ fn the_receiver_starts_with_what_is_left_and_tells() {
 
 #[test]
 fn the_receiver_ends_when_the_journal_is_of_a_newer_format() {
-    let receiver = Setup::new().start();
+    let receiver = Setup::embedded().start();
     let (id, event) = new_event();
     receiver.post(&event).assert_durable("stored", &id);
     let (setup, _) = receiver.kill();

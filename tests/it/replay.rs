@@ -45,7 +45,7 @@ fn a_range_goes_to_its_sink_once_more_marked_and_counted_apart() {
 #[test]
 fn it_rests_and_goes_on_also_after_a_restart() {
     let target = Target::start(|_| Reply::status(204));
-    let setup = to(&target);
+    let setup = to(&target).durable();
     let receiver = setup.start();
     let ids = receiver.store(30);
     receiver.sink_settled("web");
@@ -127,7 +127,7 @@ fn what_cannot_be_done_is_refused() {
 
 #[test]
 fn it_can_be_paused_and_goes_on_after_a_kill() {
-    let setup = to_file();
+    let setup = to_file().durable();
     let receiver = setup.start();
     let ids = receiver.store(60);
     receiver.sink_settled("out");
@@ -152,7 +152,11 @@ fn it_can_be_paused_and_goes_on_after_a_kill() {
     // What it had done is known to the next life, give or take a second.
     receiver.kill();
     let receiver = setup.start();
-    let running = receiver.ask_admin(&format!("/api/v1/replay/{id}")).unwrap().json();
+    // A fleet's receiver has to be sure first that the one before does not live any more.
+    let running = wait_for("the replay to be there again", || {
+        let answer = receiver.ask_admin(&format!("/api/v1/replay/{id}")).unwrap();
+        (answer.status == 200).then(|| answer.json())
+    });
     assert_eq!(running["state"], "running", "{running}");
     assert!(running["next"].as_u64().unwrap() >= next, "{running} after {next}");
     wait_state(&receiver, id, "done");

@@ -33,7 +33,7 @@ fn a_blocked_stdout_holds_nobody_but_its_lane() {
 #[test]
 fn a_blocked_stdout_does_not_hold_the_end() {
     let mut pipe = Pipe::new();
-    let receiver = Setup::new().set("listen.drain_timeout", "2s").stdout_to(&pipe.path()).start();
+    let receiver = Setup::new().durable().set("listen.drain_timeout", "2s").stdout_to(&pipe.path()).start();
     let ids = receiver.store(300);
     let setup = receiver.setup().clone();
     let ended = receiver.stop();
@@ -70,7 +70,7 @@ fn a_closed_stdout_is_tried_again_until_it_is_back() {
 #[test]
 fn when_its_attempts_end_an_event_is_in_the_dead_letters() {
     let mut pipe = Pipe::new();
-    let receiver = Setup::new()
+    let receiver = Setup::embedded()
         .set("sinks.stdout.retry.max_attempts", 2)
         .set("sinks.stdout.retry.initial_backoff", "1ms")
         .stdout_to(&pipe.path())
@@ -203,7 +203,8 @@ fn a_filter_lets_out_what_it_should_and_the_rest_is_settled_too() {
 
 #[test]
 fn a_sink_keeps_its_place_while_it_is_off_or_gone() {
-    let base = Setup::new().set("sinks.always.type", "stdout").set_toml("sinks.always.filter.feeds", r#"["queue"]"#);
+    let base =
+        Setup::new().durable().set("sinks.always.type", "stdout").set_toml("sinks.always.filter.feeds", r#"["queue"]"#);
     let with = |enabled: bool| base.clone().set("sinks.other.type", "stdout").set("sinks.other.enabled", enabled);
     let receiver = with(true).start();
     let mut missed = Vec::new();
@@ -233,7 +234,7 @@ fn a_sink_keeps_its_place_while_it_is_off_or_gone() {
 
 #[test]
 fn a_new_sink_starts_where_it_is_told_to() {
-    let first = Setup::new().set("sinks.first.type", "stdout");
+    let first = Setup::new().durable().set("sinks.first.type", "stdout");
     let receiver = first.start();
     let old = receiver.store(4);
     assert_eq!(receiver.finish().stdout, events(&old));
@@ -262,7 +263,7 @@ fn a_new_sink_starts_where_it_is_told_to() {
 #[test]
 fn a_sink_that_is_not_required_loses_its_oldest_events_and_goes_on() {
     let mut pipe = Pipe::new();
-    let receiver = Setup::new()
+    let receiver = Setup::embedded()
         .set("journal.max_bytes", "1MiB")
         .set("sinks.spare.type", "stdout")
         .set("sinks.spare.required", false)

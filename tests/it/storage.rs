@@ -18,7 +18,7 @@ use crate::harness::{not_tested, wait_for};
 
 #[test]
 fn a_sync_that_fails_is_the_end() {
-    let setup = Setup::new();
+    let setup = Setup::embedded();
     let receiver = setup.start();
     let mut wire = receiver.connect();
     let stored: Vec<String> = (0..20).map(|_| new_id()).collect();
@@ -61,7 +61,7 @@ fn a_sync_that_fails_is_the_end() {
 
 #[test]
 fn a_failed_sync_of_the_main_file_is_the_end_too() {
-    let setup = Setup::new();
+    let setup = Setup::embedded();
     let receiver = setup.start();
     let database = setup.journal().join("journal.db");
     let faults = receiver.inject_on(&database, "fdatasync,fsync:error=EIO", Path::new("/dev/null"));
@@ -92,7 +92,7 @@ fn a_failed_sync_of_the_main_file_is_the_end_too() {
 /// A sync that fails while the process drains is as final as any.
 #[test]
 fn a_sync_that_fails_at_the_end_shows_in_the_exit_code() {
-    let receiver = Setup::new().start();
+    let receiver = Setup::embedded().start();
     let (id, event) = new_event();
     receiver.post(event).assert_durable("stored", &id);
     let faults = receiver.inject("fdatasync,fsync:error=EIO");
@@ -103,7 +103,7 @@ fn a_sync_that_fails_at_the_end_shows_in_the_exit_code() {
 
 #[test]
 fn while_a_sync_is_slow_copies_wait_and_the_account_adds_up() {
-    let setup = Setup::new().set("listen.answer_within", "500ms");
+    let setup = Setup::embedded().set("listen.answer_within", "500ms");
     let receiver = setup.start();
     let (first, event_of_first) = new_event();
     receiver.post(event_of_first).assert_durable("stored", &first);
@@ -138,7 +138,7 @@ fn while_a_sync_is_slow_copies_wait_and_the_account_adds_up() {
 
 #[test]
 fn a_copy_of_an_event_in_flight_shares_its_outcome() {
-    let receiver = Setup::new().start();
+    let receiver = Setup::embedded().start();
     let (warm, event) = new_event();
     receiver.post(event).assert_durable("stored", &warm);
     let faults = receiver.inject("fdatasync,fsync:delay_enter=700000:when=1");
@@ -173,7 +173,7 @@ fn a_copy_of_an_event_in_flight_shares_its_outcome() {
 
 #[test]
 fn while_a_sync_never_returns_memory_is_bounded_and_operators_are_answered() {
-    let setup = Setup::new()
+    let setup = Setup::embedded()
         .set("listen.answer_within", "300ms")
         .set("listen.max_in_flight", 16)
         .set("listen.max_in_flight_bytes", "8MiB")
@@ -215,7 +215,7 @@ fn while_a_sync_never_returns_memory_is_bounded_and_operators_are_answered() {
 /// synced by the next one before anybody can get a 200 that relies on them.
 #[test]
 fn what_an_earlier_life_wrote_is_synced_before_anyone_is_listened_to() {
-    let setup = Setup::new();
+    let setup = Setup::embedded();
     let receiver = setup.start();
     let mut wire = receiver.connect();
     let (id, event) = new_event();
@@ -247,7 +247,7 @@ fn what_an_earlier_life_wrote_is_synced_before_anyone_is_listened_to() {
 
 #[test]
 fn a_folder_that_cannot_be_used_is_refused_at_start() {
-    let setup = Setup::new();
+    let setup = Setup::embedded();
     let refused = |path: &PathBuf, reason: &str| {
         let start = Instant::now();
         let ended = setup.clone().set("journal.path", path).start_in_vain();
@@ -279,7 +279,7 @@ fn a_folder_that_cannot_be_used_is_refused_at_start() {
 
 #[test]
 fn the_journal_is_for_its_owner_only() {
-    let setup = Setup::new();
+    let setup = Setup::embedded();
     fs::create_dir(setup.journal()).unwrap();
     fs::set_permissions(setup.journal(), fs::Permissions::from_mode(0o755)).unwrap();
     let receiver = setup.start();
@@ -297,7 +297,7 @@ fn the_journal_is_for_its_owner_only() {
 
 #[test]
 fn a_second_process_is_kept_out_and_a_killed_one_keeps_nobody_out() {
-    let setup = Setup::new();
+    let setup = Setup::embedded();
     let receiver = setup.start();
     let ended = setup.start_in_vain();
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
@@ -330,7 +330,7 @@ fn a_clock_that_jumps_loses_nothing() {
     };
     let ca = Ca::with("Lasting CA", long);
     let (server, client) = (PKI.ca.server(long), ca.client(long));
-    let setup = Setup::new().set("tls.certificate", &server.chain).set("tls.private_key", &server.key);
+    let setup = Setup::embedded().set("tls.certificate", &server.chain).set("tls.private_key", &server.key);
     let setup = setup.set("tls.client_ca", [&ca.certificate]);
     let file = setup.folder().join("clock");
     let set = |offset: i64| {
@@ -380,7 +380,7 @@ fn a_backlog_is_opened_in_little_time_and_memory() {
 
 /// Leaves `events` undelivered, then starts a process that delivers them in at most `memory`. The figures.
 fn backlog(events: u64, memory: u64) -> String {
-    let dark = Setup::new().set("sinks.out.type", "stdout").set("sinks.out.enabled", false);
+    let dark = Setup::embedded().set("sinks.out.type", "stdout").set("sinks.out.enabled", false);
     let receiver = dark.start();
     let clients = 32;
     thread::scope(|scope| {

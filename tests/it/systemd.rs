@@ -91,7 +91,7 @@ fn a_reload_is_told_from_its_beginning_to_its_end_whatever_comes_of_it() {
 
 #[test]
 fn a_start_that_fails_is_never_ready() {
-    let setup = Setup::new();
+    let setup = Setup::embedded();
     let (manager, variable) = Manager::at(&setup);
     fs::write(setup.journal(), "no folder").unwrap();
     let ended = setup.through(&["env", &variable]).start_in_vain();
@@ -115,7 +115,7 @@ fn an_abstract_socket_is_told_too_and_one_that_is_missing_stops_nothing() {
 
 #[test]
 fn the_watchdog_hears_from_a_journal_that_answers_and_from_no_other() {
-    let setup = Setup::new().set("listen.answer_within", "200ms");
+    let setup = Setup::embedded().set("listen.answer_within", "200ms");
     let (manager, variable) = Manager::at(&setup);
     let receiver = setup.through(&["env", &variable, "WATCHDOG_USEC=1500000"]).start();
     assert!(manager.told().starts_with("READY=1\n"));

@@ -1,6 +1,7 @@
 //! `check`: would `serve` start with these settings, and go on well? A line per finding, each with the remedy; never opens
 //! a listener, and changes nothing.
 
+mod cluster;
 mod folders;
 mod host;
 mod sinks;
@@ -20,7 +21,8 @@ const USUAL_GRACE: Duration = Duration::from_secs(28);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Each line begins with ok, warning or error, and a key of the settings. Run it as the user and on the machine that serve
-runs as and on. Exit code 78 if the receiver would not start, 1 if a target could not be reached.
+runs as and on. With the engine nats, the cluster is looked at. Exit code 78 if the receiver would not start, 1 if a
+target or the cluster could not be reached.
 
 Example: asapp-receiver --config /etc/asapp-receiver/production.toml check --connect")]
 pub struct Args {
@@ -32,11 +34,12 @@ pub struct Args {
 /// Prints what was found.
 ///
 /// # Errors
-/// When something found would keep the receiver from starting, or a target could not be reached.
+/// When something found would keep the receiver from starting, or a target or the cluster could not be reached.
 pub async fn run(args: Args, files: &[PathBuf]) -> Result<(), Failure> {
     let findings = match Config::load(files) {
         Ok((config, warnings)) => {
             let mut findings = of_settings(&config, warnings);
+            findings.extend(cluster::look(&config).await);
             if args.connect {
                 findings.extend(sinks::connect(&config).await);
             }
@@ -64,7 +67,7 @@ struct Finding {
 enum Verdict {
     Good,
     Warning,
-    /// What was tried did not work out. The receiver would start.
+    /// What was tried did not work out. It is no matter of the settings.
     Failed,
     /// The receiver would not start.
     Error,

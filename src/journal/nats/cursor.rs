@@ -21,14 +21,14 @@ const BYTES: usize = 1 << 20;
 const AT_A_TIME: usize = 256;
 
 /// A sink's events of the partitions that are this receiver's, for its lane.
-pub(in crate::journal) struct Cursor {
+pub struct Cursor {
     shelf: Arc<Shelf>,
     dead: DeadLetters,
 }
 
 /// How the lane says what became of them. Cheap to clone.
 #[derive(Clone)]
-pub(in crate::journal) struct Settler {
+pub struct Settler {
     shelf: Arc<Shelf>,
     dead: DeadLetters,
 }

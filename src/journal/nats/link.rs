@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_nats::connection::State;
 use async_nats::jetstream::stream;
@@ -29,6 +29,8 @@ use crate::config;
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// For an answer of the API.
 const API_TIMEOUT: Duration = Duration::from_secs(5);
+/// Servers count nanoseconds in 63 bits: in 2262 they begin anew.
+const LAST_TIME: Duration = Duration::from_secs(9_000_000_000);
 /// How late a change of the connection is seen, should its event have been lost.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -75,7 +77,7 @@ pub(in crate::journal) enum NotStored {
 
 /// What kept a request from its answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(in crate::journal) enum NatsError {
+pub enum NatsError {
     /// May be different in a moment.
     #[error("the NATS cluster does not answer: {0}")]
     Unavailable(String),
@@ -194,7 +196,11 @@ impl Link {
         let mut request = json!({ "batch": count, "max_bytes": max_bytes, "next_by_subj": filter });
         match from {
             From::Sequence(sequence) => request["seq"] = sequence.max(1).into(),
-            From::Time(time) => request["start_time"] = humantime::format_rfc3339_nanos(time).to_string().into(),
+            From::Time(time) => {
+                // What is beyond is before or after every message all the same.
+                let time = time.clamp(UNIX_EPOCH, UNIX_EPOCH + LAST_TIME);
+                request["start_time"] = humantime::format_rfc3339_nanos(time).to_string().into();
+            }
         }
         let ticket = self.0.replies.ticket(count + 1);
         let subject = format!("$JS.API.DIRECT.GET.{stream}");
@@ -216,6 +222,19 @@ impl Link {
     /// [`NatsError::Unavailable`] and [`NatsError::Refused`].
     pub(in crate::journal) async fn get_last(&self, stream: &str, subject: &str) -> Result<Option<Stored>, NatsError> {
         self.get_by(stream, json!({ "last_by_subj": subject })).await
+    }
+
+    /// The first message of a subject at this sequence or after, from the stream's leader.
+    ///
+    /// # Errors
+    /// [`NatsError::Unavailable`] and [`NatsError::Refused`].
+    pub(in crate::journal) async fn get_next(
+        &self,
+        stream: &str,
+        subject: &str,
+        from: u64,
+    ) -> Result<Option<Stored>, NatsError> {
+        self.get_by(stream, json!({ "seq": from, "next_by_subj": subject })).await
     }
 
     /// Deletes a message; false if there is none of this sequence.
@@ -344,7 +363,9 @@ impl fmt::Debug for Link {
 async fn connect(settings: &config::Nats, changed: &Arc<Notify>) -> Result<Client, NatsError> {
     let servers: Result<Vec<ServerAddr>, _> = settings.servers.iter().map(|server| server.parse()).collect();
     let servers = servers.map_err(|error| NatsError::Unfit(vec![format!("journal.nats.servers: {error}")]))?;
+    let shown = settings.servers.join(", ");
     let end = Instant::now() + CONNECT_WITHIN;
+    let mut last = "no answer within 10 s".to_owned();
     loop {
         let changed = Arc::clone(changed);
         let options = login::options(settings)?.event_callback(move |event| {
@@ -352,26 +373,28 @@ async fn connect(settings: &config::Nats, changed: &Arc<Notify>) -> Result<Clien
             changed.notify_one();
             std::future::ready(())
         });
+        // Its own pause comes before each address.
         let Ok(connected) = timeout_at(end, options.connect(servers.clone())).await else {
-            let text = format!("no connection to {} within 10 s", settings.servers.join(", "));
-            return Err(NatsError::Unavailable(text));
+            return Err(NatsError::Unavailable(format!("no connection to {shown}: {last}")));
         };
         let error = match connected {
             Ok(client) => return Ok(client),
             Err(error) => error,
         };
-        let text = format!("no connection to {}: {}", settings.servers.join(", "), with_causes(&error));
-        match error.kind() {
+        last = with_causes(&error);
+        let remedy = match error.kind() {
             ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
-                let remedy = "let its certificate, journal.nats.credentials_file or journal.nats.nkey_file be one that the cluster knows";
-                return Err(NatsError::Unfit(vec![format!(
-                    "{text}: the cluster does not let the receiver in; {remedy}"
-                )]));
+                "let the certificate, the credentials_file or the nkey_file be one that the cluster knows"
             }
-            _ if Instant::now() >= end => return Err(NatsError::Unavailable(text)),
-            // Its own pause comes before each address.
-            _ => tracing::debug!(error = text, "not connected to NATS yet"),
-        }
+            _ if is_of_tls(&error) => {
+                "let ca be who signs the servers' certificates, these be for the names in servers, and \
+                                       certificate one that the cluster trusts"
+            }
+            _ => continue,
+        };
+        return Err(NatsError::Unfit(vec![format!(
+            "journal.nats.servers: no connection to {shown}: {last}: {remedy}"
+        )]));
     }
 }
 
@@ -398,6 +421,15 @@ async fn watch_connection(client: Client, changed: Arc<Notify>, state: watch::Se
             replies.give_up();
         }
     }
+}
+
+/// Whether one side does not like the other's certificate, or how it speaks.
+fn is_of_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut chain = std::iter::successors(Some(error), |error| error.source());
+    chain.any(|error| {
+        let io = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        error.is::<rustls::Error>() || io.is_some_and(|inner| inner.is::<rustls::Error>())
+    })
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {

@@ -1,13 +1,27 @@
-//! The journal of a fleet: a NATS JetStream cluster that all receivers share. They keep nothing themselves.
-#![allow(dead_code, reason = "wired in the next commits")]
+//! The journal of a fleet: a NATS JetStream cluster that all its receivers share. They keep nothing themselves.
+//!
+//! An event is one message in one stream, published under a hash of its id and acknowledged by the cluster before its 200
+//! ([`append`]); the cluster tells duplicates. Its entity decides on its partition. For every sink and partition there is a
+//! consumer, which the cluster pins to one receiver at a time, and a **place**: a record of what has been settled, written
+//! by compare-and-set ([`share`], [`partition`]). The place is the truth; the consumer is a lease and a feed.
+//!
+//! | stream | holds |
+//! | --- | --- |
+//! | `S` | the events |
+//! | `S_STATE` | records: sinks, places, retried dead letters, notes, receivers that are alive ([`records`]) |
+//! | `S_DEAD_LETTERS`, `S_QUARANTINE` | a message each ([`letters`], [`quarantine`]) |
 
+mod append;
 mod consumer;
 mod cursor;
 mod fitness;
+mod horizon;
+mod janitor;
 mod known;
 mod letters;
 mod link;
 mod login;
+mod migrate;
 mod monitor;
 mod names;
 mod notes;
@@ -18,7 +32,323 @@ mod records;
 mod replicas;
 mod replies;
 mod retries;
+mod scan;
 mod share;
 mod sinks;
 mod streams;
 mod tenure;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::FutureExt;
+use tokio::sync::{broadcast, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub(super) use cursor::{Cursor, Settler};
+pub(super) use letters::Letters;
+pub(in crate::journal) use link::NatsError;
+pub(super) use migrate::Migration;
+pub use migrate::{MigrateError, Moved};
+pub(super) use scan::{Scan, Watch};
+pub use streams::{ClusterFindings, examine_cluster};
+
+use super::letters::{Handled, Letter, LettersOf, Which};
+use super::quarantine::{Bodies, QuarantinedBody};
+use super::{Appended, ClusterStatus, NewEvent, Quarantined, Refused, Report, State, Status};
+use crate::admission::{Admitted, Outcome};
+use crate::config::{self, Config};
+use crate::telemetry::Metrics;
+use append::Appender;
+use janitor::{Janitor, Seen};
+use letters::DeadLetters;
+use link::{From, Link};
+use notes::Notes;
+use quarantine::Quarantine;
+use records::Records;
+use sinks::Delivery;
+
+/// Events stored here that a slow [`Watch`] may be behind.
+const OWN: usize = 1024;
+/// How long publishes under way are waited for at the end.
+const LAST: Duration = Duration::from_secs(5);
+
+/// What every handle to the cluster shares.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    link: Link,
+    appender: Appender,
+    delivery: Delivery,
+    dead_letters: DeadLetters,
+    quarantine: Quarantine,
+    notes: Notes,
+    seen: watch::Receiver<Seen>,
+    state: watch::Sender<State>,
+    /// Appends under way.
+    appends: TaskTracker,
+    /// Everything else.
+    tasks: TaskTracker,
+    ending: CancellationToken,
+}
+
+impl Cluster {
+    /// Connects, makes or checks the streams, and starts what a sink needs. Gives a cursor for every enabled sink.
+    pub(super) async fn open(
+        config: &Config,
+        settings: &config::Nats,
+        metrics: Arc<Metrics>,
+    ) -> Result<(Arc<Self>, Vec<Cursor>, Report), NatsError> {
+        let link = Link::connect(settings).await?;
+        let warnings = streams::ensure(&link, config).await?;
+        let (tasks, ending) = (TaskTracker::new(), CancellationToken::new());
+        let records = Records::open(&link, &tasks, ending.clone()).await?;
+        let info = link.info(link.names().events()).await?;
+        let tail = watch::Sender::new(info.state.last_sequence);
+        let full = watch::Sender::new(false);
+        let instance: Arc<str> = uuid::Uuid::new_v4().to_string().into();
+        replicas::live(&records, &instance, &tasks, ending.clone()).await;
+        let quarantine =
+            Quarantine::new((&link, &records), Arc::clone(&metrics), config.quarantine.max_bytes, ending.clone());
+        let both = (&link, &records);
+        let dead_letters = DeadLetters::open(both, config, Arc::clone(&instance), &tasks, ending.clone());
+        let seen = Janitor::start(&link, &records, config, &tail, &full, &tasks, ending.clone()).await?;
+        let part = (&link, &records, &dead_letters);
+        let (delivery, cursors) = Delivery::start(part, config, Arc::clone(&instance), full.subscribe()).await?;
+        let notes = Notes::open(&records, instance, &tasks, ending.clone());
+        let appender = Appender {
+            link: link.clone(),
+            quarantine: quarantine.clone(),
+            metrics,
+            partitions: settings.partitions,
+            ack_timeout: settings.ack_timeout,
+            answer_within: config.listen.answer_within,
+            tail,
+            full,
+            own: broadcast::Sender::new(OWN),
+        };
+        let report = Report { events: info.state.messages, warnings, ..Report::default() };
+        let cluster = Arc::new(Self {
+            link,
+            appender,
+            delivery,
+            dead_letters,
+            quarantine,
+            notes,
+            seen,
+            state: watch::Sender::new(State::Open),
+            appends: TaskTracker::new(),
+            tasks,
+            ending,
+        });
+        cluster.tasks.spawn(Arc::clone(&cluster).follow_state());
+        Ok((cluster, cursors, report))
+    }
+
+    /// As [`Journal::append`](super::Journal::append): a task of its own, which nobody's going away ends.
+    pub(super) fn append(
+        &self,
+        event: NewEvent,
+        admitted: Admitted,
+    ) -> impl Future<Output = Result<Appended, Refused>> + use<> {
+        let (reply, answer) = oneshot::channel();
+        let appender = self.appender.clone();
+        let is_closed = self.ending.is_cancelled() || self.appends.is_closed();
+        self.appends.spawn(async move {
+            let appended = if is_closed { Err(Refused::Closed) } else { appender.append(event).await };
+            admitted.settle(match &appended {
+                Ok(Appended::Stored(_)) => Outcome::Stored,
+                Ok(Appended::Duplicate(_)) => Outcome::Duplicate,
+                Err(why) => Outcome::Refused(why.word()),
+            });
+            // Whoever asked may be gone.
+            let _ = reply.send(appended);
+        });
+        answer.map(|answer| answer.unwrap_or(Err(Refused::Closed)))
+    }
+
+    pub(super) async fn quarantine(
+        &self,
+        body: Quarantined,
+        admitted: Admitted,
+        outcome: Outcome,
+    ) -> Result<(), Refused> {
+        let (reply, answer) = oneshot::channel();
+        let quarantine = self.quarantine.clone();
+        self.appends.spawn(async move {
+            let kept = quarantine.keep(body.into()).await;
+            admitted.settle(kept.map_or_else(|why| Outcome::Refused(why.word()), |()| outcome));
+            let _ = reply.send(kept);
+        });
+        answer.await.unwrap_or(Err(Refused::Closed))
+    }
+
+    pub(super) async fn forget(&self, sink: &str) -> Result<bool, Refused> {
+        self.delivery.forget(sink).await
+    }
+
+    pub(super) async fn note(&self, key: &'static str, text: Option<String>) -> Result<(), Refused> {
+        self.notes.note(key, text).await
+    }
+
+    pub(super) fn notes(&self) -> BTreeMap<String, String> {
+        self.notes.all()
+    }
+
+    pub(super) fn read_note(&self, key: &str) -> Option<String> {
+        self.notes.read(key)
+    }
+
+    pub(super) async fn number(&self, series: &'static str) -> Result<u64, Refused> {
+        self.notes.number(series).await
+    }
+
+    pub(super) async fn adopted(&self) -> Option<(String, String)> {
+        self.notes.adopted().await
+    }
+
+    /// A cluster that is out of reach is no reason to end this process: another one would not reach it either.
+    pub(super) async fn answers(&self) -> Result<(), Refused> {
+        if self.ending.is_cancelled() { Err(Refused::Closed) } else { Ok(()) }
+    }
+
+    pub(super) async fn sequence_at(&self, time: SystemTime) -> Result<u64, Refused> {
+        let names = self.link.names();
+        // What comes after this is not older.
+        let next = *self.appender.tail.borrow() + 1;
+        let found = self.link.read(names.events(), &names.subjects(), From::Time(time), 1, 1).await;
+        let found = found.map_err(|error| refused(&error))?;
+        Ok(found.messages.first().map_or(next, |stored| stored.sequence))
+    }
+
+    pub(super) fn range(&self) -> (u64, u64) {
+        (self.seen.borrow().first, *self.appender.tail.borrow())
+    }
+
+    pub(super) fn state(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let tail = *self.appender.tail.borrow();
+        let sinks = self.delivery.accounts(tail);
+        let seen = self.seen.borrow();
+        let server = self.link.client().server_info();
+        Status {
+            first_sequence: seen.first,
+            last_sequence: tail,
+            bytes: seen.bytes,
+            oldest: seen.oldest,
+            dedup_ids: 0,
+            dead_letters: self.dead_letters.status(seen.dead.count, seen.dead.bytes, seen.dead.newest),
+            quarantine: self.quarantine.status(seen.quarantine.count, seen.quarantine.bytes, seen.quarantine.newest),
+            sinks,
+            cluster: Some(ClusterStatus {
+                server: server.server_name,
+                version: server.version,
+                cluster: server.cluster,
+                sync_always: seen.sync_always,
+            }),
+        }
+    }
+
+    pub(super) fn engine(&self) -> config::Engine {
+        config::Engine::Nats
+    }
+
+    /// Every event from now on, whoever stores it.
+    pub(super) fn watch(&self) -> Watch {
+        Watch::All(self.scan(*self.appender.tail.borrow() + 1))
+    }
+
+    /// Every event that is stored here from now on.
+    pub(super) fn watch_own(&self) -> Watch {
+        Watch::Own { events: self.appender.own.subscribe(), ending: self.ending.clone() }
+    }
+
+    pub(super) fn scan(&self, from: u64) -> Scan {
+        Scan::new(self.link.clone(), self.ending.clone(), from, self.appender.tail.subscribe())
+    }
+
+    pub(super) async fn dead_letters(&self, query: LettersOf) -> Result<Vec<Letter>, Refused> {
+        self.dead_letters.list(query).await
+    }
+
+    pub(super) async fn dead_letter(&self, id: u64) -> Result<Option<Letter>, Refused> {
+        self.dead_letters.get(id).await
+    }
+
+    pub(super) async fn retry_dead_letters(&self, which: Which) -> Result<Handled, Refused> {
+        self.dead_letters.retry(which).await
+    }
+
+    pub(super) async fn discard_dead_letters(&self, which: Which) -> Result<Handled, Refused> {
+        self.dead_letters.discard(which).await
+    }
+
+    pub(super) async fn quarantined(&self, after: u64, limit: usize) -> Result<Vec<QuarantinedBody>, Refused> {
+        self.quarantine.list(after, limit).await
+    }
+
+    pub(super) async fn quarantined_body(&self, id: u64) -> Result<Option<QuarantinedBody>, Refused> {
+        self.quarantine.get(id).await
+    }
+
+    pub(super) async fn discard_quarantined(&self, which: Bodies) -> Result<Handled, Refused> {
+        self.quarantine.discard(which).await
+    }
+
+    pub(super) async fn retry_quarantined(&self, which: Bodies) -> Result<Handled, Refused> {
+        self.quarantine.retry(which, &self.appender).await
+    }
+
+    pub(super) async fn close(&self) {
+        self.appends.close();
+        let _ = tokio::time::timeout(LAST, self.appends.wait()).await;
+        // Others take over from here on.
+        let notes = tokio::time::timeout(LAST, self.notes.finish());
+        let _ = futures_util::join!(self.dead_letters.finish(), self.delivery.finish(), notes);
+        self.state.send_replace(State::Closed);
+        self.ending.cancel();
+        self.tasks.close();
+        let _ = tokio::time::timeout(LAST, self.tasks.wait()).await;
+    }
+
+    /// Says whether events can be stored, as connection, stream and room come and go.
+    async fn follow_state(self: Arc<Self>) {
+        let (mut seen, mut connected) = (self.seen.clone(), self.link.connection());
+        let mut full = self.appender.full.subscribe();
+        loop {
+            let healthy = match (*connected.borrow_and_update(), &seen.borrow_and_update().healthy) {
+                (false, _) => Err("not connected to any server".to_owned()),
+                (true, healthy) => healthy.clone(),
+            };
+            let state = match (&healthy, *full.borrow_and_update()) {
+                (Err(_), _) => State::Unreachable,
+                (Ok(()), true) => State::Full,
+                (Ok(()), false) => State::Open,
+            };
+            let before = self.state.send_replace(state);
+            match healthy {
+                Err(reason) if before != state => {
+                    tracing::error!(reason, "the cluster cannot store events now: they are refused until it can");
+                }
+                Ok(()) if before == State::Unreachable => tracing::info!("the cluster stores events again"),
+                _ => {}
+            }
+            tokio::select! {
+                changed = seen.changed() => if changed.is_err() { return },
+                changed = connected.changed() => if changed.is_err() { return },
+                changed = full.changed() => if changed.is_err() { return },
+                () = self.ending.cancelled() => return,
+            }
+        }
+    }
+}
+
+/// What an operator or a lane is told of an error of the cluster.
+fn refused(error: &NatsError) -> Refused {
+    tracing::warn!(%error, "the cluster did not do what was asked");
+    Refused::Late
+}

@@ -7,6 +7,7 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use super::append::Appender;
 use super::letters::{AT_ONCE, LIST_BYTES};
 use super::link::{From, Link};
 use super::once::{framed, json, refused, store_once, unframed};
@@ -124,17 +125,13 @@ impl Quarantine {
     }
 
     /// Takes bodies in as events: `append` stores one, or finds it stored; false if its id is known with other bytes.
-    pub(super) async fn retry(
-        &self,
-        which: Bodies,
-        append: impl AsyncFn(Envelope, &Kept) -> Result<bool, Refused>,
-    ) -> Result<Handled, Refused> {
+    pub(super) async fn retry(&self, which: Bodies, append: &Appender) -> Result<Handled, Refused> {
         self.check_open()?;
         let mut handled = Handled::default();
         let (mut after, end) = match self.ids(which).await? {
             Ids::Given(ids) => {
                 for id in ids {
-                    self.release(id, &append, &mut handled).await?;
+                    self.release(id, append, &mut handled).await?;
                 }
                 return Ok(handled);
             }
@@ -145,19 +142,14 @@ impl Quarantine {
             let Some(last) = found.last() else { break };
             after = last.sequence;
             for id in found.iter().map(|stored| stored.sequence).filter(|&id| id <= end) {
-                self.release(id, &append, &mut handled).await?;
+                self.release(id, append, &mut handled).await?;
             }
         }
         Ok(handled)
     }
 
     /// `append` takes one body in, and then it is deleted; one that is left in between is found stored the next time.
-    async fn release(
-        &self,
-        id: u64,
-        append: &impl AsyncFn(Envelope, &Kept) -> Result<bool, Refused>,
-        handled: &mut Handled,
-    ) -> Result<(), Refused> {
+    async fn release(&self, id: u64, append: &Appender, handled: &mut Handled) -> Result<(), Refused> {
         let Some(QuarantinedBody { id, reason, detail, at, peer, endpoint, body }) = self.get(id).await? else {
             handled.skip(id, || UNKNOWN.to_owned());
             return Ok(());
@@ -171,7 +163,7 @@ impl Quarantine {
         };
         let at = millis(at);
         let kept = Kept { id, reason, detail, at, peer, endpoint, digest: 0, body };
-        if append(envelope, &kept).await? {
+        if append.release(&envelope, &kept).await? {
             self.metrics.quarantine_released.inc();
             if self.delete(id).await? {
                 self.note_taken(1).await;

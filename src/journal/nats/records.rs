@@ -165,6 +165,11 @@ impl Records {
         there.map(|(key, known)| (key.clone(), known.record.clone())).collect()
     }
 
+    /// The record of this key, if it is known.
+    pub(in crate::journal) fn last_known(&self, key: &str) -> Option<Record> {
+        self.0.known().get(key).filter(|known| known.is_there()).map(|known| known.record.clone())
+    }
+
     /// Whether this key, or that it was removed, has been seen.
     pub(in crate::journal) fn has_seen(&self, key: &str) -> bool {
         self.0.known().contains_key(key)

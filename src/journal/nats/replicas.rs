@@ -12,9 +12,9 @@ use super::link::NatsError;
 use super::records::Records;
 
 /// How often a receiver says that it lives…
-const RENEW: Duration = Duration::from_secs(3);
+const RENEW: Duration = Duration::from_secs(2);
 /// …and how long that is believed.
-const TTL: Duration = Duration::from_secs(10);
+const TTL: Duration = Duration::from_secs(6);
 /// One whose record was not there in all this time is gone. After an outage of the cluster it takes a moment until all
 /// have renewed theirs.
 const ABSENT: Duration = Duration::from_secs(5);

@@ -40,7 +40,7 @@ const LAST: Duration = Duration::from_secs(5);
 
 /// The retried dead letters of one sink, for its lane.
 #[derive(Debug)]
-pub(in crate::journal) struct Letters {
+pub struct Letters {
     asks: mpsc::Sender<()>,
     given: mpsc::Receiver<Vec<Letter>>,
     has_asked: bool,

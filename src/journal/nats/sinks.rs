@@ -5,6 +5,7 @@
 //! the settings any more keeps its records, and holds what it has not had, until an operator drops it.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -68,6 +69,12 @@ struct Sink {
     /// The first sequence it is to have.
     first: u64,
     required: bool,
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").field("instance", &self.0.instance).finish_non_exhaustive()
+    }
 }
 
 impl Delivery {
@@ -164,6 +171,15 @@ impl Delivery {
         self.0.tasks.close();
         self.0.tasks.wait().await;
         self.0.lanes.iter().for_each(|lane| lane.shelf.close());
+    }
+
+    /// Gives a sink its record, which it must not have yet.
+    ///
+    /// # Errors
+    /// [`PutError`].
+    pub(super) async fn make(records: &Records, name: &str, first: u64) -> Result<(), PutError> {
+        let sink = serde_json::to_vec(&Sink { first, required: true }).unwrap_or_default();
+        records.put(&format!("sink.{name}"), 0, sink.into()).await.map(drop)
     }
 
     async fn deliver(&self, full: watch::Receiver<bool>) -> Result<(), NatsError> {

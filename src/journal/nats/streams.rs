@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_nats::ServerInfo;
 use async_nats::jetstream::stream::{Info, PeerInfo};
+use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::fitness::{self, Kind, Verdict};
@@ -15,12 +16,36 @@ use crate::config::{self, Config};
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// What there is in the cluster, and how it goes with the settings.
-#[derive(Debug)]
-pub(in crate::journal) struct Findings {
-    server: ServerInfo,
-    streams: Vec<(Kind, String, Option<Info>)>,
-    pub(in crate::journal) verdict: Verdict,
+/// What `check` shows of a cluster; a line each, begun by the key of the settings that it is about.
+#[derive(Debug, Default)]
+pub struct ClusterFindings {
+    pub facts: Vec<String>,
+    pub warnings: Vec<String>,
+    /// With these the receiver would not start.
+    pub problems: Vec<String>,
+    /// What the cluster did not do or tell now.
+    pub failure: Option<String>,
+}
+
+/// Connects, looks, and changes nothing; half a minute at most.
+pub async fn examine_cluster(config: &Config, settings: &config::Nats) -> ClusterFindings {
+    let examined = async {
+        let link = Link::connect(settings).await?;
+        examine(&link, config, settings).await
+    };
+    match examined.await {
+        Ok(found) => ClusterFindings {
+            facts: found.facts(),
+            warnings: found.verdict.warnings,
+            problems: found.verdict.problems,
+            failure: None,
+        },
+        Err(NatsError::Unfit(problems)) => ClusterFindings { problems, ..ClusterFindings::default() },
+        Err(error) => {
+            let failure = Some(format!("journal.nats.servers: {error}"));
+            ClusterFindings { failure, ..ClusterFindings::default() }
+        }
+    }
 }
 
 /// Makes the streams that are not there, unless something found does not do. Gives what an operator should know.
@@ -29,7 +54,7 @@ pub(in crate::journal) struct Findings {
 /// [`NatsError::Unfit`] with all that must be different.
 pub(in crate::journal) async fn ensure(link: &Link, config: &Config) -> Result<Vec<String>, NatsError> {
     let Some(settings) = &config.journal.nats else { return Ok(Vec::new()) };
-    let Findings { server, streams, mut verdict } = examine(link, config, settings).await?;
+    let Findings { server, streams, mut verdict, .. } = examine(link, config, settings).await?;
     if !verdict.problems.is_empty() {
         return Err(NatsError::Unfit(verdict.problems));
     }
@@ -44,17 +69,15 @@ pub(in crate::journal) async fn ensure(link: &Link, config: &Config) -> Result<V
 ///
 /// # Errors
 /// [`NatsError::Unavailable`] and [`NatsError::Refused`], when something cannot be seen.
-pub(in crate::journal) async fn examine(
-    link: &Link,
-    config: &Config,
-    settings: &config::Nats,
-) -> Result<Findings, NatsError> {
+async fn examine(link: &Link, config: &Config, settings: &config::Nats) -> Result<Findings, NatsError> {
     let server = link.client().server_info();
     let mut verdict = fitness::of_server(&server, config, settings);
-    let mut streams = Vec::new();
     // Without JetStream nobody answers.
-    for kind in Kind::ALL.into_iter().filter(|_| server.jetstream) {
-        let info = match patiently(|| link.info(kind.name(link.names()))).await {
+    let kinds = Kind::ALL.into_iter().filter(|_| server.jetstream);
+    let infos = kinds.map(async |kind| (kind, patiently(|| link.info(kind.name(link.names()))).await));
+    let mut streams = Vec::new();
+    for (kind, info) in join_all(infos).await {
+        let info = match info {
             Ok(info) => Some(info),
             Err(NatsError::Refused { code: NO_STREAM, .. }) => None,
             Err(error) => return Err(error),
@@ -64,7 +87,8 @@ pub(in crate::journal) async fn examine(
         }
         streams.push((kind, kind.name(link.names()).to_owned(), info));
     }
-    verdict.warnings.extend(match (monitor::sync_always(settings).await, &settings.monitor_url) {
+    let sync_always = monitor::sync_always(settings).await;
+    verdict.warnings.extend(match (sync_always, &settings.monitor_url) {
         (Some(true), _) => None,
         (Some(false), _) => Some(
             "journal.nats.monitor_url: this server acknowledges events up to two minutes before they are on its disk: \
@@ -82,16 +106,29 @@ pub(in crate::journal) async fn examine(
                 .to_owned(),
         ),
     });
-    Ok(Findings { server, streams, verdict })
+    Ok(Findings { server, streams, verdict, sync_always })
+}
+
+/// What there is in the cluster, and how it goes with the settings.
+#[derive(Debug)]
+struct Findings {
+    server: ServerInfo,
+    streams: Vec<(Kind, String, Option<Info>)>,
+    verdict: Verdict,
+    sync_always: Option<bool>,
 }
 
 impl Findings {
-    /// What is there, a line each with the key that it is about.
-    pub(in crate::journal) fn facts(&self) -> Vec<(&'static str, String)> {
+    fn facts(&self) -> Vec<String> {
         let ServerInfo { server_name, version, cluster, .. } = &self.server;
-        let of_cluster = cluster.as_ref().map_or(" alone".to_owned(), |cluster| format!(" in cluster {cluster}"));
-        let mut facts = vec![("journal.nats.servers", format!("connected to {server_name}{of_cluster}, {version}"))];
-        facts.extend(self.streams.iter().map(|(_, name, info)| ("journal.nats.stream", state(name, info.as_ref()))));
+        let place = cluster.as_ref().map_or("in no cluster".to_owned(), |cluster| format!("in the cluster {cluster}"));
+        let mut facts = vec![format!("journal.nats.servers: connected to {server_name}, {version}, {place}")];
+        let streams = self.streams.iter().map(|(_, name, info)| state(name, info.as_ref()));
+        facts.extend(streams.map(|state| format!("journal.nats.stream: {state}")));
+        if self.sync_always == Some(true) {
+            let text = "this server has events on its disk before it acknowledges them (sync_interval: always)";
+            facts.push(format!("journal.nats.monitor_url: {text}"));
+        }
         facts
     }
 }

@@ -48,10 +48,10 @@ impl Writer {
                 batch.contesting.extend((!is_same).then(|| conflicting(event)));
                 Role::Copy
             }
-            (Arriving::Released(..), Some(_)) if is_same => Role::Known,
-            (Arriving::Released(..), Some(_)) => Role::Settled,
-            (Arriving::Released(..), None) if is_same => Role::Copy,
-            (Arriving::Released(..), None) => Role::Contest,
+            (_, Some(_)) if is_same => Role::Known,
+            (_, Some(_)) => Role::Settled,
+            (_, None) if is_same => Role::Copy,
+            (_, None) => Role::Contest,
         };
         let waiting = Waiting { event_id, role, waiter };
         if role == Role::Settled {

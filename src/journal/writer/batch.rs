@@ -81,15 +81,24 @@ impl Waiting {
                 answers.push(reply, appended);
             }
             Waiter::Release(_, reply) => {
-                let released = match role {
-                    Role::First => Released::Stored,
-                    Role::Copy | Role::Known => Released::Duplicate,
-                    Role::Contest | Role::Conflict | Role::Settled => Released::Conflict,
-                };
+                let released = role.released();
                 metrics.quarantine_released.inc_by(u64::from(released != Released::Conflict));
                 // Whoever asked may be gone; it is done.
                 let _ = reply.send(Ok(released));
             }
+            Waiter::Move(reply) => {
+                let _ = reply.send(Ok(role.released()));
+            }
+        }
+    }
+}
+
+impl Role {
+    fn released(self) -> Released {
+        match self {
+            Self::First => Released::Stored,
+            Self::Copy | Self::Known => Released::Duplicate,
+            Self::Contest | Self::Conflict | Self::Settled => Released::Conflict,
         }
     }
 }

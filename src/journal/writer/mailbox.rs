@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::letters::Ending;
 use crate::admission::{Admitted, Outcome};
 use crate::envelope::Envelope;
-use crate::journal::group::Parts;
+use crate::journal::group::{Event, Parts};
 use crate::journal::place::Settled;
 use crate::journal::store::{DeadLetter, Kept};
 use crate::journal::window::IdHash;
@@ -133,6 +133,8 @@ pub(in crate::journal) enum Arriving {
     New(NewEvent),
     /// Out of the quarantine: it was authenticated, and counted, when it came.
     Released(Envelope, Kept),
+    /// Out of another journal.
+    Moved(Envelope, Event),
 }
 
 #[derive(Debug)]
@@ -140,6 +142,7 @@ pub(in crate::journal) enum Waiter {
     Request(Admitted, oneshot::Sender<Answer>),
     /// An operator lets the body of this id out of the quarantine.
     Release(u64, oneshot::Sender<Result<Released, Refused>>),
+    Move(oneshot::Sender<Result<Released, Refused>>),
 }
 
 /// The answer to an append, and those to others, which whoever has this one gives them.
@@ -240,7 +243,7 @@ impl Arriving {
     pub(super) fn envelope(&self) -> &Envelope {
         match self {
             Self::New(event) => &event.envelope,
-            Self::Released(envelope, _) => envelope,
+            Self::Released(envelope, _) | Self::Moved(envelope, _) => envelope,
         }
     }
 
@@ -248,6 +251,7 @@ impl Arriving {
         match self {
             Self::New(event) => event.parts(),
             Self::Released(envelope, kept) => kept.parts(envelope),
+            Self::Moved(envelope, event) => event.parts(envelope),
         }
     }
 }
@@ -289,7 +293,7 @@ impl Waiter {
                 // Whoever asked may be gone.
                 let _ = reply.send(Answer::alone(Err(why)));
             }
-            Self::Release(_, reply) => {
+            Self::Release(_, reply) | Self::Move(reply) => {
                 let _ = reply.send(Err(why));
             }
         }

@@ -11,7 +11,9 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use super::pki::PKI;
 use super::receiver::{Ended, Receiver, Setup};
+use super::wire::{Wire, tls};
 use super::{PATIENCE, free_port, wait_for};
 
 /// A running HAProxy. Dropped, it is killed.
@@ -21,7 +23,7 @@ pub(crate) struct HaProxy {
     folder: TempDir,
 }
 
-/// Two receivers with journals of their own behind HAProxy, which asks their `/readyz` five times a second and sends
+/// Two receivers behind HAProxy, which asks their `/readyz` five times a second and sends
 /// connections to those that are ready. Each can end and come back while clients go on.
 pub(crate) struct Fleet {
     pub(crate) haproxy: HaProxy,
@@ -121,6 +123,13 @@ impl Fleet {
         let fleet = Self { haproxy: HaProxy::start("httpchk GET /readyz", &servers), setups, receivers };
         (0..2).for_each(|number| fleet.haproxy.wait_up(number, true));
         fleet
+    }
+
+    /// A connection of the good client to this receiver, past HAProxy.
+    #[track_caller]
+    pub(crate) fn connect(&self, number: usize) -> Wire {
+        let tcp = TcpStream::connect(self.receiver(number).events).unwrap();
+        Wire::handshake_after(b"PROXY UNKNOWN\r\n", tcp, tls(Some(&PKI.client), &[])).unwrap()
     }
 
     /// One that is running.

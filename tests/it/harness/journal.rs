@@ -79,10 +79,22 @@ impl Open {
 
     pub(crate) fn with(config: Config) -> Result<Self, OpenError> {
         let metrics = Arc::new(Metrics::new());
-        let (journal, cursors, report) = Journal::open(&config, Arc::clone(&metrics))?;
+        let opened = Journal::open(&config, Arc::clone(&metrics))?;
+        Ok(Self::of(config, metrics, opened))
+    }
+
+    /// The same on any engine.
+    pub(crate) async fn start(config: Config) -> Result<Self, OpenError> {
+        let metrics = Arc::new(Metrics::new());
+        let opened = Journal::start(Arc::new(config.clone()), Arc::clone(&metrics)).await?;
+        Ok(Self::of(config, metrics, opened))
+    }
+
+    fn of(config: Config, metrics: Arc<Metrics>, opened: (Journal, Vec<Cursor>, Report)) -> Self {
+        let (journal, cursors, report) = opened;
         let admission = Admission::new(&config.listen, Arc::clone(&metrics));
         let cursors = cursors.into_iter().map(|cursor| (cursor.sink().to_owned(), cursor)).collect();
-        Ok(Self { config, metrics, admission, journal, cursors, report })
+        Self { config, metrics, admission, journal, cursors, report }
     }
 
     pub(crate) fn admit(&self) -> Admitted {

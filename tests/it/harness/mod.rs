@@ -5,6 +5,7 @@ pub(crate) mod disk;
 pub(crate) mod event;
 pub(crate) mod haproxy;
 pub(crate) mod journal;
+pub(crate) mod nats;
 pub(crate) mod nginx;
 pub(crate) mod pki;
 pub(crate) mod programs;

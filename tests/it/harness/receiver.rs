@@ -14,6 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::event::{event, new_id};
+use super::nats::{NatsServer, Streams};
 use super::pki::{CLIENT_NAME, Identity, PKI};
 use super::target::Target;
 use super::wire::{Answer, Wire};
@@ -24,6 +25,8 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_asapp-receiver");
 /// How a receiver is to be started; the same setup can be started again on the same folder.
 #[derive(Clone)]
 pub(crate) struct Setup {
+    /// Of the shared server.
+    _streams: Option<Arc<Streams>>,
     folder: Arc<TempDir>,
     settings: BTreeMap<String, String>,
     wrapper: Vec<String>,
@@ -73,11 +76,40 @@ pub(crate) struct Account {
     pub(crate) in_flight: u64,
 }
 
+/// What this test run keeps journals in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Engine {
+    Sqlite,
+    Memory,
+    Nats,
+}
+
+impl Engine {
+    fn of_this_run() -> Self {
+        match std::env::var("TEST_ENGINE").as_deref() {
+            Err(_) | Ok("sqlite") => Self::Sqlite,
+            Ok("memory") => Self::Memory,
+            Ok("nats") => Self::Nats,
+            Ok(other) => panic!("TEST_ENGINE: no engine is called {other}"),
+        }
+    }
+}
+
 impl Setup {
-    /// A receiver with the tests' certificates, ports of its own and a fresh journal.
+    /// A receiver with the tests' certificates, ports of its own and a fresh journal, of the engine that the environment
+    /// variable `TEST_ENGINE` names: `sqlite`, unless told.
     pub(crate) fn new() -> Self {
+        match Engine::of_this_run() {
+            Engine::Sqlite => Self::embedded(),
+            Engine::Memory => Self::embedded().set("journal.engine", "memory").set("journal.allow_loss", true),
+            Engine::Nats => Self::embedded().on(NatsServer::shared()),
+        }
+    }
+
+    /// The same for a test of the embedded engine's own: its files, its limits, how fast it is, what it says.
+    pub(crate) fn embedded() -> Self {
         let folder = Arc::new(TempDir::new().unwrap());
-        let setup = Self { folder, settings: BTreeMap::new(), wrapper: Vec::new(), stdout: None };
+        let setup = Self { _streams: None, folder, settings: BTreeMap::new(), wrapper: Vec::new(), stdout: None };
         let journal = setup.folder.path().join("journal");
         setup
             .set("listen.address", "127.0.0.1:0")
@@ -90,6 +122,32 @@ impl Setup {
             .set("log.level", "debug")
             .set("listen.pre_drain", "0s")
             .set("listen.drain_timeout", "10s")
+    }
+
+    /// With a fresh journal on this server. Its streams go with the last copy of this setup.
+    pub(crate) fn on(self, server: &'static NatsServer) -> Self {
+        let streams = Streams::new(server);
+        let setup = self.in_stream(server, &streams.name);
+        Self { _streams: Some(Arc::new(streams)), ..setup }
+    }
+
+    /// With its journal on this server, in streams whose names begin so.
+    pub(crate) fn in_stream(self, server: &NatsServer, stream: &str) -> Self {
+        self.set("journal.engine", "nats")
+            .set_toml("journal.nats.servers", &format!("[{:?}]", server.url()))
+            .set("journal.nats.stream", stream)
+            .set("journal.nats.replicas", 1)
+            .set("journal.nats.partitions", 1)
+    }
+
+    /// For a test in which the journal outlives its process: an engine that keeps nothing gives way to the embedded one.
+    pub(crate) fn durable(self) -> Self {
+        if self.engine() == "memory" { self.without("journal.engine") } else { self }
+    }
+
+    /// Whose journal it is.
+    pub(crate) fn engine(&self) -> &str {
+        self.settings.get("journal.engine").map_or("sqlite", |name| name.trim_matches('"'))
     }
 
     /// Sets a key to a value of its own type.

@@ -1,0 +1,193 @@
+//! How an event gets into the cluster: one publish under its id, acknowledged before anybody is told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
+use aws_lc_rs::digest::{SHA256, digest as sha};
+use bytes::Bytes;
+use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::link::{Ack, Link, NotStored};
+use super::quarantine::Quarantine;
+use crate::envelope::{Envelope, Facts, Feed};
+use crate::journal::group::{ENCODED_OVERHEAD, Parts, encode};
+use crate::journal::store::Kept;
+use crate::journal::{Appended, Event, NewEvent, Quarantined, Receipt, Refused};
+use crate::telemetry::Metrics;
+
+/// Before the same id is sent again: while its first copy is on its way into the stream…
+const BUSY: Duration = Duration::from_millis(20);
+/// …and while nobody takes it.
+const AWAY: Duration = Duration::from_millis(50);
+/// Bytes of the hash by which the cluster knows an event id.
+const ID_BYTES: usize = 16;
+
+/// Publishes events. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Appender {
+    pub(super) link: Link,
+    pub(super) quarantine: Quarantine,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) partitions: u16,
+    pub(super) ack_timeout: Duration,
+    /// How long an event is tried.
+    pub(super) answer_within: Duration,
+    /// The newest sequence that is known.
+    pub(super) tail: watch::Sender<u64>,
+    /// The stream is full.
+    pub(super) full: watch::Sender<bool>,
+    /// Of what was stored here.
+    pub(super) own: broadcast::Sender<Event>,
+}
+
+/// What became of a publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Published {
+    Stored(u64),
+    /// The id is known, at this sequence: by these bytes, or nothing is kept any more to compare with.
+    Known(u64),
+    /// The id is known by other bytes.
+    Contested,
+}
+
+impl Appender {
+    pub(super) async fn append(&self, event: NewEvent) -> Result<Appended, Refused> {
+        let payload = encoded(&event.parts());
+        let event_id = event.envelope.event_id();
+        let receipt = Receipt { event_id: event_id.into() };
+        match self.publish(&event.envelope, payload).await? {
+            Published::Stored(_) => Ok(Appended::Stored(receipt)),
+            Published::Known(_) => Ok(Appended::Duplicate(receipt)),
+            Published::Contested => {
+                self.metrics.conflicts.inc();
+                self.quarantine.keep(conflicting(event)).await?;
+                Ok(Appended::Duplicate(receipt))
+            }
+        }
+    }
+
+    /// Takes a body out of the quarantine in as the event it is; false if its id is known with other bytes.
+    pub(super) async fn release(&self, envelope: &Envelope, kept: &Kept) -> Result<bool, Refused> {
+        let published = self.publish(envelope, encoded(&kept.parts(envelope))).await?;
+        Ok(published != Published::Contested)
+    }
+
+    /// Stores the event in `payload` under its id, once, however often the publish has to be repeated.
+    pub(super) async fn publish(&self, envelope: &Envelope, payload: Bytes) -> Result<Published, Refused> {
+        let started = Instant::now();
+        let published = tokio::time::timeout(self.answer_within, self.repeat(envelope, payload)).await;
+        self.metrics.journal_commit.observe(started.elapsed().as_secs_f64());
+        published.unwrap_or(Err(Refused::Late))
+    }
+
+    async fn repeat(&self, envelope: &Envelope, payload: Bytes) -> Result<Published, Refused> {
+        let subject = self.link.names().subject(partition(envelope, self.partitions));
+        let stream = self.link.names().events();
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_MESSAGE_ID, message_id(envelope.event_id()));
+        headers.insert(NATS_EXPECTED_STREAM, stream);
+        let mut repeated = false;
+        loop {
+            let sent = self.link.publish(stream, &subject, headers.clone(), payload.clone(), self.ack_timeout).await;
+            match sent {
+                Ok(Ack { sequence, duplicate: false }) => return Ok(self.stored(sequence, payload)),
+                Ok(Ack { sequence, duplicate: true }) => {
+                    return Ok(match self.stored_body(sequence).await {
+                        // An earlier try of this very publish, whose answer was lost.
+                        Some(first) if repeated && first == payload => self.stored(sequence, payload),
+                        Some(first) if is_other(sequence, &first, envelope) => Published::Contested,
+                        _ => Published::Known(sequence),
+                    });
+                }
+                Err(NotStored::Busy) => tokio::time::sleep(BUSY).await,
+                Err(NotStored::Unavailable(reason)) => {
+                    tracing::debug!(reason, "an event is published again");
+                    repeated = true;
+                    tokio::time::sleep(AWAY).await;
+                }
+                Err(NotStored::Full(reason)) => {
+                    if !self.full.send_replace(true) {
+                        tracing::error!(reason, "the cluster's stream is full: events are refused");
+                    }
+                    return Err(Refused::Full);
+                }
+                Err(NotStored::Stale(_)) => return Err(Refused::Failed),
+                Err(NotStored::Refused(reason)) => {
+                    tracing::error!(reason, "the cluster does not take an event");
+                    return Err(Refused::Failed);
+                }
+            }
+        }
+    }
+
+    fn stored(&self, sequence: u64, payload: Bytes) -> Published {
+        self.full.send_if_modified(std::mem::take);
+        self.tail.send_if_modified(|tail| {
+            let newer = *tail < sequence;
+            *tail = sequence.max(*tail);
+            newer
+        });
+        if self.own.receiver_count() > 0
+            && let Ok(event) = Event::read_single(sequence, payload)
+        {
+            // Nobody may be looking.
+            let _ = self.own.send(event);
+        }
+        Published::Stored(sequence)
+    }
+
+    /// The message of this sequence, unless it is gone, or cannot be had now.
+    async fn stored_body(&self, sequence: u64) -> Option<Bytes> {
+        let stored = self.link.get(self.link.names().events(), sequence).await.ok()??;
+        Some(stored.payload)
+    }
+}
+
+/// One event as a message holds it.
+fn encoded(parts: &Parts) -> Bytes {
+    let mut block = Vec::with_capacity(parts.envelope.body().len() + ENCODED_OVERHEAD);
+    encode(&mut block, parts);
+    block.into()
+}
+
+/// Where an event goes: all events of an entity go the same way. One without entity goes by its id.
+pub(super) fn partition(envelope: &Envelope, partitions: u16) -> u16 {
+    let feed = Feed::of(envelope.name());
+    let entity = match feed {
+        Feed::Other => None,
+        feed => Facts::read(envelope.body()).entity(feed).map(|id| [feed.short(), "\0", &id].concat()),
+    };
+    let hash = match &entity {
+        Some(entity) => xxh3_64(entity.as_bytes()),
+        None => xxh3_64(envelope.event_id().as_bytes()),
+    };
+    // Smaller than the number of partitions.
+    u16::try_from(hash % u64::from(partitions.max(1))).unwrap_or(0)
+}
+
+/// The same on every receiver, and fit for a header whatever the id holds.
+fn message_id(event_id: &str) -> String {
+    let hash = sha(&SHA256, event_id.as_bytes());
+    hash.as_ref().iter().take(ID_BYTES).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn is_other(sequence: u64, stored: &Bytes, envelope: &Envelope) -> bool {
+    Event::read_single(sequence, stored.clone()).is_ok_and(|first| first.body() != &envelope.body()[..])
+}
+
+/// The event with a known id but other bytes, for the quarantine.
+fn conflicting(event: NewEvent) -> Kept {
+    Quarantined {
+        reason: "conflict",
+        detail: "the event_id is known with other bytes; the first copy stands".to_owned(),
+        received_at: event.received_at,
+        peer: event.peer,
+        endpoint: event.endpoint,
+        body: event.envelope.body().clone(),
+    }
+    .into()
+}
