@@ -36,6 +36,7 @@ mod scan;
 mod share;
 mod sinks;
 mod streams;
+mod tenure;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -8,39 +8,29 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::Subject;
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, sleep_until};
+use futures_util::{FutureExt, StreamExt};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::consumer::{self, Heard, PIN_TIMEOUT, Pulls};
-use super::cursor::{Outcome, Shelf};
-use super::link::{From, Link, NatsError};
-use super::records::{PutError, Records};
+use super::cursor::Outcome;
+use super::link::{Link, NatsError};
 use super::replies::Batch;
-use super::share::Share;
+use super::tenure::{AGAIN, Common, Done, GATHER, NOT_THERE, Tenure, take_over, tend};
 use crate::journal::{Event, Settled};
 
-/// Outcomes wait so long for others to be written with…
-const GATHER: Duration = Duration::from_millis(50);
-/// …unless there are so many.
-const MANY: usize = 500;
 /// How often the stream is looked at though nothing rings.
 const LOOK: Duration = Duration::from_secs(2);
 /// And how often when nothing can ring, for so many events are not acknowledged.
 const NO_RING: Duration = Duration::from_millis(100);
 const RINGS: usize = consumer::MAX_ACK_PENDING / 2;
-/// Before the same is tried again, when it failed.
-const AGAIN: Duration = Duration::from_millis(500);
-/// What has rung may not have come to the replica that is read from; at first, and at most.
-const NOT_THERE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 /// A partition that is given back waits so long for what is under way in the lane…
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 /// …and is left to others for so long: whoever else is there has a pull waiting.
@@ -49,18 +39,6 @@ const AWAY: Duration = Duration::from_secs(4);
 const LISTEN: Duration = Duration::from_millis(300);
 /// At the end, for the last write.
 const LAST: Duration = Duration::from_secs(5);
-
-/// What all partitions of a sink have in common.
-pub(super) struct Common {
-    pub(super) link: Link,
-    pub(super) records: Records,
-    pub(super) instance: Arc<str>,
-    pub(super) shelf: Arc<Shelf>,
-    /// The sink's first sequence.
-    pub(super) first: u64,
-    /// Up to here undelivered events yield; 0 if none have to, or the sink is required.
-    pub(super) evict: AtomicU64,
-}
 
 pub(super) struct Partition {
     common: Arc<Common>,
@@ -86,43 +64,6 @@ pub(super) struct Partition {
     not_before: Instant,
     /// At the end: until when it is listened.
     listening: Option<Instant>,
-}
-
-/// The time between a take-over and a loss.
-struct Tenure {
-    number: u64,
-    share: Share,
-    revision: u64,
-    /// Read up to here: all of it is settled or in hand.
-    read: u64,
-    /// In the stream, as far as is known.
-    heard: u64,
-    more: bool,
-    reading: bool,
-    /// The last time: it is tried again at `read_at`, not before.
-    failed: bool,
-    /// Since the lane finishes, everything that was there has been read.
-    finished: bool,
-    read_at: Instant,
-    not_there: Duration,
-    /// Read and not settled, with the partition's event before each.
-    in_hand: BTreeMap<u64, u64>,
-    /// Settled since the last write.
-    fresh: Vec<u64>,
-    told: Vec<(u64, oneshot::Sender<()>)>,
-    gathered_since: Option<Instant>,
-    writing: bool,
-    leave_until: Option<Instant>,
-    /// Ends what is under way.
-    end: CancellationToken,
-}
-
-/// A job that has ended, with its tenure's number.
-enum Done {
-    TakenOver(Option<(Share, u64)>),
-    Read(u64, Result<Batch, NatsError>),
-    Written(u64, Vec<u64>, Result<u64, PutError>),
-    Tended,
 }
 
 impl Partition {
@@ -513,159 +454,10 @@ impl Partition {
     }
 }
 
-impl Tenure {
-    fn new(number: u64, share: Share, revision: u64, heard: u64) -> Self {
-        let now = Instant::now();
-        Self {
-            number,
-            read: share.cursor(),
-            heard,
-            // Unknown yet: it has to be looked.
-            more: true,
-            share,
-            revision,
-            reading: false,
-            failed: false,
-            finished: false,
-            read_at: now,
-            not_there: NOT_THERE.0,
-            in_hand: BTreeMap::new(),
-            fresh: Vec::new(),
-            told: Vec::new(),
-            gathered_since: None,
-            writing: false,
-            leave_until: None,
-            end: CancellationToken::new(),
-        }
-    }
-
-    fn has_read_all(&self) -> bool {
-        !self.more && self.read >= self.heard
-    }
-
-    fn settle(&mut self, sequence: u64, how: Settled, unwritten: &mut BTreeMap<u64, Settled>) {
-        let Some(previous) = self.in_hand.remove(&sequence) else { return };
-        self.share.settle(previous, sequence, how);
-        self.fresh.push(sequence);
-        self.gathered_since.get_or_insert_with(Instant::now);
-        unwritten.insert(sequence, how);
-    }
-
-    fn is_to_write(&self, now: Instant) -> bool {
-        let is_urgent = self.fresh.len() >= MANY || !self.told.is_empty() || self.leave_until.is_some();
-        let since = self.gathered_since.filter(|_| !self.writing);
-        since.is_some_and(|since| is_urgent || since + GATHER <= now)
-    }
-
-    fn write(&mut self, common: &Arc<Common>, at: u16) -> BoxFuture<'static, Done> {
-        (self.writing, self.gathered_since) = (true, None);
-        let (number, sequences) = (self.number, std::mem::take(&mut self.fresh));
-        let (common, share, revision) = (Arc::clone(common), self.share.clone(), self.revision);
-        Box::pin(async move { Done::Written(number, sequences, write(&common, at, &share, revision).await) })
-    }
-
-    fn is_to_read(&self, now: Instant, shelf: &Shelf, at: u16) -> bool {
-        // What rang and was not found is looked for at `read_at`.
-        let rang = self.read < self.heard && self.not_there == NOT_THERE.0;
-        let is_wanted = self.more || rang || shelf.is_finishing();
-        let is_time = self.read_at <= now || is_wanted && !self.failed;
-        !self.reading && !self.finished && self.leave_until.is_none() && is_time && shelf.room(at).is_some()
-    }
-
-    fn read(&mut self, common: &Arc<Common>, at: u16) -> BoxFuture<'static, Done> {
-        self.reading = true;
-        let (number, from, common) = (self.number, From::Sequence(self.read + 1), Arc::clone(common));
-        let (count, bytes) = common.shelf.room(at).unwrap_or((1, 1));
-        let read = self.end.clone().run_until_cancelled_owned(async move {
-            let names = common.link.names();
-            common.link.read(names.events(), &names.subject(at), from, count, bytes).await
-        });
-        Box::pin(async move { Done::Read(number, read.await.unwrap_or_else(|| Ok(Batch::default()))) })
-    }
-}
-
-/// Writes the record with this receiver as its owner.
-async fn take_over(common: Arc<Common>, at: u16) -> Done {
-    let key = key(common.shelf.sink(), at);
-    let take_over = async {
-        let found = common.records.get(&key).await.map_err(|error| error.to_string())?;
-        let (mut share, revision) = match found {
-            Some(record) => (Share::read(&record.value).map_err(|error| error.to_string())?, record.revision),
-            None => (Share::before(common.first), 0),
-        };
-        share.hand_over(&common.instance);
-        let json = share.write().map_err(|error| error.to_string())?;
-        let revision = common.records.put(&key, revision, json.into()).await.map_err(|error| error.to_string())?;
-        Ok::<_, String>((share, revision))
-    };
-    match take_over.await {
-        Ok(taken) => Done::TakenOver(Some(taken)),
-        Err(error) => {
-            tracing::warn!(sink = &**common.shelf.sink(), partition = at, error, "a partition cannot be taken over");
-            Done::TakenOver(None)
-        }
-    }
-}
-
-/// Writes the record as its owner, however long it takes to know that it is written.
-async fn write(common: &Common, at: u16, share: &Share, mut revision: u64) -> Result<u64, PutError> {
-    let key = key(common.shelf.sink(), at);
-    let json = share.write().map_err(|_| PutError::Stale)?;
-    let json = Bytes::from(json);
-    loop {
-        let put = common.records.put(&key, revision, json.clone()).await;
-        let Err(PutError::Unavailable(reason)) = put else { return put };
-        tracing::debug!(sink = &**common.shelf.sink(), partition = at, reason, "what is settled cannot be written yet");
-        sleep(AGAIN).await;
-        // It may have been written all the same.
-        let Ok(found) = common.records.get(&key).await else { continue };
-        let Some(record) = found else { return Err(PutError::Stale) };
-        let found = Share::read(&record.value).map_err(|_| PutError::Stale)?;
-        if found == *share {
-            return Ok(record.revision);
-        }
-        if (found.owner(), found.epoch()) != (share.owner(), share.epoch()) {
-            return Err(PutError::Stale);
-        }
-        revision = record.revision;
-    }
-}
-
-/// Nobody answers for the consumer: makes it again if it is gone, where the record stands.
-async fn tend(common: Arc<Common>, at: u16) -> Done {
-    let sink = common.shelf.sink();
-    if let Ok(None) = consumer::info(&common.link, sink, at).await {
-        match remake(&common.link, &common.records, sink, at, common.first).await {
-            Ok(()) => tracing::warn!(sink = &**sink, partition = at, "a consumer was gone, and was made again"),
-            Err(error) => tracing::warn!(sink = &**sink, partition = at, %error, "a consumer is gone"),
-        }
-    }
-    Done::Tended
-}
-
-/// Makes the consumer from where the record stands.
-pub(super) async fn remake(link: &Link, records: &Records, sink: &str, at: u16, first: u64) -> Result<(), NatsError> {
-    if records.get(&format!("sink.{sink}")).await?.is_none() {
-        return Err(NatsError::Unavailable(
-            "an operator has dropped the sink, which only a restart makes anew".to_owned(),
-        ));
-    }
-    let cursor = match records.get(&key(sink, at)).await? {
-        Some(record) => Share::read(&record.value).map_or(0, |share| share.cursor()),
-        None => 0,
-    };
-    consumer::make(link, sink, at, (cursor + 1).max(first)).await
-}
-
-/// Of a place's record.
-pub(super) fn key(sink: &str, at: u16) -> String {
-    format!("place.{sink}.{at}")
-}
-
 /// What is lost of it comes again, and is acknowledged then.
 fn acknowledge(link: &Link, replies: impl IntoIterator<Item = Subject>) {
     let client = link.client();
     for reply in replies {
-        let _ = futures_util::FutureExt::now_or_never(client.publish(reply, Bytes::from_static(b"+ACK")));
+        let _ = client.publish(reply, Bytes::from_static(b"+ACK")).now_or_never();
     }
 }

@@ -22,9 +22,10 @@ use super::consumer::{self, PIN_TIMEOUT};
 use super::cursor::{Cursor, Shelf};
 use super::letters::DeadLetters;
 use super::link::{From, Link, NatsError};
-use super::partition::{self, Common, Partition};
+use super::partition::Partition;
 use super::records::{PutError, Records};
 use super::share::Share;
+use super::tenure::{self, Common};
 use crate::config::{self, Config, Start};
 use crate::journal::{Account, Refused, Settled, SinkStatus};
 
@@ -148,7 +149,7 @@ impl Delivery {
         let partitions = 0..self.0.partitions;
         let forgotten = stream::iter(partitions).map(|at| async move {
             consumer::delete(link, name, at).await.map_err(late)?;
-            let key = partition::key(name, at);
+            let key = tenure::key(name, at);
             match records.get(&key).await.map_err(late)? {
                 Some(record) => records.remove(&key, record.revision).await.map_err(late),
                 None => Ok(()),
@@ -186,7 +187,7 @@ impl Delivery {
         let all = || inner.lanes.iter().flat_map(|lane| (0..inner.partitions).map(move |at| (lane, at)));
         let consumers = stream::iter(all()).map(|(lane, at)| {
             let Common { link, records, shelf, first, .. } = &**lane;
-            partition::remake(link, records, shelf.sink(), at, *first)
+            tenure::remake(link, records, shelf.sink(), at, *first)
         });
         consumers.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         for (lane, at) in all() {
@@ -297,7 +298,7 @@ impl Delivery {
         let (link, sink) = (&self.0.link, lane.shelf.sink());
         let revived = async {
             consumer::delete(link, sink, at).await?;
-            partition::remake(link, &self.0.records, sink, at, lane.first).await
+            tenure::remake(link, &self.0.records, sink, at, lane.first).await
         };
         match revived.await {
             Ok(()) => tracing::warn!(
@@ -377,7 +378,7 @@ impl Delivery {
     /// The same for a sink without a lane here. Should another receiver have one, it takes the partition over again.
     async fn evict_idle(&self, sink: &str, Sink { first, .. }: &Sink, at: u16, through: u64) -> Result<(), String> {
         let Inner { link, records, instance, .. } = &*self.0;
-        let (names, key) = (link.names(), partition::key(sink, at));
+        let (names, key) = (link.names(), tenure::key(sink, at));
         let found = records.get(&key).await.map_err(|error| error.to_string())?;
         let (mut share, revision) = match found {
             Some(record) => (Share::read(&record.value).map_err(|error| error.to_string())?, record.revision),
@@ -465,7 +466,7 @@ fn shares(records: &Records, sink: &str) -> Vec<Share> {
 
 /// What is known of one of them.
 fn share(records: &Records, sink: &str, at: u16) -> Option<Share> {
-    let key = partition::key(sink, at);
+    let key = tenure::key(sink, at);
     let (_, record) = records.known(&key).into_iter().find(|(found, _)| *found == key)?;
     Share::read(&record.value).ok()
 }
