@@ -96,7 +96,15 @@ impl Appender {
             match sent {
                 Ok(Ack { sequence, duplicate: false }) => return Ok(self.stored(sequence, payload)),
                 Ok(Ack { sequence, duplicate: true }) => {
-                    return Ok(match self.stored_body(sequence).await {
+                    let stored = match self.link.get(stream, sequence).await {
+                        Ok(stored) => stored.map(|stored| stored.payload),
+                        Err(error) => {
+                            tracing::debug!(%error, "the first copy of an event cannot be read now");
+                            tokio::time::sleep(AWAY).await;
+                            continue;
+                        }
+                    };
+                    return Ok(match stored {
                         // An earlier try of this very publish, whose answer was lost.
                         Some(first) if repeated && first == payload => self.stored(sequence, payload),
                         Some(first) if is_other(sequence, &first, envelope) => Published::Contested,
@@ -138,12 +146,6 @@ impl Appender {
             let _ = self.own.send(event);
         }
         Published::Stored(sequence)
-    }
-
-    /// The message of this sequence, unless it is gone, or cannot be had now.
-    async fn stored_body(&self, sequence: u64) -> Option<Bytes> {
-        let stored = self.link.get(self.link.names().events(), sequence).await.ok()??;
-        Some(stored.payload)
     }
 }
 

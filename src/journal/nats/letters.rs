@@ -105,7 +105,8 @@ impl DeadLetters {
         let told = Told { reason: reason.to_owned(), attempts, at: millis(SystemTime::now()) };
         let payload = framed(&Head { sequence: event.sequence(), told }, &single(event))?;
         let names = self.shared.link.names();
-        store_once(&self.shared.link, names.dead(), &names.letter(sink, event.sequence()), payload).await?;
+        let subject = names.letter(sink, event.sequence(), event.event_id());
+        store_once(&self.shared.link, names.dead(), &subject, payload).await?;
         Ok(())
     }
 

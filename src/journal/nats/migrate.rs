@@ -15,12 +15,12 @@ use tokio_util::task::TaskTracker;
 use super::append::{Appender, Published, partition};
 use super::letters::DeadLetters;
 use super::link::{From, Link, NatsError};
-use super::partition;
 use super::quarantine::Quarantine;
 use super::records::{PutError, Records};
 use super::share::Share;
 use super::sinks::Delivery;
 use super::streams;
+use super::tenure;
 use crate::admission::{Admission, Outcome};
 use crate::config::{self, Config};
 use crate::envelope::Envelope;
@@ -39,6 +39,10 @@ const ROWS: usize = 500;
 const AT_A_TIME: usize = 1000;
 const BYTES_AT_A_TIME: usize = 16 << 20;
 
+/// The record of a move that is under way.
+const BEGUN: &str = "migration";
+/// Before a stream that said nothing is asked again.
+const AGAIN: Duration = Duration::from_millis(200);
 /// How long one event is tried.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -71,7 +75,7 @@ pub enum MigrateError {
         "there are dead letters of the sink {0}, which is not configured and switched on: write it into the settings"
     )]
     NoSink(String),
-    #[error("another program writes to the records of sink {0}")]
+    #[error("another program writes to the records of {0}")]
     Fought(String),
     #[error("there is no journal in the folder")]
     Nothing,
@@ -142,7 +146,7 @@ impl Migration {
         self.refuse_company().await?;
         let partitions = self.appender.partitions;
         let status = source.status();
-        let base = self.link.info(self.link.names().events()).await?.state.last_sequence;
+        let base = self.begin().await?;
         let mut places: BTreeMap<String, Place> = BTreeMap::new();
         for sink in &status.sinks {
             let settled = sinks.iter().find(|cursor| cursor.sink() == &*sink.name);
@@ -189,10 +193,11 @@ impl Migration {
                         if old <= place.cursor || place.settled.iter().any(range) {
                             let is_dead = dead.contains(&(sink.clone(), old));
                             let how = if is_dead { Settled::DeadLettered } else { Settled::Delivered };
-                            place.shares[partition].settle(previous[partition], new, how);
+                            // One that was known may stand before others.
+                            place.shares[partition].settle(previous[partition].min(new - 1), new, how);
                         }
                     }
-                    previous[partition] = new;
+                    previous[partition] = previous[partition].max(new);
                 }
             }
             told(moved.events, total);
@@ -202,7 +207,25 @@ impl Migration {
         }
         self.letters_to_cluster(source, &mut moved).await?;
         self.bodies_to_cluster(source, &mut moved).await?;
+        self.end().await?;
         Ok(moved)
+    }
+
+    /// The last sequence before the first run: what comes after it was moved by this run, or by one that broke off.
+    async fn begin(&self) -> Result<u64, MigrateError> {
+        if let Some(record) = self.records.get(BEGUN).await? {
+            return serde_json::from_slice(&record.value).map_err(|_| MigrateError::Fought(BEGUN.to_owned()));
+        }
+        let base = self.link.info(self.link.names().events()).await?.state.last_sequence;
+        let written = self.records.put(BEGUN, 0, base.to_string().into()).await;
+        written.map(|_| base).map_err(|error| fought(error, BEGUN))
+    }
+
+    async fn end(&self) -> Result<(), MigrateError> {
+        match self.records.get(BEGUN).await? {
+            Some(record) => self.records.remove(BEGUN, record.revision).await.map_err(|error| fought(error, BEGUN)),
+            None => Ok(()),
+        }
     }
 
     /// Moves what the cluster holds into an empty folder; the cursors are those of the sinks in it.
@@ -222,10 +245,13 @@ impl Migration {
         let settlers: Vec<Settler> = cursors.iter().map(Cursor::settler).collect();
         let mut shares = Vec::new();
         for settler in &settlers {
+            let first = Delivery::first(&self.records, settler.sink()).await?;
             let mut of_sink = Vec::new();
             for partition in 0..partitions {
-                let record = self.records.get(&partition::key(settler.sink(), partition)).await?;
-                of_sink.push(record.and_then(|record| Share::read(&record.value).ok()));
+                let record = self.records.get(&tenure::key(settler.sink(), partition)).await?;
+                let share = record.and_then(|record| Share::read(&record.value).ok());
+                // Nobody had any of it to deliver: what lies before the sink's first is not for it.
+                of_sink.push(share.or_else(|| first.map(Share::before)));
             }
             shares.push(of_sink);
         }
@@ -236,7 +262,14 @@ impl Migration {
         while next <= last {
             let from = From::Sequence(next);
             let batch = self.link.read(names.events(), &names.subjects(), from, AT_A_TIME, BYTES_AT_A_TIME).await?;
-            let Some(end) = batch.messages.last().map(|stored| stored.sequence) else { break };
+            let Some(end) = batch.messages.last().map(|stored| stored.sequence) else {
+                // A server that lags behind has nothing to say.
+                if self.link.get_next(names.events(), &names.subjects(), next).await?.is_none() {
+                    break;
+                }
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            };
             let mut waiting = Vec::with_capacity(batch.messages.len());
             for stored in batch.messages {
                 let old = stored.sequence;
@@ -282,17 +315,13 @@ impl Migration {
 
     /// Gives a sink its record and its places, which it must not have yet.
     async fn place(&self, sink: &str, first: u64, shares: &[Share]) -> Result<(), MigrateError> {
-        let fought = |error| match error {
-            PutError::Stale => MigrateError::Fought(sink.to_owned()),
-            PutError::Unavailable(reason) => MigrateError::Cluster(NatsError::Unavailable(reason)),
-        };
         for (partition, share) in (0..).zip(shares) {
-            let key = partition::key(sink, partition);
+            let key = tenure::key(sink, partition);
             let revision = self.records.get(&key).await?.map_or(0, |record| record.revision);
             let value = share.write().unwrap_or_default().into();
-            self.records.put(&key, revision, value).await.map_err(fought)?;
+            self.records.put(&key, revision, value).await.map_err(|error| fought(error, sink))?;
         }
-        Delivery::make(&self.records, sink, first).await.map_err(fought)
+        Delivery::make(&self.records, sink, first).await.map_err(|error| fought(error, sink))
     }
 
     async fn letters_to_cluster(&self, source: &Inner, moved: &mut Moved) -> Result<(), MigrateError> {
@@ -387,6 +416,13 @@ impl Migration {
                 None => return Ok(()),
             }
         }
+    }
+}
+
+fn fought(error: PutError, record: &str) -> MigrateError {
+    match error {
+        PutError::Stale => MigrateError::Fought(record.to_owned()),
+        PutError::Unavailable(reason) => MigrateError::Cluster(NatsError::Unavailable(reason)),
     }
 }
 

@@ -1,5 +1,7 @@
 //! What is called how in the cluster.
 
+use xxhash_rust::xxh3::xxh3_64;
+
 /// The names of streams, subjects and consumers.
 #[derive(Debug, Clone)]
 pub(in crate::journal) struct Names {
@@ -52,9 +54,10 @@ impl Names {
         format!("{}.{key}", self.state)
     }
 
-    /// Of the dead letter of an event at a sink.
-    pub(in crate::journal) fn letter(&self, sink: &str, sequence: u64) -> String {
-        format!("{}.{sink}.{sequence}", self.dead)
+    /// Of the dead letter of an event at a sink. The id is in it, for a sequence is another event's in another stream: one
+    /// that a letter was moved from, or that stood here before.
+    pub(in crate::journal) fn letter(&self, sink: &str, sequence: u64, event_id: &str) -> String {
+        format!("{}.{sink}.{sequence}-{:016x}", self.dead, xxh3_64(event_id.as_bytes()))
     }
 
     /// Of all dead letters, or those of one sink.

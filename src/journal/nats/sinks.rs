@@ -179,7 +179,23 @@ impl Delivery {
     /// [`PutError`].
     pub(super) async fn make(records: &Records, name: &str, first: u64) -> Result<(), PutError> {
         let sink = serde_json::to_vec(&Sink { first, required: true }).unwrap_or_default();
-        records.put(&format!("sink.{name}"), 0, sink.into()).await.map(drop)
+        let key = format!("sink.{name}");
+        match records.put(&key, 0, sink.clone().into()).await {
+            // By a run that broke off.
+            Err(PutError::Stale) if records.get(&key).await.ok().flatten().is_some_and(|had| had.value == sink) => {
+                Ok(())
+            }
+            made => made.map(drop),
+        }
+    }
+
+    /// The first sequence that a sink is to have; `None` if nobody knows the sink.
+    ///
+    /// # Errors
+    /// [`NatsError`].
+    pub(super) async fn first(records: &Records, name: &str) -> Result<Option<u64>, NatsError> {
+        let record = records.get(&format!("sink.{name}")).await?;
+        Ok(record.and_then(|record| serde_json::from_slice::<Sink>(&record.value).ok()).map(|sink| sink.first))
     }
 
     async fn deliver(&self, full: watch::Receiver<bool>) -> Result<(), NatsError> {
