@@ -6,10 +6,11 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::harness::event::{event, new_id};
-use crate::harness::nats::NatsServer;
+use crate::harness::nats::{NatsServer, Streams};
 use crate::harness::programs::json_of;
 use crate::harness::receiver::{Receiver, Setup};
 use crate::harness::target::{Reply, Request, Target};
+use crate::harness::wait_for;
 
 const REJECTED: usize = 3;
 
@@ -106,6 +107,41 @@ fn a_journal_moves_into_a_cluster_and_back() {
     receiver.sink_settled("web");
     let got: BTreeSet<String> = target.requests().iter().map(id_of).collect();
     assert_eq!(got, more.into_iter().collect());
+    receiver.finish();
+}
+
+#[test]
+fn a_move_that_broke_off_is_begun_again() {
+    const EVENTS: usize = 2_000;
+    let target = Target::start(|_| Reply::status(503));
+    let folder = to(Setup::embedded(), &target);
+    let receiver = folder.start();
+    let ids = receiver.store(EVENTS);
+    receiver.stop();
+
+    let server = NatsServer::shared();
+    let streams = Streams::new(server);
+    let cluster = to(Setup::embedded().in_stream(server, &streams.name), &target);
+    let messages = || {
+        let info = server.api(&format!("$JS.API.STREAM.INFO.{}", streams.name), &Value::Null);
+        info["state"]["messages"].as_u64().unwrap_or(0)
+    };
+    let mut command = cluster.command();
+    let mut first = command.args(["migrate", "--from"]).arg(folder.journal()).spawn().unwrap();
+    wait_for("a part to be moved", || (messages() >= 50).then_some(()));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let moved = messages();
+    assert!(moved < EVENTS as u64, "it was killed too late");
+
+    let summary = migrate(&cluster, "--from", &folder.journal());
+    assert_eq!((&summary["events"], &summary["known"]), (&json!(EVENTS), &json!(moved)));
+    target.forget();
+    target.answer(|_| Reply::status(204));
+    let receiver = cluster.start();
+    assert_eq!(receiver.sink_settled("web")["delivered"], EVENTS);
+    let got: Vec<String> = target.requests().iter().map(id_of).collect();
+    assert_eq!(got, ids, "all of one entity, in order");
     receiver.finish();
 }
 
