@@ -3,9 +3,11 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use crate::servers::cpu;
 
 /// How long servers may take to find each other.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -14,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Cluster {
     nodes: Vec<Child>,
     clients: Vec<SocketAddr>,
+    stores: Vec<PathBuf>,
     name: String,
 }
 
@@ -46,7 +49,8 @@ impl Cluster {
         });
         let nodes = nodes.collect();
         let name = format!("R{count} {}", if always { "always" } else { "default" });
-        let cluster = Self { nodes, clients, name };
+        let stores = (0..count).map(|index| folder.join(format!("store-{index}"))).collect();
+        let cluster = Self { nodes, clients, stores, name };
         let start = Instant::now();
         while !monitors.iter().all(is_healthy) {
             assert!(start.elapsed() < PATIENCE, "servers that are healthy");
@@ -57,6 +61,11 @@ impl Cluster {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Processor time of all servers, and bytes in their stores.
+    pub(crate) fn spent(&self) -> (Duration, u64) {
+        (self.nodes.iter().map(cpu).sum(), self.stores.iter().map(|store| bytes_in(store)).sum())
     }
 
     /// What a receiver needs to keep its journal there.
@@ -77,6 +86,17 @@ impl Drop for Cluster {
             let _ = node.wait();
         }
     }
+}
+
+/// Of all files in a folder; one that goes away meanwhile does not count.
+fn bytes_in(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let of = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => bytes_in(&entry.path()),
+        Ok(found) => found.len(),
+        Err(_) => 0,
+    };
+    entries.map(of).sum()
 }
 
 /// Whether a server has found the others, and JetStream its leader.

@@ -72,6 +72,17 @@ pub(crate) struct Server {
     expected: Cell<u64>,
 }
 
+/// Processor time that a process has used so far, in the kernel too.
+pub(crate) fn cpu(process: &Child) -> Duration {
+    // A tick of /proc is a hundredth of a second whatever the kernel's own are.
+    const TICK: Duration = Duration::from_millis(10);
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
+    // The name, in parentheses, may hold anything.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let (user, system): (u32, u32) = (fields[11].parse().unwrap(), fields[12].parse().unwrap());
+    TICK * (user + system)
+}
+
 /// How a server is run.
 #[derive(Clone, Copy)]
 pub(crate) enum Run<'a> {
@@ -147,13 +158,12 @@ impl Server {
 
     /// Processor time used so far, in the kernel too.
     pub(crate) fn cpu(&self) -> Duration {
-        // A tick of /proc is a hundredth of a second whatever the kernel's own are.
-        const TICK: Duration = Duration::from_millis(10);
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        // The name, in parentheses, may hold anything.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        let (user, system): (u32, u32) = (fields[11].parse().unwrap(), fields[12].parse().unwrap());
-        TICK * (user + system)
+        cpu(&self.child)
+    }
+
+    /// Events that the load had answers for.
+    pub(crate) fn answered(&self) -> u64 {
+        self.expected.get()
     }
 
     /// From now on instructions are counted, those in user space; of a server run [`Run::Counted`].
