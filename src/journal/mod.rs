@@ -83,6 +83,19 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
+    /// It has a known id but other bytes: for the quarantine.
+    fn conflicting(self) -> Kept {
+        Quarantined {
+            reason: "conflict",
+            detail: "the event_id is known with other bytes; the first copy stands".to_owned(),
+            received_at: self.received_at,
+            peer: self.peer,
+            endpoint: self.endpoint,
+            body: self.envelope.body().clone(),
+        }
+        .into()
+    }
+
     fn parts(&self) -> Parts<'_> {
         Parts {
             received_at: self.received_at,

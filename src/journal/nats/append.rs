@@ -16,7 +16,7 @@ use super::quarantine::Quarantine;
 use crate::envelope::{Envelope, Facts, Feed};
 use crate::journal::group::{ENCODED_OVERHEAD, Parts, encode};
 use crate::journal::store::Kept;
-use crate::journal::{Appended, Event, NewEvent, Quarantined, Receipt, Refused};
+use crate::journal::{Appended, Event, NewEvent, Receipt, Refused};
 use crate::telemetry::Metrics;
 
 /// Before the same id is sent again: while its first copy is on its way into the stream…
@@ -64,7 +64,7 @@ impl Appender {
             Published::Known(_) => Ok(Appended::Duplicate(receipt)),
             Published::Contested => {
                 self.metrics.conflicts.inc();
-                self.quarantine.keep(conflicting(event)).await?;
+                self.quarantine.keep(event.conflicting()).await?;
                 Ok(Appended::Duplicate(receipt))
             }
         }
@@ -179,17 +179,4 @@ fn message_id(event_id: &str) -> String {
 
 fn is_other(sequence: u64, stored: &Bytes, envelope: &Envelope) -> bool {
     Event::read_single(sequence, stored.clone()).is_ok_and(|first| first.body() != &envelope.body()[..])
-}
-
-/// The event with a known id but other bytes, for the quarantine.
-fn conflicting(event: NewEvent) -> Kept {
-    Quarantined {
-        reason: "conflict",
-        detail: "the event_id is known with other bytes; the first copy stands".to_owned(),
-        received_at: event.received_at,
-        peer: event.peer,
-        endpoint: event.endpoint,
-        body: event.envelope.body().clone(),
-    }
-    .into()
 }

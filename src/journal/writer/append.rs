@@ -4,8 +4,6 @@ use super::batch::{Batch, Role, Waiting};
 use super::mailbox::{Append, Arriving};
 use super::{TOUCHED, Writer};
 use crate::journal::group::{ENCODED_OVERHEAD, encode};
-use crate::journal::store::Kept;
-use crate::journal::{NewEvent, Quarantined};
 
 impl Writer {
     /// Puts an event into the batch, or finds it known.
@@ -34,7 +32,7 @@ impl Writer {
             (Arriving::New(_), Some(_)) if is_same => Role::Settled,
             (Arriving::New(event), Some(_)) => {
                 self.metrics.conflicts.inc();
-                let kept = conflicting(event);
+                let kept = event.conflicting();
                 if self.recovered.quarantine.knows(kept.digest) {
                     Role::Settled
                 } else {
@@ -45,7 +43,7 @@ impl Writer {
                 }
             }
             (Arriving::New(event), None) => {
-                batch.contesting.extend((!is_same).then(|| conflicting(event)));
+                batch.contesting.extend((!is_same).then(|| event.conflicting()));
                 Role::Copy
             }
             (_, Some(_)) if is_same => Role::Known,
@@ -60,17 +58,4 @@ impl Writer {
             batch.waiting.push(waiting);
         }
     }
-}
-
-/// The event with a known id but other bytes, for the quarantine.
-fn conflicting(event: NewEvent) -> Kept {
-    Quarantined {
-        reason: "conflict",
-        detail: "the event_id is known with other bytes; the first copy stands".to_owned(),
-        received_at: event.received_at,
-        peer: event.peer,
-        endpoint: event.endpoint,
-        body: event.envelope.body().clone(),
-    }
-    .into()
 }
