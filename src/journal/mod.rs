@@ -16,6 +16,7 @@ mod group;
 mod handles;
 mod letters;
 mod memory;
+mod migrate;
 mod nats;
 mod place;
 mod quarantine;
@@ -26,12 +27,12 @@ mod ring;
 mod rows;
 mod salvage;
 mod sqlite;
+mod status;
 mod store;
 mod window;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -48,15 +49,16 @@ pub use nats::{ClusterFindings, MigrateError, Moved, examine_cluster};
 pub use place::{Account, Settled};
 pub use quarantine::{Bodies, QuarantinedBody};
 pub use recover::{OpenError, Report};
+pub use status::{ClusterStatus, DeadLettersStatus, QuarantineStatus, SinkStatus, Status};
 
-use crate::admission::{Admission, Admitted, Outcome};
+use crate::admission::{Admitted, Outcome};
 use crate::config::{self, Config};
 use crate::envelope::Envelope;
 use crate::telemetry::Metrics;
 use crate::tls::PeerIdentity;
 use embedded::Inner;
 use group::Parts;
-use nats::{Cluster, Migration};
+use nats::Cluster;
 use store::Kept;
 
 /// A handle to the journal. Cheap to clone.
@@ -179,71 +181,6 @@ pub enum State {
     Closed,
 }
 
-/// The journal as `status` shows it.
-#[derive(Debug, Clone, Default)]
-pub struct Status {
-    /// The oldest sequence kept; one more than the last when none is.
-    pub first_sequence: u64,
-    pub last_sequence: u64,
-    /// Of live events, uncompressed.
-    pub bytes: u64,
-    /// When the oldest events that are kept were written; up to a second behind.
-    pub oldest: Option<SystemTime>,
-    pub dedup_ids: usize,
-    pub dead_letters: DeadLettersStatus,
-    pub quarantine: QuarantineStatus,
-    pub sinks: Vec<SinkStatus>,
-    /// Of an embedded journal there is none.
-    pub cluster: Option<ClusterStatus>,
-}
-
-/// The cluster that keeps the events, as its server that this process is connected to, or was last, tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClusterStatus {
-    pub server: String,
-    pub version: String,
-    /// `None`: a server without a cluster.
-    pub cluster: Option<String>,
-    /// Whether that server has events on its disk before it acknowledges them; `None`: unknown, for want of
-    /// `journal.nats.monitor_url`.
-    pub sync_always: Option<bool>,
-}
-
-/// The dead letters of all sinks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct DeadLettersStatus {
-    pub count: u64,
-    /// Of these, those that are pending again.
-    pub retrying: u64,
-    pub bytes: u64,
-    /// When they are reached, lanes wait.
-    pub max_bytes: u64,
-    /// The largest id ever given.
-    pub newest: u64,
-}
-
-/// The quarantine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct QuarantineStatus {
-    pub count: u64,
-    pub bytes: u64,
-    /// Beyond these the oldest go.
-    pub max_bytes: u64,
-    /// The largest id ever given.
-    pub newest: u64,
-}
-
-/// A sink as the journal knows it.
-#[derive(Debug, Clone)]
-pub struct SinkStatus {
-    pub name: Arc<str>,
-    pub account: Account,
-    pub enabled: bool,
-    pub required: bool,
-    /// Not in the settings any more.
-    pub gone: bool,
-}
-
 impl Journal {
     /// Opens or makes the journal that the settings ask for; the rest as [`open`](Self::open), without blocking.
     ///
@@ -260,50 +197,6 @@ impl Journal {
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(error) => Err(OpenError::Thread { source: std::io::Error::other(error) }),
         })
-    }
-
-    /// Moves what the embedded journal in `folder` holds into the cluster of `settings`. `told` hears how many events are
-    /// done, of how many.
-    ///
-    /// # Errors
-    /// [`MigrateError`]; what was moved stays.
-    pub async fn into_cluster(
-        config: &Config,
-        settings: &config::Nats,
-        folder: &Path,
-        told: impl FnMut(u64, u64),
-    ) -> Result<Moved, MigrateError> {
-        if !folder.join(recover::DATABASE).exists() {
-            return Err(MigrateError::Nothing);
-        }
-        let metrics = Arc::new(Metrics::new());
-        let migration = Migration::open(config, settings, &metrics).await?;
-        let (source, sinks, _) = Self::start(Arc::new(embedded_in(config, folder)), metrics).await?;
-        let (Held::Embedded(inner), sinks) = (&source.held, embedded(sinks)) else { return Err(MigrateError::Nothing) };
-        let moved = migration.to_cluster(inner, &sinks, told).await;
-        source.close().await;
-        moved
-    }
-
-    /// Moves what the cluster of `settings` holds into a new embedded journal in `folder`, as
-    /// [`into_cluster`](Self::into_cluster) does.
-    ///
-    /// # Errors
-    /// [`MigrateError`]; what was moved stays.
-    pub async fn into_folder(
-        config: &Config,
-        settings: &config::Nats,
-        folder: &Path,
-        told: impl FnMut(u64, u64),
-    ) -> Result<Moved, MigrateError> {
-        let metrics = Arc::new(Metrics::new());
-        let migration = Migration::open(config, settings, &metrics).await?;
-        let admission = Admission::new(&config.listen, Arc::clone(&metrics));
-        let (target, sinks, _) = Self::start(Arc::new(embedded_in(config, folder)), metrics).await?;
-        let (Held::Embedded(inner), sinks) = (&target.held, embedded(sinks)) else { return Err(MigrateError::Nothing) };
-        let moved = migration.to_folder(inner, &sinks, &admission, told).await;
-        target.close().await;
-        moved
     }
 
     /// Opens or makes an embedded journal and brings it to order: nothing is listened for before this is back. Blocks.
@@ -591,20 +484,6 @@ impl Journal {
             Held::Cluster(cluster) => cluster.retry_quarantined(which).await,
         }
     }
-}
-
-/// The same settings for an embedded journal in this folder.
-fn embedded_in(config: &Config, folder: &Path) -> Config {
-    let mut config = config.clone();
-    config.journal.engine = config::Engine::Sqlite;
-    config.journal.path = folder.to_owned();
-    config.journal.nats = None;
-    config
-}
-
-fn embedded(cursors: Vec<Cursor>) -> Vec<cursor::Cursor> {
-    let embedded = |cursor| if let Cursor::Embedded(cursor) = cursor { Some(cursor) } else { None };
-    cursors.into_iter().filter_map(embedded).collect()
 }
 
 impl From<Quarantined> for Kept {
