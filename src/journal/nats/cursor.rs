@@ -337,9 +337,9 @@ impl Shelf {
         self.state().let_go(sequence);
     }
 
-    /// How many events of it the lane has in hand.
-    pub(super) fn out(&self, at: u16) -> usize {
-        self.slot(at, |slot| slot.out)
+    /// Whether nothing more is to be heard from the lane of what it had of the partition.
+    pub(super) fn is_done(&self, at: u16) -> bool {
+        self.slot(at, |slot| slot.out == 0 && slot.outcomes.is_empty())
     }
 
     pub(super) fn set_caught_up(&self, at: u16, caught_up: bool) {

@@ -405,7 +405,7 @@ impl Partition {
             shelf.withdraw(self.at);
             now + LEAVE_WITHIN
         });
-        let is_done = shelf.out(self.at) == 0 && tenure.fresh.is_empty() && !tenure.writing;
+        let is_done = shelf.is_done(self.at) && tenure.fresh.is_empty() && !tenure.writing;
         if !is_done && now < until {
             return;
         }
