@@ -41,6 +41,8 @@ fn what_got_200_survives_every_kill_and_is_stored_once() {
     let mut random = fastrand::Rng::with_seed(20_261_122);
     let mut lives = Vec::new();
     let told: Vec<Told> = thread::scope(|scope| {
+        // Whatever fails in here, the clients end, and with them the scope.
+        let end = Ends(&done);
         let clients: Vec<_> = (0..CLIENTS)
             .map(|client| {
                 let (address, done, acknowledged) = (Arc::clone(&address), &done, &acknowledged);
@@ -59,7 +61,7 @@ fn what_got_200_survives_every_kill_and_is_stored_once() {
             let (_, ended) = receiver.kill();
             assert!(!ended.log.iter().any(|line| line.contains("ERROR") || line.contains("damaged")), "{ended:?}");
         }
-        done.store(true, Ordering::SeqCst);
+        drop(end);
         clients.into_iter().map(|client| client.join().unwrap()).collect()
     });
 
@@ -88,6 +90,15 @@ fn what_got_200_survives_every_kill_and_is_stored_once() {
         assert!(deliveries.contains_key(id), "{id} got 200 and never came out");
     }
     assert_eq!(deliveries.len(), known.len(), "all that was stored came out, and nothing else");
+}
+
+/// Dropped, it says that the work is done.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 /// Posts one event after the other until each has its 200, and now and then one again that had it before.
