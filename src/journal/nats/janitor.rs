@@ -14,6 +14,7 @@ use super::horizon::{Extent, Horizon};
 use super::link::{Link, NatsError};
 use super::monitor;
 use super::records::Records;
+use super::spawn;
 use crate::config::{self, Config};
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -102,7 +103,7 @@ impl Janitor {
         };
         first.note_events(&events);
         let (seen, receiver) = watch::channel(first);
-        tasks.spawn(ending.clone().run_until_cancelled_owned(follow_sync(settings.clone(), seen.clone())));
+        spawn(tasks, ending.clone().run_until_cancelled_owned(follow_sync(settings.clone(), seen.clone())));
         let janitor = Self {
             link: link.clone(),
             records: records.clone(),
@@ -114,7 +115,7 @@ impl Janitor {
             full_since: None,
             told: Vec::new(),
         };
-        tasks.spawn(ending.run_until_cancelled_owned(janitor.run()));
+        spawn(tasks, ending.run_until_cancelled_owned(janitor.run()));
         Ok(receiver)
     }
 
