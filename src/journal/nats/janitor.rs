@@ -218,7 +218,11 @@ impl Janitor {
             return;
         }
         let (since, then) = *self.full_since.get_or_insert((Instant::now(), bytes));
-        let has_room = !Extent::of(&events.config, &events.state, true).is_nearly_full();
+        let extent = Extent::of(&events.config, &events.state, true);
+        // Nothing else may show it: as long as it is full, nobody sends what could be stored.
+        let largest = self.config.listen.max_body_bytes.saturating_add(fitness::BESIDE_THE_BODY);
+        let has_room = !extent.is_nearly_full()
+            || u64::try_from(largest).is_ok_and(|largest| bytes.saturating_add(largest) < extent.max_bytes);
         if bytes < then || (has_room && since.elapsed() >= FULL_FOR) {
             self.full.send_replace(false);
             self.full_since = None;
