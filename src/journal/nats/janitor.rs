@@ -20,8 +20,8 @@ use crate::config::{self, Config};
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A stream that does not answer so long stores nothing either.
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
-/// All the reads before a purge, and the purge.
-const PURGE_WITHIN: Duration = Duration::from_secs(10);
+/// All the reads before a purge.
+const PURGE_WITHIN: Duration = Duration::from_secs(5);
 /// After so long it is tried again whether there is room, if nothing else shows it.
 const FULL_FOR: Duration = Duration::from_secs(5);
 const SYNC_INTERVAL: Duration = Duration::from_secs(60);
@@ -126,9 +126,10 @@ impl Janitor {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            let began = Instant::now();
             let Some(events) = self.look().await else { continue };
             let extent = Extent::of(&events.config, &events.state, *self.full.borrow());
-            let purged = timeout(PURGE_WITHIN, self.purge(extent)).await;
+            let purged = timeout(PURGE_WITHIN, self.purge(extent, began)).await;
             let purged = purged.unwrap_or_else(|_| Err(NatsError::Unavailable("no answer in time".to_owned())));
             match purged {
                 Ok(None) => {}
@@ -230,7 +231,7 @@ impl Janitor {
     }
 
     /// Below what sequence and how many events were purged.
-    async fn purge(&self, extent: Extent) -> Result<Option<(u64, u64)>, NatsError> {
+    async fn purge(&self, extent: Extent, seen: Instant) -> Result<Option<(u64, u64)>, NatsError> {
         let horizon = Horizon {
             link: &self.link,
             records: &self.records,
@@ -239,6 +240,10 @@ impl Janitor {
             window: self.settings.duplicate_window,
         };
         let Some(below) = horizon.find(extent).await? else { return Ok(None) };
+        if seen.elapsed() > PURGE_WITHIN {
+            // Perhaps the process was stopped: there may be a sink by now that is to have more.
+            return Err(NatsError::Unavailable("what was read is too old".to_owned()));
+        }
         let count = self.link.purge(self.link.names().events(), None, below).await?;
         Ok(Some((below, count)))
     }

@@ -170,11 +170,6 @@ impl Records {
         self.0.known().get(key).filter(|known| known.is_there()).map(|known| known.record.clone())
     }
 
-    /// Whether this key, or that it was removed, has been seen.
-    pub(in crate::journal) fn has_seen(&self, key: &str) -> bool {
-        self.0.known().contains_key(key)
-    }
-
     /// Changes when what is known does.
     pub(in crate::journal) fn changed(&self) -> watch::Receiver<u64> {
         self.0.version.subscribe()

@@ -456,11 +456,36 @@ async fn register(link: &Link, records: &Records, settings: &config::Sink) -> Re
         };
         let json = serde_json::to_vec(&sink).map_err(|error| NatsError::Unavailable(error.to_string()))?;
         match records.put(&key, revision, json.into()).await {
+            Ok(made) if revision == 0 && settings.start == Start::Earliest => {
+                return past_purges(link, records, &key, sink, made).await;
+            }
             Ok(_) => return Ok(sink.first),
             // Somebody else was faster.
             Err(PutError::Stale) => {}
             Err(PutError::Unavailable(reason)) => return Err(NatsError::Unavailable(reason)),
         }
+    }
+}
+
+/// What was purged while nobody knew of the sink, it cannot have: from its record on, nothing more is.
+async fn past_purges(
+    link: &Link,
+    records: &Records,
+    key: &str,
+    mut sink: Sink,
+    mut revision: u64,
+) -> Result<u64, NatsError> {
+    loop {
+        let first = link.info(link.names().events()).await?.state.first_sequence;
+        if first <= sink.first {
+            return Ok(sink.first);
+        }
+        sink.first = first;
+        let json = serde_json::to_vec(&sink).map_err(|error| NatsError::Unavailable(error.to_string()))?;
+        revision = match records.put(key, revision, json.into()).await {
+            Ok(revision) => revision,
+            Err(error) => return Err(NatsError::Unavailable(error.to_string())),
+        };
     }
 }
 
