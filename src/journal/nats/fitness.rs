@@ -13,7 +13,7 @@ use crate::config::{self, Config};
 /// Older servers lose acknowledged messages in known ways.
 const OLDEST_SERVER: (u64, u64, u64) = (2, 12, 3);
 /// What a message has beside an event's body, at most: headers, endpoint, peer, ids.
-const BESIDE_THE_BODY: usize = 64 << 10;
+pub(super) const BESIDE_THE_BODY: usize = 64 << 10;
 /// For ids of what is not an event: longer than a write of it is repeated.
 const SHORT_WINDOW: Duration = Duration::from_secs(120);
 const PARTITIONS: &str = "asapp_receiver.partitions";

@@ -1,6 +1,6 @@
 //! Up to where the stream of events is purged. Nothing in the cluster protects what a sink has not had: this does.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::stream;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::link::{From, Link, NatsError};
-use super::records::Records;
+use super::records::{Record, Records};
 
 /// Keys of the records of sinks.
 const SINKS: &str = "sink.";
@@ -86,16 +86,22 @@ impl Horizon<'_> {
         struct Place {
             cursor: u64,
         }
-        if !self.knows_all_sinks().await? {
+        let sinks = self.sinks().await?;
+        if sinks.is_empty() {
             return Ok(None);
         }
         let mut settled = wanted;
-        for (key, record) in self.records.known(SINKS) {
-            let sink = key.trim_start_matches(SINKS);
-            let Ok(Sink { first }) = serde_json::from_slice(&record.value) else { return Ok(unreadable(&key)) };
+        for (key, sink) in &sinks {
+            let name = key.trim_start_matches(SINKS);
+            let Ok(Sink { first }) = serde_json::from_slice(&sink.value) else { return Ok(unreadable(key)) };
             for partition in 0..self.partitions {
-                let key = format!("place.{sink}.{partition}");
-                let cursor = match self.records.last_known(&key).map(|record| serde_json::from_slice(&record.value)) {
+                let key = format!("place.{name}.{partition}");
+                let place = match self.records.last_known(&key) {
+                    // It may be of a sink of the same name that was dropped.
+                    Some(place) if place.revision < sink.revision => self.records.get(&key).await?,
+                    known => known,
+                };
+                let cursor = match place.map(|place| serde_json::from_slice(&place.value)) {
                     None => first.saturating_sub(1),
                     Some(Ok(Place { cursor })) => cursor,
                     Some(Err(_)) => return Ok(unreadable(&key)),
@@ -110,11 +116,12 @@ impl Horizon<'_> {
                 }
             }
         }
-        Ok(Some(settled))
+        // One that was made since must not lose anything.
+        Ok((self.sinks().await? == sinks).then_some(settled))
     }
 
-    /// A sink that this receiver has not heard of yet must not lose anything.
-    async fn knows_all_sinks(&self) -> Result<bool, NatsError> {
+    /// The records of sinks as the leader has them: what is known here may be of before one was made.
+    async fn sinks(&self) -> Result<BTreeMap<String, Record>, NatsError> {
         #[derive(Deserialize)]
         struct Info {
             state: State,
@@ -122,15 +129,21 @@ impl Horizon<'_> {
         #[derive(Deserialize)]
         struct State {
             #[serde(default)]
-            subjects: Option<HashMap<String, u64>>,
+            subjects: Option<BTreeMap<String, u64>>,
         }
         let names = self.link.names();
         let request = json!({ "subjects_filter": names.record(&format!("{SINKS}>")) });
         let info: Info = self.link.api(&format!("STREAM.INFO.{}", names.state()), &request).await?;
-        let subjects = info.state.subjects.unwrap_or_default();
         let own = names.record("");
-        let is_known = |subject: &String| subject.strip_prefix(&own).is_some_and(|key| self.records.has_seen(key));
-        Ok(!subjects.is_empty() && subjects.keys().all(is_known))
+        let mut sinks = BTreeMap::new();
+        for subject in info.state.subjects.unwrap_or_default().into_keys() {
+            let key = subject.strip_prefix(&own).unwrap_or(&subject);
+            // Of one that was dropped, only a mark is left.
+            if let Some(record) = self.records.get(key).await? {
+                sinks.insert(key.to_owned(), record);
+            }
+        }
+        Ok(sinks)
     }
 
     /// The first event of a partition after this sequence, from the stream's leader: a replica that is behind would not

@@ -14,13 +14,14 @@ use super::horizon::{Extent, Horizon};
 use super::link::{Link, NatsError};
 use super::monitor;
 use super::records::Records;
+use super::spawn;
 use crate::config::{self, Config};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A stream that does not answer so long stores nothing either.
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
-/// All the reads before a purge, and the purge.
-const PURGE_WITHIN: Duration = Duration::from_secs(10);
+/// All the reads before a purge.
+const PURGE_WITHIN: Duration = Duration::from_secs(5);
 /// After so long it is tried again whether there is room, if nothing else shows it.
 const FULL_FOR: Duration = Duration::from_secs(5);
 const SYNC_INTERVAL: Duration = Duration::from_secs(60);
@@ -102,7 +103,7 @@ impl Janitor {
         };
         first.note_events(&events);
         let (seen, receiver) = watch::channel(first);
-        tasks.spawn(ending.clone().run_until_cancelled_owned(follow_sync(settings.clone(), seen.clone())));
+        spawn(tasks, ending.clone().run_until_cancelled_owned(follow_sync(settings.clone(), seen.clone())));
         let janitor = Self {
             link: link.clone(),
             records: records.clone(),
@@ -114,7 +115,7 @@ impl Janitor {
             full_since: None,
             told: Vec::new(),
         };
-        tasks.spawn(ending.run_until_cancelled_owned(janitor.run()));
+        spawn(tasks, ending.run_until_cancelled_owned(janitor.run()));
         Ok(receiver)
     }
 
@@ -125,9 +126,10 @@ impl Janitor {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            let began = Instant::now();
             let Some(events) = self.look().await else { continue };
             let extent = Extent::of(&events.config, &events.state, *self.full.borrow());
-            let purged = timeout(PURGE_WITHIN, self.purge(extent)).await;
+            let purged = timeout(PURGE_WITHIN, self.purge(extent, began)).await;
             let purged = purged.unwrap_or_else(|_| Err(NatsError::Unavailable("no answer in time".to_owned())));
             match purged {
                 Ok(None) => {}
@@ -217,7 +219,11 @@ impl Janitor {
             return;
         }
         let (since, then) = *self.full_since.get_or_insert((Instant::now(), bytes));
-        let has_room = !Extent::of(&events.config, &events.state, true).is_nearly_full();
+        let extent = Extent::of(&events.config, &events.state, true);
+        // Nothing else may show it: as long as it is full, nobody sends what could be stored.
+        let largest = self.config.listen.max_body_bytes.saturating_add(fitness::BESIDE_THE_BODY);
+        let has_room = !extent.is_nearly_full()
+            || u64::try_from(largest).is_ok_and(|largest| bytes.saturating_add(largest) < extent.max_bytes);
         if bytes < then || (has_room && since.elapsed() >= FULL_FOR) {
             self.full.send_replace(false);
             self.full_since = None;
@@ -225,7 +231,7 @@ impl Janitor {
     }
 
     /// Below what sequence and how many events were purged.
-    async fn purge(&self, extent: Extent) -> Result<Option<(u64, u64)>, NatsError> {
+    async fn purge(&self, extent: Extent, seen: Instant) -> Result<Option<(u64, u64)>, NatsError> {
         let horizon = Horizon {
             link: &self.link,
             records: &self.records,
@@ -234,6 +240,10 @@ impl Janitor {
             window: self.settings.duplicate_window,
         };
         let Some(below) = horizon.find(extent).await? else { return Ok(None) };
+        if seen.elapsed() > PURGE_WITHIN {
+            // Perhaps the process was stopped: there may be a sink by now that is to have more.
+            return Err(NatsError::Unavailable("what was read is too old".to_owned()));
+        }
         let count = self.link.purge(self.link.names().events(), None, below).await?;
         Ok(Some((below, count)))
     }

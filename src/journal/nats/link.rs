@@ -109,9 +109,9 @@ impl Link {
         let answers = answers.map_err(|error| NatsError::Unavailable(error.to_string()))?;
         let (state, connection) = watch::channel(true);
         let (tracker, end) = (TaskTracker::new(), CancellationToken::new());
-        tracker.spawn(end.clone().run_until_cancelled_owned(Arc::clone(&replies).hand_out(answers)));
+        super::spawn(&tracker, end.clone().run_until_cancelled_owned(Arc::clone(&replies).hand_out(answers)));
         let watched = watch_connection(client.clone(), changed, state, Arc::clone(&replies));
-        tracker.spawn(end.clone().run_until_cancelled_owned(watched));
+        super::spawn(&tracker, end.clone().run_until_cancelled_owned(watched));
         tracker.close();
         let names = Names::new(&settings.stream);
         Ok(Self(Arc::new(Inner { client, names, replies, connection, _tasks: (tracker, end.drop_guard()) })))

@@ -39,6 +39,7 @@ mod streams;
 mod tenure;
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -142,7 +143,7 @@ impl Cluster {
             tasks,
             ending,
         });
-        cluster.tasks.spawn(Arc::clone(&cluster).follow_state());
+        spawn(&cluster.tasks, Arc::clone(&cluster).follow_state());
         Ok((cluster, cursors, report))
     }
 
@@ -155,7 +156,7 @@ impl Cluster {
         let (reply, answer) = oneshot::channel();
         let appender = self.appender.clone();
         let is_closed = self.ending.is_cancelled() || self.appends.is_closed();
-        self.appends.spawn(async move {
+        spawn(&self.appends, async move {
             let appended = if is_closed { Err(Refused::Closed) } else { appender.append(event).await };
             admitted.settle(match &appended {
                 Ok(Appended::Stored(_)) => Outcome::Stored,
@@ -176,7 +177,7 @@ impl Cluster {
     ) -> Result<(), Refused> {
         let (reply, answer) = oneshot::channel();
         let quarantine = self.quarantine.clone();
-        self.appends.spawn(async move {
+        spawn(&self.appends, async move {
             let kept = quarantine.keep(body.into()).await;
             admitted.settle(kept.map_or_else(|why| Outcome::Refused(why.word()), |()| outcome));
             let _ = reply.send(kept);
@@ -345,6 +346,16 @@ impl Cluster {
             }
         }
     }
+}
+
+/// Runs a task that others count on: one that is gone without a word would look like one with nothing to do.
+fn spawn(tasks: &TaskTracker, task: impl Future + Send + 'static) {
+    tasks.spawn(async move {
+        if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+            tracing::error!("a bug in the journal of the cluster: the process aborts");
+            std::process::abort();
+        }
+    });
 }
 
 /// What an operator or a lane is told of an error of the cluster.

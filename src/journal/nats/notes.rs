@@ -78,7 +78,7 @@ impl Notes {
             ending,
         });
         let ending = inner.ending.clone();
-        tasks.spawn(ending.run_until_cancelled_owned(Arc::clone(&inner).adopt(gives)));
+        super::spawn(tasks, ending.run_until_cancelled_owned(Arc::clone(&inner).adopt(gives)));
         Self { inner, adopted: Arc::new(tokio::sync::Mutex::new(Adopted { notes, last: None })) }
     }
 

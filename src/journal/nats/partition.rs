@@ -306,6 +306,11 @@ impl Partition {
         let evict = self.common.evict.load(Ordering::Relaxed);
         let finishing = self.common.shelf.is_finishing();
         let Some(tenure) = self.tenure.as_mut().filter(|tenure| tenure.number == number) else { return };
+        if tenure.leave_until.is_some() {
+            // It is the next owner's to deliver.
+            tenure.reading = false;
+            return;
+        }
         (tenure.reading, tenure.failed, tenure.more) = (false, false, batch.pending > 0);
         let now = Instant::now();
         // While so many are not acknowledged, nothing rings soon.
@@ -399,7 +404,8 @@ impl Partition {
 
     /// Gives the partition back, when it was asked to: another is to have it.
     async fn leave(&mut self, now: Instant) {
-        let Common { link, shelf, .. } = &*self.common;
+        let common = Arc::clone(&self.common);
+        let Common { link, shelf, .. } = &*common;
         let Some(tenure) = self.tenure.as_mut().filter(|_| shelf.leaves(self.at)) else { return };
         let until = *tenure.leave_until.get_or_insert_with(|| {
             shelf.withdraw(self.at);

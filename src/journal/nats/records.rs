@@ -95,7 +95,7 @@ impl Records {
         let inner = Inner { link: link.clone(), known: Mutex::default(), version: watch::Sender::new(0) };
         let records = Self(Arc::new(inner));
         let (complete, mut is_complete) = watch::channel(None);
-        tasks.spawn(end.run_until_cancelled_owned(records.clone().watch(complete)));
+        super::spawn(tasks, end.run_until_cancelled_owned(records.clone().watch(complete)));
         match timeout(OPEN_WITHIN, is_complete.wait_for(|state| *state == Some(Ok(())))).await {
             Ok(Ok(_)) => return Ok(records),
             Ok(Err(_)) => return Err(NatsError::Unavailable("the receiver is ending".to_owned())),
@@ -168,11 +168,6 @@ impl Records {
     /// The record of this key, if it is known.
     pub(in crate::journal) fn last_known(&self, key: &str) -> Option<Record> {
         self.0.known().get(key).filter(|known| known.is_there()).map(|known| known.record.clone())
-    }
-
-    /// Whether this key, or that it was removed, has been seen.
-    pub(in crate::journal) fn has_seen(&self, key: &str) -> bool {
-        self.0.known().contains_key(key)
     }
 
     /// Changes when what is known does.

@@ -30,7 +30,7 @@ pub(super) async fn live(records: &Records, instance: &str, tasks: &TaskTracker,
     let (records, key) = (records.clone(), key(instance));
     // Whoever looks from now on finds it; if not, the next beat is close.
     let mut last = beat(&records, &key).await;
-    tasks.spawn(async move {
+    super::spawn(tasks, async move {
         let mut renew = interval(RENEW);
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while ending.run_until_cancelled(renew.tick()).await.is_some() {

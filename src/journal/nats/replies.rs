@@ -112,6 +112,11 @@ impl Ticket<'_> {
                         return Err(incomplete());
                     }
                     due = pending.checked_sub(1);
+                    // Of the message before in this batch, 0 for its first: those may be missing as well.
+                    let before = number(&answer, "Nats-Last-Sequence");
+                    if before != Some(batch.messages.last().map_or(0, |stored| stored.sequence)) {
+                        return Err(incomplete());
+                    }
                     batch.messages.push(Stored::read(answer)?);
                 }
                 // The end of the batch; a missing last message shows in its count.
@@ -160,4 +165,49 @@ fn incomplete() -> NatsError {
 
 fn connection_lost() -> NatsError {
     NatsError::Unavailable("the connection was lost".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::StatusCode;
+
+    use super::*;
+
+    /// What a server says before the end of a batch: sequence, the one before, how many more.
+    const BATCH: [(u64, u64, u64); 3] = [(22, 0, 4), (25, 22, 3), (31, 25, 2)];
+
+    fn answer(status: Option<StatusCode>, headers: &[(&str, String)]) -> Message {
+        let mut map = HeaderMap::new();
+        headers.iter().for_each(|(name, value)| map.insert(*name, value.as_str()));
+        let (payload, subject) = (Bytes::new(), "_INBOX.0".into());
+        Message { subject, reply: None, payload, headers: Some(map), status, description: None, length: 0 }
+    }
+
+    async fn batch(messages: &[(u64, u64, u64)]) -> Result<Vec<u64>, NatsError> {
+        let replies = Replies::new("_INBOX".to_owned());
+        let ticket = replies.ticket(messages.len() + 1);
+        let waiter = replies.waiting.lock().unwrap().values().next().cloned().unwrap();
+        for (sequence, before, pending) in messages {
+            let headers = [
+                ("Nats-Sequence", sequence.to_string()),
+                ("Nats-Last-Sequence", before.to_string()),
+                ("Nats-Num-Pending", pending.to_string()),
+                ("Nats-Subject", "S.p.1".to_owned()),
+                ("Nats-Time-Stamp", "2026-01-01T00:00:00Z".to_owned()),
+            ];
+            waiter.try_send(answer(None, &headers)).unwrap();
+        }
+        let end = [("Nats-Num-Pending", "2".to_owned()), ("Nats-Last-Sequence", "31".to_owned())];
+        waiter.try_send(answer(StatusCode::from_u16(204).ok(), &end)).unwrap();
+        let batch = ticket.batch().await?;
+        Ok(batch.messages.iter().map(|stored| stored.sequence).collect())
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_taken_whole_or_not_at_all() {
+        assert_eq!(batch(&BATCH).await.unwrap(), [22, 25, 31]);
+        for missing in [&BATCH[1..], &BATCH[2..], &[BATCH[0], BATCH[2]], &BATCH[..2]] {
+            assert!(batch(missing).await.is_err(), "{missing:?} came");
+        }
+    }
 }

@@ -100,7 +100,7 @@ impl Lane {
             lost: BTreeSet::new(),
             written: None,
         };
-        tasks.spawn(desk.run());
+        super::spawn(tasks, desk.run());
         Self { says, letters: Mutex::new(Some(Letters { asks, given, has_asked: false })) }
     }
 

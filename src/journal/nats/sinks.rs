@@ -6,12 +6,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
@@ -25,6 +24,7 @@ use super::link::{From, Link, NatsError};
 use super::partition::Partition;
 use super::records::{PutError, Records};
 use super::share::Share;
+use super::spawn;
 use super::tenure::{self, Common};
 use crate::config::{self, Config, Start};
 use crate::journal::{Account, Refused, Settled, SinkStatus};
@@ -208,11 +208,11 @@ impl Delivery {
         consumers.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         for (lane, at) in all() {
             let partition = Partition::new(Arc::clone(lane), at).await?;
-            self.spawn(partition.run(inner.end.clone()));
+            spawn(&inner.tasks, partition.run(inner.end.clone()));
         }
-        self.spawn(inner.end.clone().run_until_cancelled_owned(self.clone().balance()).map(drop));
-        self.spawn(inner.end.clone().run_until_cancelled_owned(self.clone().watch()).map(drop));
-        self.spawn(inner.end.clone().run_until_cancelled_owned(self.clone().evict(full)).map(drop));
+        spawn(&inner.tasks, inner.end.clone().run_until_cancelled_owned(self.clone().balance()));
+        spawn(&inner.tasks, inner.end.clone().run_until_cancelled_owned(self.clone().watch()));
+        spawn(&inner.tasks, inner.end.clone().run_until_cancelled_owned(self.clone().evict(full)));
         Ok(())
     }
 
@@ -224,16 +224,6 @@ impl Delivery {
             Some((key.strip_prefix("sink.")?.to_owned(), sink))
         });
         sinks.collect()
-    }
-
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.0.tasks.spawn(async move {
-            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-                // A partition that is gone without a word would look like one without events.
-                tracing::error!("a bug in the delivery from the cluster: the process aborts");
-                std::process::abort();
-            }
-        });
     }
 
     /// Gives partitions back as long as this receiver has more than its part, one at a time.
@@ -466,11 +456,36 @@ async fn register(link: &Link, records: &Records, settings: &config::Sink) -> Re
         };
         let json = serde_json::to_vec(&sink).map_err(|error| NatsError::Unavailable(error.to_string()))?;
         match records.put(&key, revision, json.into()).await {
+            Ok(made) if revision == 0 && settings.start == Start::Earliest => {
+                return past_purges(link, records, &key, sink, made).await;
+            }
             Ok(_) => return Ok(sink.first),
             // Somebody else was faster.
             Err(PutError::Stale) => {}
             Err(PutError::Unavailable(reason)) => return Err(NatsError::Unavailable(reason)),
         }
+    }
+}
+
+/// What was purged while nobody knew of the sink, it cannot have: from its record on, nothing more is.
+async fn past_purges(
+    link: &Link,
+    records: &Records,
+    key: &str,
+    mut sink: Sink,
+    mut revision: u64,
+) -> Result<u64, NatsError> {
+    loop {
+        let first = link.info(link.names().events()).await?.state.first_sequence;
+        if first <= sink.first {
+            return Ok(sink.first);
+        }
+        sink.first = first;
+        let json = serde_json::to_vec(&sink).map_err(|error| NatsError::Unavailable(error.to_string()))?;
+        revision = match records.put(key, revision, json.into()).await {
+            Ok(revision) => revision,
+            Err(error) => return Err(NatsError::Unavailable(error.to_string())),
+        };
     }
 }
 
