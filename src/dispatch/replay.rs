@@ -192,19 +192,23 @@ impl Replays {
                 continue;
             }
             let found: Vec<Progress> = serde_json::from_str(&text).unwrap_or_default();
-            for mut progress in found.into_iter().filter(|progress| !progress.is_over()) {
-                let (id, runs) = (progress.id, progress.state == State::Running);
-                progress.state = State::Paused;
-                self.inner.known().entry(id).or_insert(Known { progress, stop: None });
-                if runs && let Err(error) = self.run(id) {
-                    tracing::warn!(replay = id, %error, "a replay of another receiver does not go on");
-                }
-            }
-            // To ask for the next note says that this one is written down.
-            while let Err(error) = self.write().await {
+            loop {
+                found.iter().filter(|progress| !progress.is_over()).for_each(|progress| self.go_on_with(progress));
+                // To ask for the next note says that this one is written down.
+                let Err(error) = self.write().await else { break };
                 tracing::warn!(%error, "cannot write down the replays of another receiver");
                 tokio::time::sleep(WRITE_EVERY).await;
             }
+        }
+    }
+
+    /// Goes on with another receiver's replay, unless it is known here.
+    fn go_on_with(&self, progress: &Progress) {
+        let (id, runs) = (progress.id, progress.state == State::Running);
+        let paused = Progress { state: State::Paused, ..progress.clone() };
+        self.inner.known().entry(id).or_insert(Known { progress: paused, stop: None });
+        if runs && let Err(error) = self.run(id) {
+            tracing::warn!(replay = id, %error, "a replay of another receiver does not go on");
         }
     }
 
@@ -263,7 +267,11 @@ impl Replays {
             }
             progress
         };
-        self.resume(progress.id).await
+        let started = self.resume(progress.id).await;
+        if started.is_err() {
+            self.let_go(|id| id == progress.id);
+        }
+        started
     }
 
     /// All that are remembered, by their ids.
@@ -360,7 +368,20 @@ impl Replays {
     async fn write(&self) -> Result<(), Refused> {
         let _one = self.inner.writing.lock().await;
         let note = serde_json::to_string(&self.list()).ok();
-        self.inner.journal.note(NOTE, note).await
+        let written = self.inner.journal.note(NOTE, note).await;
+        if written == Err(Refused::Failed) {
+            // Another receiver goes on with them, or the next process does.
+            self.let_go(|_| true);
+        }
+        written
+    }
+
+    /// Stops and forgets these, unless they are over.
+    fn let_go(&self, which: impl Fn(u64) -> bool) {
+        let mut known = self.inner.known();
+        for (_, Known { stop, .. }) in known.extract_if(.., |id, known| which(*id) && !known.progress.is_over()) {
+            stop.iter().for_each(CancellationToken::cancel);
+        }
     }
 }
 

@@ -109,7 +109,8 @@ impl Cluster {
         let tail = watch::Sender::new(info.state.last_sequence);
         let full = watch::Sender::new(false);
         let instance: Arc<str> = uuid::Uuid::new_v4().to_string().into();
-        replicas::live(&records, &instance, &tasks, ending.clone()).await;
+        let enabled = config.sinks.iter().filter(|sink| sink.enabled).map(|sink| sink.name.clone());
+        replicas::live(&records, &instance, enabled.collect(), &tasks, ending.clone()).await;
         let quarantine =
             Quarantine::new((&link, &records), Arc::clone(&metrics), config.quarantine.max_bytes, ending.clone());
         let both = (&link, &records);

@@ -106,8 +106,10 @@ impl Notes {
         match (written, text) {
             (Ok(revision), Some(text)) => self.inner.own().insert(key.to_owned(), (revision, text)),
             (Ok(_), None) => self.inner.own().remove(key),
-            // This receiver was taken for dead, and its note adopted: what it says is another one's now.
+            // This receiver was taken for dead, and its note adopted: what it says is another one's now. Once that one has
+            // removed it, there may be a new one.
             (Err(PutError::Stale), _) => {
+                self.inner.own().remove(key);
                 tracing::error!(key, "another receiver has taken this one's note over: it was taken for dead");
                 return Err(Refused::Failed);
             }

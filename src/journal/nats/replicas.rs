@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::link::NatsError;
-use super::records::Records;
+use super::records::{Record, Records};
 
 /// How often a receiver says that it lives…
 const RENEW: Duration = Duration::from_secs(2);
@@ -25,16 +26,40 @@ fn key(instance: &str) -> String {
     format!("replica.{instance}")
 }
 
-/// Says that this receiver lives, until `ending`, and then that it does not.
-pub(super) async fn live(records: &Records, instance: &str, tasks: &TaskTracker, ending: CancellationToken) {
+/// What a receiver says of itself.
+#[derive(Serialize, Deserialize)]
+struct Said {
+    /// Those that it delivers to.
+    sinks: Vec<String>,
+}
+
+/// The records of those that were said to live and to deliver to a sink; the receivers of all sinks, without one.
+pub(super) fn known(records: &Records, sink: Option<&str>) -> Vec<(String, Record)> {
+    let mut known = records.known("replica.");
+    if let Some(sink) = sink {
+        let has = |said: Said| said.sinks.iter().any(|of| of == sink);
+        known.retain(|(_, record)| serde_json::from_slice(&record.value).is_ok_and(has));
+    }
+    known
+}
+
+/// Says that this receiver lives, and which sinks it delivers to, until `ending`, and then that it does not.
+pub(super) async fn live(
+    records: &Records,
+    instance: &str,
+    sinks: Vec<String>,
+    tasks: &TaskTracker,
+    ending: CancellationToken,
+) {
     let (records, key) = (records.clone(), key(instance));
+    let said = Bytes::from(serde_json::to_vec(&Said { sinks }).unwrap_or_default());
     // Whoever looks from now on finds it; if not, the next beat is close.
-    let mut last = beat(&records, &key).await;
+    let mut last = beat(&records, &key, &said).await;
     super::spawn(tasks, async move {
         let mut renew = interval(RENEW);
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while ending.run_until_cancelled(renew.tick()).await.is_some() {
-            last = ending.run_until_cancelled(beat(&records, &key)).await.flatten().or(last);
+            last = ending.run_until_cancelled(beat(&records, &key, &said)).await.flatten().or(last);
         }
         if let Some(revision) = last {
             // Otherwise it is forgotten soon.
@@ -43,8 +68,8 @@ pub(super) async fn live(records: &Records, instance: &str, tasks: &TaskTracker,
     });
 }
 
-async fn beat(records: &Records, key: &str) -> Option<u64> {
-    let beat = records.set(key, Bytes::from_static(b"{}"), Some(TTL)).await;
+async fn beat(records: &Records, key: &str, said: &Bytes) -> Option<u64> {
+    let beat = records.set(key, said.clone(), Some(TTL)).await;
     beat.inspect_err(|reason| tracing::debug!(%reason, "the cluster does not hear that this receiver lives")).ok()
 }
 

@@ -23,6 +23,7 @@ use super::letters::DeadLetters;
 use super::link::{From, Link, NatsError};
 use super::partition::Partition;
 use super::records::{PutError, Records};
+use super::replicas;
 use super::share::Share;
 use super::spawn;
 use super::tenure::{self, Common};
@@ -234,15 +235,21 @@ impl Delivery {
         let mut heard: HashMap<String, (u64, Instant)> = HashMap::new();
         loop {
             ticks.tick().await;
-            let living = records.known("replica.").into_iter().map(|(key, record)| {
+            let living = replicas::known(records, None).into_iter().map(|(key, record)| {
                 let before = heard.get(&key).filter(|(revision, _)| *revision == record.revision);
                 let last = before.map_or_else(Instant::now, |(_, last)| *last);
                 (key, (record.revision, last))
             });
             heard = living.collect();
-            let receivers = heard.values().filter(|(_, last)| last.elapsed() < SILENT).count().max(1);
-            lanes.iter().for_each(|lane| lane.shelf.set_others(receivers > 1));
-            for lane in lanes.iter().filter(|lane| !lane.shelf.is_finishing()) {
+            for lane in lanes {
+                // Who does not deliver to a sink takes nothing of it.
+                let able = replicas::known(records, Some(lane.shelf.sink()));
+                let is_heard = |key: &String| heard.get(key).is_some_and(|(_, last)| last.elapsed() < SILENT);
+                let receivers = able.iter().filter(|(key, _)| is_heard(key)).count().max(1);
+                lane.shelf.set_others(receivers > 1);
+                if lane.shelf.is_finishing() {
+                    continue;
+                }
                 let is_time = given.get(lane.shelf.sink()).is_none_or(|at: &Instant| at.elapsed() >= PIN_TIMEOUT);
                 if is_time && lane.shelf.held() > usize::from(*partitions).div_ceil(receivers) {
                     lane.shelf.give_one_back();
@@ -253,7 +260,7 @@ impl Delivery {
     }
 
     /// Servers have let consumers starve that had messages (nats-server#8036): then nobody is pinned, and nobody delivers.
-    /// One receiver of the fleet looks for that.
+    /// One receiver of those with the sink looks for that.
     async fn watch(self) {
         let Inner { partitions, lanes, .. } = &*self.0;
         let mut ticks = ticks(WATCH);
@@ -261,11 +268,11 @@ impl Delivery {
         let mut stuck: HashMap<(Arc<str>, u16), (u64, Instant)> = HashMap::new();
         loop {
             ticks.tick().await;
-            if !self.is_first() {
-                stuck.clear();
-                continue;
-            }
             for lane in lanes {
+                if !self.is_first(Some(lane.shelf.sink())) {
+                    stuck.retain(|(sink, _), _| sink != lane.shelf.sink());
+                    continue;
+                }
                 for at in (0..*partitions).filter(|at| !lane.shelf.holds(*at)) {
                     let key = (Arc::clone(lane.shelf.sink()), at);
                     match self.starving(lane, at).await {
@@ -343,7 +350,7 @@ impl Delivery {
                 }
             };
             let_yield(through);
-            for (name, sink) in idle.iter().filter(|_| self.is_first()) {
+            for (name, sink) in idle.iter().filter(|_| self.is_first(None)) {
                 for at in 0..self.0.partitions {
                     if let Err(error) = self.evict_idle(name, sink, at, through).await {
                         tracing::debug!(sink = name, partition = at, error, "nothing can be evicted");
@@ -416,9 +423,9 @@ impl Delivery {
         self.0.lanes.iter().any(|lane| **lane.shelf.sink() == *sink)
     }
 
-    /// Whether this receiver is the one of those that live which does what one has to do.
-    fn is_first(&self) -> bool {
-        self.0.records.known("replica.").first().is_none_or(|(key, _)| key.ends_with(&*self.0.instance))
+    /// Whether this receiver is the one of those that live, and deliver to a sink, which does what one has to do.
+    fn is_first(&self, sink: Option<&str>) -> bool {
+        replicas::known(&self.0.records, sink).first().is_none_or(|(key, _)| key.ends_with(&*self.0.instance))
     }
 
     fn is_required(&self, lane: &Common) -> bool {
