@@ -157,7 +157,8 @@ impl Cluster {
         let (reply, answer) = oneshot::channel();
         let appender = self.appender.clone();
         let is_closed = self.ending.is_cancelled() || self.appends.is_closed();
-        spawn(&self.appends, async move {
+        // A panic in it is counted with what it had admitted, and answered as a failure: no other event's matter.
+        self.appends.spawn(async move {
             let appended = if is_closed { Err(Refused::Closed) } else { appender.append(event).await };
             admitted.settle(match &appended {
                 Ok(Appended::Stored(_)) => Outcome::Stored,
@@ -178,7 +179,7 @@ impl Cluster {
     ) -> Result<(), Refused> {
         let (reply, answer) = oneshot::channel();
         let quarantine = self.quarantine.clone();
-        spawn(&self.appends, async move {
+        self.appends.spawn(async move {
             let kept = quarantine.keep(body.into()).await;
             admitted.settle(kept.map_or_else(|why| Outcome::Refused(why.word()), |()| outcome));
             let _ = reply.send(kept);
