@@ -17,7 +17,8 @@
 //! 3. [`envelope`] scans the body once: one JSON object, bounded depth, valid UTF-8, and the routing members.
 //! 4. [`ingest`] is one sentence: parse, append, answer; what does not parse goes to the quarantine.
 //! 5. [`journal`] owns the order of events. Its one writer decides what is a duplicate, writes a group, syncs once and
-//!    only then hands out a [`journal::Receipt`]; a 200 can only be built from one.
+//!    only then hands out a [`journal::Receipt`]; a 200 can only be built from one. Where several receivers share a
+//!    journal, a NATS cluster does the writer's work, and its acknowledgement makes the receipt.
 //! 6. [`dispatch`] runs one lane per sink, each with a cursor of its own in the journal: it filters, puts batches
 //!    together, keeps each entity's events in order, tries again, gives up into the dead letters, and tells the journal
 //!    what became of each event. Beside the live events, and out of their order, it takes dead letters that an operator

@@ -1,10 +1,11 @@
 //! The durable order of events: dedup, cursors, dead letters, quarantine. One interface, engines behind it; the only
-//! code that touches the data folder.
+//! code that touches the data folder or the cluster.
 //!
 //! A [`Journal`] takes events in ([`append`](Journal::append)) and gives each lane a [`Cursor`] to read them by. Operators
-//! see through it what was not delivered ([`letters`]) or not accepted ([`quarantine`]), and try it again. What is behind
-//! it is the embedded engine: one [`writer`] thread that owns the tail, over a [`store`] (SQLite, or RAM for trying things
-//! out). [`recover`] brings a store back to order before the first event.
+//! see through it what was not delivered ([`letters`]) or not accepted ([`quarantine`]), and try it again. Behind it is one of
+//! two engines: the [`embedded`] one, a [`writer`] thread that owns the tail over a [`store`] (SQLite, or RAM for trying
+//! things out), which [`recover`] brings back to order before the first event; or a cluster that several receivers share
+//! ([`nats`]). What lanes and operators hold of it are [`handles`] that hand on to the one or the other.
 
 mod ballast;
 mod carry;
