@@ -323,7 +323,8 @@ fn no_more_requests_are_under_way_than_allowed() {
     receiver.store(60);
     receiver.sink_settled("web");
     assert_eq!(target.most_in_flight(), 4);
-    assert_eq!(target.connections(), 4);
+    // One that is not quite back in the pool when the next request goes out has another one opened.
+    assert!((4..=8).contains(&target.connections()), "{} connections", target.connections());
     receiver.finish();
 }
 
