@@ -45,6 +45,7 @@
 
 pub mod admin;
 pub mod admission;
+mod blocking;
 pub mod commands;
 pub mod config;
 pub mod dispatch;

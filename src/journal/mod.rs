@@ -53,6 +53,7 @@ pub use recover::{OpenError, Report};
 pub use status::{ClusterStatus, DeadLettersStatus, QuarantineStatus, SinkStatus, Status};
 
 use crate::admission::{Admitted, Outcome};
+use crate::blocking::joined;
 use crate::config::{self, Config};
 use crate::envelope::Envelope;
 use crate::telemetry::Metrics;
@@ -194,10 +195,8 @@ impl Journal {
             return Ok((Self { held: Held::Cluster(cluster) }, cursors, report));
         }
         let opened = tokio::task::spawn_blocking(move || Self::open(&config, metrics)).await;
-        opened.unwrap_or_else(|error| match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(error) => Err(OpenError::Thread { source: std::io::Error::other(error) }),
-        })
+        let ending = || OpenError::Thread { source: std::io::Error::other("the runtime is ending") };
+        joined(opened).ok_or_else(ending)?
     }
 
     /// Opens or makes an embedded journal and brings it to order: nothing is listened for before this is back. Blocks.

@@ -9,6 +9,7 @@ use super::embedded::Inner;
 use super::store::{Reader, StoreError};
 use super::writer::Command;
 use super::{Gone, Refused, State};
+use crate::blocking::joined;
 
 /// How long a read that failed for want of room waits before it is tried again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
@@ -56,15 +57,7 @@ impl Inner {
             let Some(under_way) = &mut kept.under_way else { continue };
             let read = under_way.await;
             kept.under_way = None;
-            let read = match read {
-                Ok(read) => read,
-                Err(error) => match error.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    // The runtime is ending.
-                    Err(_) => return Err(Gone),
-                },
-            };
-            match read {
+            match joined(read).ok_or(Gone)? {
                 Ok((reader, read)) => {
                     kept.reader = Some(reader);
                     return Ok(read);

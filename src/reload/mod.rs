@@ -16,6 +16,7 @@ use tokio::sync::watch::{self as channel, Receiver};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
+use crate::blocking::joined;
 use crate::config::{Config, Problems, Warning};
 use crate::server::Phase;
 use crate::telemetry::Metrics;
@@ -300,13 +301,10 @@ impl Look {
 
 /// Runs what waits for a disk or calculates for long where nobody waits for it.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down, and this task with it.
-            Err(_) => std::future::pending().await,
-        },
+    match joined(tokio::task::spawn_blocking(work).await) {
+        Some(done) => done,
+        // The runtime is shutting down, and this task with it.
+        None => std::future::pending().await,
     }
 }
 

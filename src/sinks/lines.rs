@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::Failure;
+use crate::blocking::joined;
 use crate::journal::Event;
 use crate::shape::{Shape, push_line};
 
@@ -57,18 +58,11 @@ impl<O: Output> LineSink<O> {
     /// Waits for the job, if there is one. Dropped before that, it has changed nothing.
     async fn join(&mut self) -> Result<(), Failure> {
         let Some(job) = &mut self.job else { return Ok(()) };
-        let joined = job.await;
+        let done = job.await;
         self.job = None;
-        match joined {
-            Ok((desk, result)) => {
-                self.desk = Some(desk);
-                result
-            }
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(given_up()),
-            },
-        }
+        let (desk, result) = joined(done).ok_or_else(given_up)?;
+        self.desk = Some(desk);
+        result
     }
 }
 
