@@ -174,7 +174,9 @@ pub(super) fn partition(envelope: &Envelope, partitions: u16) -> u16 {
 /// The same on every receiver, and fit for a header whatever the id holds.
 fn message_id(event_id: &str) -> String {
     let hash = sha(&SHA256, event_id.as_bytes());
-    hash.as_ref().iter().take(ID_BYTES).map(|byte| format!("{byte:02x}")).collect()
+    // There are more bytes than that.
+    let half: [u8; ID_BYTES] = hash.as_ref().first_chunk().copied().unwrap_or_default();
+    format!("{:032x}", u128::from_be_bytes(half))
 }
 
 fn is_other(sequence: u64, stored: &Bytes, envelope: &Envelope) -> bool {

@@ -17,6 +17,7 @@ use super::letters::DeadLetters;
 use super::link::{From, Link, NatsError};
 use super::quarantine::Quarantine;
 use super::records::{PutError, Records};
+use super::replicas;
 use super::share::Share;
 use super::sinks::Delivery;
 use super::streams;
@@ -310,7 +311,7 @@ impl Migration {
 
     /// Places that others write to at the same time would be lost.
     async fn refuse_company(&self) -> Result<(), MigrateError> {
-        if self.records.known("replica.").is_empty() { Ok(()) } else { Err(MigrateError::InUse) }
+        if replicas::known(&self.records, None).is_empty() { Ok(()) } else { Err(MigrateError::InUse) }
     }
 
     /// Gives a sink its record and its places, which it must not have yet.

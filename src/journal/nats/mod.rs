@@ -67,6 +67,7 @@ use janitor::{Janitor, Seen};
 use letters::DeadLetters;
 use link::{From, Link};
 use notes::Notes;
+use once::refused;
 use quarantine::Quarantine;
 use records::Records;
 use sinks::Delivery;
@@ -358,10 +359,4 @@ fn spawn(tasks: &TaskTracker, task: impl Future + Send + 'static) {
             std::process::abort();
         }
     });
-}
-
-/// What an operator or a lane is told of an error of the cluster.
-fn refused(error: &NatsError) -> Refused {
-    tracing::warn!(%error, "the cluster did not do what was asked");
-    Refused::Late
 }

@@ -2,6 +2,14 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
+/// Where the records of sinks begin.
+pub(super) const SINKS: &str = "sink.";
+
+/// Of a sink's record.
+pub(super) fn sink(name: &str) -> String {
+    format!("{SINKS}{name}")
+}
+
 /// The names of streams, subjects and consumers.
 #[derive(Debug, Clone)]
 pub(in crate::journal) struct Names {

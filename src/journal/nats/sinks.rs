@@ -21,6 +21,7 @@ use super::consumer::{self, PIN_TIMEOUT};
 use super::cursor::{Cursor, Shelf};
 use super::letters::DeadLetters;
 use super::link::{From, Link, NatsError};
+use super::names::{self, SINKS};
 use super::partition::Partition;
 use super::records::{PutError, Records};
 use super::replicas;
@@ -145,7 +146,7 @@ impl Delivery {
         if sinks.iter().any(|sink| sink.name == name) {
             return Ok(false);
         }
-        let key = format!("sink.{name}");
+        let key = names::sink(name);
         let Some(record) = records.get(&key).await.map_err(late)? else { return Ok(false) };
         let partitions = 0..self.0.partitions;
         let forgotten = stream::iter(partitions).map(|at| async move {
@@ -180,7 +181,7 @@ impl Delivery {
     /// [`PutError`].
     pub(super) async fn make(records: &Records, name: &str, first: u64) -> Result<(), PutError> {
         let sink = serde_json::to_vec(&Sink { first, required: true }).unwrap_or_default();
-        let key = format!("sink.{name}");
+        let key = names::sink(name);
         match records.put(&key, 0, sink.clone().into()).await {
             // By a run that broke off.
             Err(PutError::Stale) if records.get(&key).await.ok().flatten().is_some_and(|had| had.value == sink) => {
@@ -195,7 +196,7 @@ impl Delivery {
     /// # Errors
     /// [`NatsError`].
     pub(super) async fn first(records: &Records, name: &str) -> Result<Option<u64>, NatsError> {
-        let record = records.get(&format!("sink.{name}")).await?;
+        let record = records.get(&names::sink(name)).await?;
         Ok(record.and_then(|record| serde_json::from_slice::<Sink>(&record.value).ok()).map(|sink| sink.first))
     }
 
@@ -219,10 +220,10 @@ impl Delivery {
 
     /// The sinks that the fleet has records of.
     fn known(&self) -> Vec<(String, Sink)> {
-        let known = self.0.records.known("sink.");
+        let known = self.0.records.known(SINKS);
         let sinks = known.iter().filter_map(|(key, record)| {
             let sink = serde_json::from_slice(&record.value).ok()?;
-            Some((key.strip_prefix("sink.")?.to_owned(), sink))
+            Some((key.strip_prefix(SINKS)?.to_owned(), sink))
         });
         sinks.collect()
     }
@@ -435,7 +436,7 @@ impl Delivery {
 
 /// Makes the sink's record, unless there is one; its first sequence.
 async fn register(link: &Link, records: &Records, settings: &config::Sink) -> Result<u64, NatsError> {
-    let key = format!("sink.{}", settings.name);
+    let key = names::sink(&settings.name);
     loop {
         let found = records.get(&key).await?;
         let (sink, revision) = match found {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::consumer;
 use super::cursor::Shelf;
 use super::link::{From, Link, NatsError};
+use super::names;
 use super::records::{PutError, Records};
 use super::replies::Batch;
 use super::share::Share;
@@ -209,7 +210,7 @@ pub(super) async fn tend(common: Arc<Common>, at: u16) -> Done {
 
 /// Makes the consumer from where the record stands.
 pub(super) async fn remake(link: &Link, records: &Records, sink: &str, at: u16, first: u64) -> Result<(), NatsError> {
-    if records.get(&format!("sink.{sink}")).await?.is_none() {
+    if records.get(&names::sink(sink)).await?.is_none() {
         return Err(NatsError::Unavailable(
             "an operator has dropped the sink, which only a restart makes anew".to_owned(),
         ));
