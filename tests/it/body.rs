@@ -1,6 +1,6 @@
 //! FAULTS "Body": what a body may be, and what becomes of one that may not.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::harness::event::{event, new_event, new_id};
 use crate::harness::programs::curl;
@@ -70,12 +70,14 @@ fn a_mebibyte_of_brackets_is_refused_at_once() {
     let mut wire = receiver.connect();
     for opening in ["[", "{\"a\":"] {
         let body = opening.repeat((1 << 20) / opening.len());
+        let before = receiver.cpu();
         wire.send(post("/events", "", body.as_bytes())).unwrap();
-        let start = Instant::now();
         wire.answer().assert_problem(400, "malformed");
-        // The promise is 50 ms; an unoptimised build on a loaded machine gets more.
-        let limit = Duration::from_millis(if cfg!(debug_assertions) { 1000 } else { 50 });
-        assert!(start.elapsed() < limit, "{:?}", start.elapsed());
+        // The promise is 50 ms, which is measured in hundredths of a second; an unoptimised build gets more. Of the
+        // processor: other work of the machine takes none of it.
+        let limit = Duration::from_millis(if cfg!(debug_assertions) { 500 } else { 70 });
+        let busy = receiver.cpu() - before;
+        assert!(busy <= limit, "{busy:?}");
     }
     receiver.finish();
 }

@@ -11,52 +11,77 @@ use crate::harness::receiver::{Setup, log_line};
 use crate::harness::wire::{End, Wire, post, tls};
 use crate::harness::{PATIENCE, wait_for};
 
-/// A deadline has to hold, give or take what a loaded machine needs.
-#[track_caller]
-pub(crate) fn assert_about(took: Duration, deadline: Duration) {
-    assert!(took >= deadline.mul_f32(0.8), "{took:?} is too early for {deadline:?}");
-    assert!(took <= deadline * 2 + Duration::from_secs(3), "{took:?} is too late for {deadline:?}");
+/// Every deadline but the one that a test is about, so that nothing else ends a connection within our patience.
+pub(crate) fn patient() -> Setup {
+    let timeouts = ["handshake", "header", "body", "idle"].map(|of| format!("listen.{of}_timeout"));
+    timeouts.iter().fold(Setup::new(), |setup, timeout| setup.set(timeout, "60s"))
 }
 
-/// Reads until the other side ends the connection, and tells how long that took.
+/// That a deadline was kept which ran at the earliest from `start` on. How late it may be is the machine's to say: within
+/// our patience, and only it can have ended the connection of a [`patient`] receiver, whose counts name it.
 #[track_caller]
-pub(crate) fn ended(tcp: &mut TcpStream) -> Duration {
+pub(crate) fn assert_kept(start: Instant, deadline: Duration) {
+    let took = start.elapsed();
+    assert!(took >= deadline, "{took:?} is too early for {deadline:?}");
+    assert!(took < PATIENCE, "{took:?} is too late for {deadline:?}");
+}
+
+/// Reads until the other side ends the connection.
+#[track_caller]
+pub(crate) fn until_ended(tcp: &mut TcpStream) {
     tcp.set_read_timeout(Some(PATIENCE)).unwrap();
-    let start = Instant::now();
     let mut bytes = Vec::new();
     if let Err(error) = tcp.read_to_end(&mut bytes) {
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
     }
-    start.elapsed()
+}
+
+/// Sends a byte at a time, and never all of them, until the other side has ended the connection.
+#[track_caller]
+pub(crate) fn drip_for_ever(tcp: &mut TcpStream, bytes: impl Iterator<Item = u8>, every: Duration) {
+    let start = Instant::now();
+    for byte in bytes {
+        if tcp.write_all(&[byte]).is_err() {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "still open");
+        std::thread::sleep(every);
+    }
+    panic!("still open after its last byte");
 }
 
 #[test]
 fn a_handshake_that_does_not_get_on_is_ended() {
     let deadline = Duration::from_millis(700);
-    let receiver = Setup::new().set("listen.handshake_timeout", "700ms").start();
+    let receiver = patient().set("listen.handshake_timeout", "700ms").start();
 
+    let start = Instant::now();
     let mut silent = TcpStream::connect(receiver.events).unwrap();
-    assert_about(ended(&mut silent), deadline);
+    until_ended(&mut silent);
+    assert_kept(start, deadline);
 
     // A ClientHello's record header, then a byte at a time: the deadline is for all of it.
-    let mut slow = TcpStream::connect(receiver.events).unwrap();
     let start = Instant::now();
-    let hello = [0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
-    for byte in hello.into_iter().chain(std::iter::repeat(0)) {
-        if slow.write_all(&[byte]).is_err() {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    assert_about(start.elapsed(), deadline);
+    let mut slow = TcpStream::connect(receiver.events).unwrap();
+    let hello = [0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3].into_iter();
+    drip_for_ever(&mut slow, hello.chain(std::iter::repeat(0)), Duration::from_millis(100));
+    assert_kept(start, deadline);
+    receiver.wait_metric(r#"connections_closed_total{reason="handshake-timeout"}"#, 2);
 
     let mut plain = TcpStream::connect(receiver.events).unwrap();
     plain.write_all(&post("/events", "", b"{}")).unwrap();
-    let took = ended(&mut plain);
-    assert!(took < deadline + Duration::from_secs(3), "{took:?}");
+    until_ended(&mut plain);
+    receiver.wait_metric(r#"tls_refused_total{reason="not-tls"}"#, 1);
+    assert_eq!(receiver.metric(r#"connections_closed_total{reason="handshake-timeout"}"#), 2);
 
+    // On a machine that is busy enough, a good client's handshake takes as long, too.
     let (id, event) = new_event();
-    receiver.post(event).assert_durable("stored", &id);
+    let answer = wait_for("a good client to be let in", || {
+        let mut wire = receiver.connect_as(&PKI.client).ok()?;
+        wire.send(post("/events", "", event.as_bytes())).ok()?;
+        wire.try_answer().ok()
+    });
+    answer.assert_durable("stored", &id);
     assert_eq!(receiver.settled().received, 1);
     receiver.finish();
 }
@@ -154,29 +179,30 @@ fn without_file_descriptors_it_waits_and_recovers() {
 
 #[test]
 fn a_slow_head_is_cut_off() {
-    let receiver = Setup::new().set("listen.header_timeout", "700ms").start();
+    let receiver = patient().set("listen.header_timeout", "700ms").start();
     let mut wire = receiver.connect();
     let start = Instant::now();
     wire.drip(post("/events", "", b"{}"), Duration::from_millis(100));
-    assert_about(start.elapsed(), Duration::from_millis(700));
+    assert_kept(start, Duration::from_millis(700));
     let (bytes, end) = wire.until_end();
     assert!(bytes.is_empty(), "{}", String::from_utf8_lossy(&bytes));
     assert_ne!(end, End::Open);
+    receiver.wait_metric(r#"connections_closed_total{reason="head-timeout"}"#, 1);
     assert_eq!(receiver.settled().received, 0);
     receiver.finish();
 }
 
 #[test]
 fn a_slow_body_gets_408_at_the_deadline_for_all_of_it() {
-    let receiver = Setup::new().set("listen.body_timeout", "700ms").start();
+    let receiver = patient().set("listen.body_timeout", "700ms").start();
     let (id, event) = new_event();
     for framing in [format!("Content-Length: {}\r\n", event.len()), "Transfer-Encoding: chunked\r\n".to_owned()] {
         let mut wire = receiver.connect();
-        wire.send(format!("POST /events HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n")).unwrap();
         let start = Instant::now();
+        wire.send(format!("POST /events HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n")).unwrap();
         let body = if framing.starts_with('T') { "1\r\n{\r\n".repeat(100) } else { event.clone() };
         wire.drip(body, Duration::from_millis(50));
-        assert_about(start.elapsed(), Duration::from_millis(700));
+        assert_kept(start, Duration::from_millis(700));
         let answer = wire.answer();
         answer.assert_problem(408, "timeout");
         assert_eq!(answer.header("connection"), Some("close"));
@@ -189,27 +215,34 @@ fn a_slow_body_gets_408_at_the_deadline_for_all_of_it() {
 
 #[test]
 fn an_idle_connection_is_closed() {
-    let receiver = Setup::new().set("listen.idle_timeout", "700ms").set("listen.header_timeout", "5s").start();
+    let idle = Duration::from_secs(3);
+    let receiver = patient().set("listen.idle_timeout", "3s").start();
     let mut wire = receiver.connect();
-    for _ in 0..3 {
+    let start = Instant::now();
+    let mut last = start;
+    // Longer in all than it may be idle, and never idle for nearly as long.
+    while start.elapsed() <= idle {
         let (id, event) = new_event();
+        last = Instant::now();
         wire.post(event.as_bytes()).assert_durable("stored", &id);
         std::thread::sleep(Duration::from_millis(300));
     }
-    let (id, event) = new_event();
-    wire.post(event.as_bytes()).assert_durable("stored", &id);
-    assert_about(wire.closed(), Duration::from_millis(700));
+    wire.closed();
+    assert_kept(last, idle);
 
+    let start = Instant::now();
     let mut never_used = receiver.connect();
     never_used.closed();
+    assert_kept(start, idle);
+    receiver.wait_metric(r#"connections_closed_total{reason="idle"}"#, 2);
     receiver.finish();
 }
 
 #[test]
 fn an_old_connection_is_closed_after_an_answer() {
-    let receiver = Setup::new().set("listen.max_connection_age", "500ms").start();
-    let mut wire = receiver.connect();
+    let receiver = patient().set("listen.max_connection_age", "500ms").start();
     let start = Instant::now();
+    let mut wire = receiver.connect();
     loop {
         let (id, event) = new_event();
         if wire.send(post("/events", "", event.as_bytes())).is_err() {
@@ -224,7 +257,9 @@ fn an_old_connection_is_closed_after_an_answer() {
         assert!(start.elapsed() < PATIENCE);
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert_about(start.elapsed(), Duration::from_millis(500));
+    // Less up to a tenth.
+    assert_kept(start, Duration::from_millis(450));
+    receiver.wait_metric(r#"connections_closed_total{reason="age"}"#, 1);
     receiver.finish();
 }
 
@@ -266,12 +301,12 @@ fn a_peer_that_never_reads_is_cut_off() {
     let memory = receiver.memory();
     let mut wire = receiver.connect();
     let requests = post("/nowhere", "", b"").repeat(100);
-    let start = Instant::now();
-    // Its answers fill every buffer in between; then nothing goes on until the receiver gives up.
+    // Its answers, which are longer, fill every buffer in between; then nothing goes on until the receiver gives up.
+    let mut sent = 0;
     while wire.send(&requests).is_ok() {
-        assert!(start.elapsed() < PATIENCE, "still open");
+        sent += requests.len();
+        assert!(sent < 64 << 20, "still open");
     }
-    assert!(start.elapsed() < PATIENCE, "still open");
     wait_for("the connection to be over", || (receiver.metric("connections") == 0).then_some(()));
     assert!(receiver.memory() < memory + (64 << 20));
     receiver.finish();

@@ -4,7 +4,6 @@ use std::fs;
 use std::io::Read;
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -194,11 +193,9 @@ fn a_replay_gets_on_beside_live_events_that_wait_for_company() {
     let begun = receiver.operate(&["replay", "--sink", "web", "--from", "1", "--rate", "100000", "--detach"]).output();
     assert!(begun.as_ref().unwrap().status.success(), "{begun:?}");
     // There is never a moment at which no live event waits.
-    let start = Instant::now();
     wait_for("the replay to end", || {
         wire.post(event(&new_id()).as_bytes());
         let replay = receiver.ask_admin("/api/v1/replay/1").unwrap().json();
-        assert!(start.elapsed() < Duration::from_secs(10), "{replay}");
         (replay["state"] == "done")
             .then(|| assert_eq!((&replay["delivered"], &replay["gone"]), (&200.into(), &0.into())))
     });

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::connection::{assert_about, ended};
+use crate::connection::{assert_kept, drip_for_ever, patient, until_ended};
 use crate::harness::event::new_event;
 use crate::harness::pki::{Ca, Identity, PKI};
 use crate::harness::programs::curl;
@@ -17,7 +17,7 @@ const V1: &[u8] = b"PROXY TCP4 203.0.113.7 10.0.0.1 4711 8443\r\n";
 
 /// Behind a load balancer on this host.
 fn behind_balancer() -> Setup {
-    Setup::new().set("listen.proxy_protocol", "required").set_toml("listen.trusted_proxies", "['127.0.0.0/8']")
+    patient().set("listen.proxy_protocol", "required").set_toml("listen.trusted_proxies", "['127.0.0.0/8']")
 }
 
 /// A header of version 2: its 13th and 14th byte, and what follows the length.
@@ -60,7 +60,7 @@ fn closed(receiver: &Receiver, bytes: &[u8], reason: &str) {
     let mut tcp = TcpStream::connect(receiver.events).unwrap();
     // It may be closed before all has come.
     let _ = tcp.write_all(bytes);
-    ended(&mut tcp);
+    until_ended(&mut tcp);
     wait_for(&format!("{reason} for {}", bytes.escape_ascii()), || {
         (receiver.metric(&metric) == before + 1).then_some(())
     });
@@ -235,22 +235,19 @@ fn a_slow_header_ends_with_the_handshakes_deadline() {
     let deadline = Duration::from_millis(700);
     let receiver = behind_balancer().set("listen.handshake_timeout", "700ms").start();
     for begin in [&b""[..], &V1[..20], &v2(0x21, 0x11, V4)[..14], &v2(0x21, 0x11, &[V4, &[0; 50]].concat())[..40]] {
+        let start = Instant::now();
         let mut tcp = TcpStream::connect(receiver.events).unwrap();
         tcp.write_all(begin).unwrap();
-        assert_about(ended(&mut tcp), deadline);
+        until_ended(&mut tcp);
+        assert_kept(start, deadline);
     }
     receiver.wait_metric(r#"connections_closed_total{reason="handshake-timeout"}"#, 4);
 
     // One deadline for the header and the handshake, however busy the client seems.
-    let mut tcp = TcpStream::connect(receiver.events).unwrap();
     let start = Instant::now();
-    for byte in V1.iter().chain(&hello()).cycle() {
-        if tcp.write_all(&[*byte]).is_err() {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    assert_about(start.elapsed(), deadline);
+    let mut tcp = TcpStream::connect(receiver.events).unwrap();
+    drip_for_ever(&mut tcp, V1.iter().chain(&hello()).copied().cycle(), Duration::from_millis(10));
+    assert_kept(start, deadline);
     receiver.finish();
 }
 

@@ -10,7 +10,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rcgen::{DnType, SerialNumber};
 use rustix::process::{Pid, Signal, kill_process};
@@ -30,7 +30,6 @@ use crate::http2;
 /// Never within a test: changes are seen because they are told.
 const NEVER: &str = "1h";
 /// How long a change may take to be seen and acted on. Most of it is the machine being busy.
-const SOON: Duration = Duration::from_secs(5);
 /// The one of the second client.
 const SECOND_NAME: &str = "second.example";
 const REVOKED: u64 = 79;
@@ -357,11 +356,10 @@ fn cut_off(world: &World, client: &Identity, change: impl FnOnce(&World), wanted
     receiver.wait_metric("connections", 4);
 
     change(world);
-    let start = Instant::now();
+    // Within our patience, which is less than what else would end them.
     for wire in [&mut idle, &mut unused, &mut begun] {
         wire.closed();
     }
-    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     receiver.wait_metric(r#"connections_closed_total{reason="not-allowed"}"#, 3);
     wait_told(&receiver, "not allowed any more");
     assert_eq!(alert(&receiver, client), wanted);
@@ -589,7 +587,8 @@ fn a_change_that_is_not_told_is_seen_within_the_interval() {
     // The writer keeps it open, so nobody is told.
     let mut crl = File::options().write(true).truncate(true).open(world.path("ca.crl")).unwrap();
     crl.write_all(&fs::read(list(&[REVOKED])).unwrap()).unwrap();
-    assert!(open.closed() < SOON);
+    // Within our patience, which is less than what else would end it.
+    open.closed();
     assert_eq!(alert(&receiver, &client), 44);
     drop(crl);
     receiver.finish();

@@ -38,7 +38,7 @@ fn a_blocked_stdout_does_not_hold_the_end() {
     let setup = receiver.setup().clone();
     let ended = receiver.stop();
     assert!(ended.status.success(), "{ended:?}");
-    assert!(ended.took.as_secs() < 5, "{ended:?}");
+    ended.assert_soon();
     pipe.read();
     let receiver = setup.start();
     receiver.sink_settled("stdout");

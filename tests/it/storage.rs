@@ -1,7 +1,7 @@
 //! FAULTS "Storage", but for damage to the files and for want of room (`full`): syncs that fail or hang, folders, restarts.
 
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,17 +9,19 @@ use std::time::{Duration, Instant};
 use rcgen::CertificateParams;
 use time::OffsetDateTime;
 
+use crate::harness::clock::Clock;
 use crate::harness::disk::Disk;
 use crate::harness::event::{big_event, event, new_event, new_id};
 use crate::harness::pki::{Ca, PKI};
 use crate::harness::receiver::Setup;
+use crate::harness::wait_for;
 use crate::harness::wire::post;
-use crate::harness::{not_tested, wait_for};
 
 #[test]
 fn a_sync_that_fails_is_the_end() {
     let setup = Setup::embedded();
-    let receiver = setup.start();
+    // It would outlast our patience if the end were a drain.
+    let receiver = setup.clone().set("listen.pre_drain", "60s").set("listen.drain_timeout", "120s").start();
     let mut wire = receiver.connect();
     let stored: Vec<String> = (0..20).map(|_| new_id()).collect();
     for id in &stored {
@@ -41,7 +43,6 @@ fn a_sync_that_fails_is_the_end() {
     let ended = receiver.wait();
     drop(faults);
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-    assert!(ended.took < Duration::from_secs(5), "{ended:?}");
     assert!(ended.log.iter().any(|line| line.contains("the journal has failed")), "{ended:?}");
     let trace = fs::read_to_string(trace).unwrap();
     let syncs = trace.lines().filter(|line| line.contains("sync(") || line.contains("sync resumed")).count();
@@ -107,7 +108,7 @@ fn while_a_sync_is_slow_copies_wait_and_the_account_adds_up() {
     let receiver = setup.start();
     let (first, event_of_first) = new_event();
     receiver.post(event_of_first).assert_durable("stored", &first);
-    let faults = receiver.inject("fdatasync,fsync:delay_enter=2000000:when=1");
+    let faults = receiver.inject("fdatasync,fsync:delay_enter=8000000:when=1");
 
     let ids: Vec<String> = (0..5).map(|_| new_id()).collect();
     let mut wires: Vec<_> = (0..10).map(|_| receiver.connect()).collect();
@@ -119,8 +120,8 @@ fn while_a_sync_is_slow_copies_wait_and_the_account_adds_up() {
     for wire in &mut wires {
         wire.answer().assert_unavailable();
     }
-    let took = start.elapsed();
-    assert!(took >= Duration::from_millis(400) && took < Duration::from_millis(1_700), "{took:?}");
+    assert!(start.elapsed() >= Duration::from_millis(400), "{:?}", start.elapsed());
+    // The sync is still under way, so it was not what they waited for.
     let account = receiver.account();
     assert_eq!((account.received, account.stored, account.in_flight), (11, 1, 10), "{account:?}");
     assert_eq!(receiver.metric("answered_late_total"), 10);
@@ -249,10 +250,9 @@ fn what_an_earlier_life_wrote_is_synced_before_anyone_is_listened_to() {
 fn a_folder_that_cannot_be_used_is_refused_at_start() {
     let setup = Setup::embedded();
     let refused = |path: &PathBuf, reason: &str| {
-        let start = Instant::now();
         let ended = setup.clone().set("journal.path", path).start_in_vain();
         assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-        assert!(start.elapsed() < Duration::from_secs(5));
+        ended.assert_soon();
         let told = ended.log.iter().find(|line| line.contains(reason));
         assert!(told.is_some_and(|line| line.contains(path.to_str().unwrap())), "{ended:?}");
         assert!(!ended.log.iter().any(|line| line.contains("listening")), "{ended:?}");
@@ -319,10 +319,6 @@ fn a_second_process_is_kept_out_and_a_killed_one_keeps_nobody_out() {
 #[test]
 fn a_clock_that_jumps_loses_nothing() {
     const YEARS: i64 = 10 * 365 * 86_400;
-    let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketimeMT.so.1", std::env::consts::ARCH);
-    if !Path::new(&library).is_file() {
-        return not_tested("libfaketime is not installed");
-    }
     // Valid throughout, as certificates go by this clock too.
     let long = |profile: &mut CertificateParams| {
         profile.not_before = OffsetDateTime::now_utc() - time::Duration::seconds(2 * YEARS);
@@ -332,23 +328,15 @@ fn a_clock_that_jumps_loses_nothing() {
     let (server, client) = (PKI.ca.server(long), ca.client(long));
     let setup = Setup::embedded().set("tls.certificate", &server.chain).set("tls.private_key", &server.key);
     let setup = setup.set("tls.client_ca", [&ca.certificate]);
-    let file = setup.folder().join("clock");
-    let set = |offset: i64| {
-        // It is read all the time, so it is written in one step, and never empty.
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&file).unwrap();
-        file.write_all_at(format!("{offset:+012}s\n").as_bytes(), 0).unwrap();
-    };
-    let preload = format!("LD_PRELOAD={library}");
-    let clock = format!("FAKETIME_TIMESTAMP_FILE={}", file.display());
-    let setup = setup.through(&["env", &preload, &clock, "FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"]);
+    let Some((setup, clock)) = Clock::of(setup) else { return };
 
     let mut delivered = 0;
     // While it lives, and from life to life.
     for jumps in [[0, YEARS], [-YEARS, 0], [YEARS, -YEARS], [0, 0]] {
-        set(jumps[0]);
+        clock.set(jumps[0]);
         let receiver = setup.start();
         for jump in jumps {
-            set(jump);
+            clock.set(jump);
             let (id, event) = new_event();
             let mut wire = receiver.connect_as(&client).unwrap();
             wire.post(event.as_bytes()).assert_durable("stored", &id);
@@ -401,7 +389,7 @@ fn backlog(events: u64, memory: u64) -> String {
     let out = setup.folder().join("out");
     let start = Instant::now();
     let receiver = setup.set("sinks.out.enabled", true).stdout_to(&out).start();
-    let took = start.elapsed();
+    let (took, busy) = (start.elapsed(), receiver.cpu());
     let opened = receiver.memory();
     let (id, event) = new_event();
     receiver.post(event).assert_durable("stored", &id);
@@ -414,7 +402,7 @@ fn backlog(events: u64, memory: u64) -> String {
     }
     // 5 s a GB, and what any start takes; in a debug build checking the rows takes ten times as long.
     let slower = if cfg!(debug_assertions) { 10 } else { 1 };
-    assert!(took < Duration::from_secs(3) + Duration::from_millis(slower * bytes / 200_000), "{took:?}");
+    assert!(busy < Duration::from_secs(3) + Duration::from_millis(slower * bytes / 200_000), "{busy:?}");
     assert!(most < memory, "{most} bytes of memory");
     receiver.finish();
     let delivered = fs::read(out).unwrap().iter().filter(|&&byte| byte == b'\n').count() as u64;

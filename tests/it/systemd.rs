@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use asapp_receiver::config::Config;
 use rustix::process::Signal;
 
+use crate::harness::PATIENCE;
 use crate::harness::event::{new_event, new_id};
 use crate::harness::free_port;
 use crate::harness::pki::PKI;
 use crate::harness::receiver::{Receiver, Setup};
 use crate::harness::wire::Wire;
-use crate::harness::{PATIENCE, wait_for};
 
 const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/systemd/asapp-receiver.service");
 const USERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/systemd/asapp-receiver.sysusers.conf");
@@ -38,6 +38,14 @@ impl Manager {
         self.told_within(PATIENCE).unwrap()
     }
 
+    /// For a process that has ended: whatever it had said would be in the socket by now.
+    #[track_caller]
+    fn told_nothing_more(&self) {
+        self.0.set_nonblocking(true).unwrap();
+        let said = self.0.recv(&mut [0; 1024]);
+        assert_eq!(said.map_err(|error| error.kind()), Err(io::ErrorKind::WouldBlock));
+    }
+
     fn told_within(&self, time: Duration) -> io::Result<String> {
         self.0.set_read_timeout(Some(time)).unwrap();
         let mut buffer = [0; 1024];
@@ -55,7 +63,7 @@ fn ready_is_told_once_the_port_answers_and_stopping_as_the_drain_begins() {
     let slow = ["-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:delay_enter=100000:when=1..10"];
     let through = [&["env", &variable, "strace", "-D", "-f", "-qq", "-o", "/dev/null"], &slow[..]].concat();
     let setup =
-        setup.set("listen.address", &*format!("127.0.0.1:{port}")).set("listen.pre_drain", "1s").through(&through);
+        setup.set("listen.address", &*format!("127.0.0.1:{port}")).set("listen.pre_drain", "5s").through(&through);
     let starting = std::thread::spawn(move || setup.start_unready());
     let first = manager.told();
     let (id, event) = new_event();
@@ -69,7 +77,7 @@ fn ready_is_told_once_the_port_answers_and_stopping_as_the_drain_begins() {
     // It is told at the drain's beginning: requests are still served.
     receiver.post(&event).assert_durable("duplicate", &id);
     assert!(receiver.wait().status.success());
-    assert!(manager.told_within(Duration::from_millis(1)).is_err(), "and nothing else");
+    manager.told_nothing_more();
 }
 
 #[test]
@@ -96,7 +104,7 @@ fn a_start_that_fails_is_never_ready() {
     fs::write(setup.journal(), "no folder").unwrap();
     let ended = setup.through(&["env", &variable]).start_in_vain();
     assert!(!ended.status.success());
-    assert!(manager.told_within(Duration::from_millis(1)).is_err());
+    manager.told_nothing_more();
 }
 
 #[test]
@@ -119,16 +127,20 @@ fn the_watchdog_hears_from_a_journal_that_answers_and_from_no_other() {
     let (manager, variable) = Manager::at(&setup);
     let receiver = setup.through(&["env", &variable, "WATCHDOG_USEC=1500000"]).start();
     assert!(manager.told().starts_with("READY=1\n"));
-    for _ in 0..3 {
-        assert_eq!(manager.told_within(Duration::from_millis(1500)).unwrap(), "WATCHDOG=1");
-    }
+    // A loaded machine can hold up a sign, but not every one.
+    let gaps = (0..5).map(|_| {
+        let start = Instant::now();
+        assert_eq!(manager.told(), "WATCHDOG=1");
+        start.elapsed()
+    });
+    assert!(gaps.min() < Some(Duration::from_millis(1500)));
     let faults = receiver.inject("fdatasync,fsync:delay_enter=60000000");
     assert_eq!(receiver.post(new_event().1).status, 503);
     // One may have been on its way.
     let silence = Duration::from_millis(1500);
-    let start = Instant::now();
-    wait_for("silence", || manager.told_within(silence).is_err().then_some(()));
-    assert!(start.elapsed() < silence * 3);
+    if manager.told_within(silence).is_ok() {
+        assert!(manager.told_within(silence).is_err(), "and no other");
+    }
     faults.kill(receiver);
 }
 
@@ -213,14 +225,35 @@ fn the_unit_allows_every_system_call_of_a_busy_life() {
 
     let allowed = allowed_calls();
     assert!(allowed.contains("fdatasync") && !allowed.contains("mount") && !allowed.contains("chroot"));
-    let used: BTreeSet<String> = fs::read_to_string(trace)
-        .unwrap()
-        .lines()
-        .filter_map(|line| Some(line.split_whitespace().nth(1)?.split_once('(')?.0.to_owned()))
-        .collect();
+    let used: BTreeSet<String> = fs::read_to_string(trace).unwrap().lines().filter_map(call_of).collect();
     assert!(used.contains("accept4") && used.contains("fdatasync"), "{used:?}");
     let forbidden: Vec<_> = used.difference(&allowed).collect();
     assert!(forbidden.is_empty(), "{forbidden:?}");
+}
+
+/// The call of a line that strace wrote: `PID NAME(…`. A call that it cannot name is none: the process had ended before
+/// strace could ask for it. A number without a name (`syscall_0x1f`) is one, and no unit allows it.
+fn call_of(line: &str) -> Option<String> {
+    let (call, _) = line.split_once(' ')?.1.trim_start().split_once('(')?;
+    let is_name = |call: &str| call.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    (call != "???" && is_name(call)).then(|| call.to_owned())
+}
+
+#[test]
+fn a_call_that_the_end_cut_off_is_none() {
+    for (line, call) in [
+        ("17 openat(AT_FDCWD, \"/etc/hosts\", O_RDONLY) = 3", Some("openat")),
+        ("17 futex(0x7f, FUTEX_WAIT_PRIVATE, 0, NULL <unfinished ...>", Some("futex")),
+        ("1017  syscall_0x1f(0x1) = -1 ENOSYS", Some("syscall_0x1f")),
+        ("17 <... futex resumed>) = ?", None),
+        ("17 ???( <unfinished ...>", None),
+        ("17 <... ??? resumed>) = ?", None),
+        ("17 ???() = ?", None),
+        ("17 --- SIGTERM {si_signo=SIGTERM} ---", None),
+        ("17 +++ exited with 0 +++", None),
+    ] {
+        assert_eq!(call_of(line).as_deref(), call, "{line}");
+    }
 }
 
 /// What the unit's `SystemCallFilter` lines leave.

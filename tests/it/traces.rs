@@ -319,7 +319,7 @@ fn a_collector_that_hangs_does_not_hold_up_the_drain() {
     receiver.store(3);
     receiver.sink_settled("web");
     let ended = receiver.finish();
-    assert!(ended.took < Duration::from_secs(5), "{:?}", ended.took);
+    ended.assert_soon();
     assert_eq!(collector.requests().len(), 1);
     assert!(ended.log.iter().any(|line| line.contains("did not take the last spans in time")), "{:?}", ended.log);
 }

@@ -1,5 +1,6 @@
 //! What the tests stand on: throw-away certificates, the receiver as a child process, and clients in front of it.
 
+pub(crate) mod clock;
 pub(crate) mod container;
 pub(crate) mod disk;
 pub(crate) mod event;
@@ -14,7 +15,9 @@ pub(crate) mod simulator;
 pub(crate) mod target;
 pub(crate) mod wire;
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Nothing takes this long unless it is broken.
@@ -35,9 +38,12 @@ pub(crate) fn wait_for<T>(description: &str, mut what: impl FnMut() -> Option<T>
 
 /// A port of this host for whoever cannot take port 0, or has to come back to it. Below the ones that systems give away by
 /// themselves, so that nobody takes it in between.
+/// This run gives each port to one test only: whoever has it need not listen yet.
 pub(crate) fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    std::iter::repeat_with(|| fastrand::u16(10_000..30_000)).find(free).unwrap()
+    let given = |port: &u16| GIVEN.lock().unwrap().insert(*port);
+    std::iter::repeat_with(|| fastrand::u16(10_000..30_000)).find(|port| free(port) && given(port)).unwrap()
 }
 
 /// Says that this machine does not allow a test. Past the test runner, which would keep it to itself.

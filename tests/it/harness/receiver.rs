@@ -377,35 +377,40 @@ impl Receiver {
     /// The sum over all series of `asapp_receiver_NAME`, or the one series if `name` has labels.
     #[track_caller]
     pub(crate) fn metric(&self, name: &str) -> u64 {
-        let name = format!("asapp_receiver_{name}");
-        let metrics = self.metrics();
-        let of_name = metrics.iter().filter(|(series, _)| **series == name || series.split('{').next() == Some(&name));
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts are small")]
-        of_name.map(|(_, value)| *value as u64).sum()
+        sum(&self.metrics(), name)
     }
 
-    /// Waits until a metric has reached `at_least`.
+    /// Waits until a metric has reached `at_least`, for as long as it grows.
     #[track_caller]
     pub(crate) fn wait_metric(&self, name: &str, at_least: u64) {
-        wait_for(&format!("{name} to reach {at_least}"), || (self.metric(name) >= at_least).then_some(()));
+        let mut seen = 0;
+        while seen < at_least {
+            let least = seen.saturating_add(1).min(at_least);
+            seen = wait_for(&format!("{name} to reach {at_least}, beyond {seen}"), || {
+                Some(self.metric(name)).filter(|value| *value >= least)
+            });
+        }
     }
 
+    /// Out of one answer of `/metrics`, so that its parts belong together.
+    #[track_caller]
     pub(crate) fn account(&self) -> Account {
+        let metrics = self.metrics();
         Account {
-            received: self.metric("received_total"),
-            stored: self.metric("stored_total"),
-            duplicate: self.metric("duplicate_total"),
-            rejected: self.metric("rejected_total"),
-            refused: self.metric("refused_total"),
-            in_flight: self.metric("in_flight"),
+            received: sum(&metrics, "received_total"),
+            stored: sum(&metrics, "stored_total"),
+            duplicate: sum(&metrics, "duplicate_total"),
+            rejected: sum(&metrics, "rejected_total"),
+            refused: sum(&metrics, "refused_total"),
+            in_flight: sum(&metrics, "in_flight"),
         }
     }
 
     /// Waits until nothing is in flight, and checks that the account adds up.
     #[track_caller]
     pub(crate) fn settled(&self) -> Account {
-        wait_for("nothing to be in flight", || (self.metric("in_flight") == 0).then_some(()));
-        let account = self.account();
+        let account =
+            wait_for("nothing to be in flight", || Some(self.account()).filter(|account| account.in_flight == 0));
         assert_eq!(account.received, account.stored + account.duplicate + account.rejected + account.refused);
         account
     }
@@ -469,10 +474,21 @@ impl Receiver {
         sink
     }
 
-    /// Waits until a sink has settled everything, and gives its account.
+    /// Waits until a sink has settled everything, for as long as it settles something, and gives its account.
     #[track_caller]
     pub(crate) fn sink_settled(&self, name: &str) -> Value {
-        wait_for("nothing to be pending", || Some(self.sink(name)).filter(|sink| sink["pending"] == 0))
+        let mut least = u64::MAX;
+        loop {
+            let (pending, sink) = wait_for(&format!("{name} to have less than {least} pending"), || {
+                let sink = self.sink(name);
+                let pending = sink["pending"].as_u64().unwrap();
+                (pending < least).then_some((pending, sink))
+            });
+            if pending == 0 {
+                return sink;
+            }
+            least = pending;
+        }
     }
 
     /// SIGTERM, then the end.
@@ -534,6 +550,21 @@ impl Drop for Faults {
     }
 }
 
+impl Ended {
+    /// A process that has no reason to go on ends within 5 s. Where the machine is so busy that a start and an end take
+    /// long, it may take as much longer.
+    #[track_caller]
+    pub(crate) fn assert_soon(&self) {
+        let soon = Duration::from_secs(5);
+        if self.took >= soon {
+            let begun = Instant::now();
+            Setup::embedded().start().stop();
+            let life = begun.elapsed();
+            assert!(self.took < soon + 10 * life, "while a whole life took {life:?}: {self:?}");
+        }
+    }
+}
+
 #[track_caller]
 fn end(mut child: Child, stdout: &Lines, log: &Lines) -> Ended {
     end_of(&mut child, stdout, log)
@@ -553,6 +584,14 @@ fn end_of(child: &mut Child, stdout: &Lines, log: &Lines) -> Ended {
         std::thread::sleep(Duration::from_millis(5));
     };
     Ended { status, took: start.elapsed(), stdout: stdout.to_end(), log: log.to_end() }
+}
+
+/// The sum over all series of `asapp_receiver_NAME`, or the one series if `name` has labels.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts are small")]
+fn sum(metrics: &BTreeMap<String, f64>, name: &str) -> u64 {
+    let name = format!("asapp_receiver_{name}");
+    let of_name = metrics.iter().filter(|(series, _)| **series == name || series.split('{').next() == Some(&name));
+    of_name.map(|(_, value)| *value as u64).sum()
 }
 
 /// A log line's fields; `None` for a line that is no JSON object.
