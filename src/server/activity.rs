@@ -5,8 +5,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::Limits;
+use super::frames::Frames;
 
 /// How long a peer may go on sending after its last answer. Closing while its bytes lie unread would reset the connection
 /// and could take the answer with it.
@@ -45,6 +46,8 @@ pub(super) struct Activity {
     last: AtomicBool,
     /// Nothing is on its way to the peer, so there is nothing to linger for.
     abrupt: AtomicBool,
+    /// What the peer did that ends the connection: the word it is counted under.
+    fault: OnceLock<&'static str>,
 }
 
 /// Whose time is up.
@@ -72,6 +75,7 @@ impl Activity {
             lingering_since: AtomicU64::new(0),
             last: AtomicBool::new(false),
             abrupt: AtomicBool::new(false),
+            fault: OnceLock::new(),
         })
     }
 
@@ -97,6 +101,10 @@ impl Activity {
 
     pub(super) fn do_not_linger(&self) {
         self.abrupt.store(true, Relaxed);
+    }
+
+    pub(super) fn fault(&self) -> Option<&'static str> {
+        self.fault.get().copied()
     }
 
     /// No request under way, nor the beginning of one.
@@ -178,6 +186,14 @@ impl Busy {
         self.activity.is_last()
     }
 
+    /// The request is one that ends its connection; in HTTP/2 only the stream.
+    pub(super) fn fault(&self, reason: &'static str) {
+        if !self.activity.http2 {
+            // The first one has ended it already.
+            let _ = self.activity.fault.set(reason);
+        }
+    }
+
     /// The request's answer, which now waits for its peer.
     pub(super) fn answer(mut self, body: Body) -> Answer {
         self.answers = true;
@@ -226,16 +242,23 @@ impl hyper::body::Body for Answer {
 /// A connection's IO, leaving marks.
 #[derive(Debug)]
 pub(super) struct Watched<IO> {
-    pub(super) io: IO,
-    pub(super) activity: Arc<Activity>,
+    io: IO,
+    activity: Arc<Activity>,
+    /// Of HTTP/2.
+    frames: Option<Frames>,
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let result = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
-        if buf.filled().len() > before {
-            self.activity.read();
+        let Some(read) = buf.filled().get(before..).filter(|read| !read.is_empty()) else { return Poll::Ready(result) };
+        self.activity.read();
+        if let Some(frames) = &mut self.frames
+            && let Err(flood) = frames.pass(read)
+        {
+            let _ = self.activity.fault.set("flood");
+            return Poll::Ready(Err(io::Error::other(flood)));
         }
         Poll::Ready(result)
     }
@@ -288,6 +311,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
 }
 
 impl<IO> Watched<IO> {
+    pub(super) fn http1(io: IO, activity: &Arc<Activity>) -> Self {
+        Self { io, activity: Arc::clone(activity), frames: None }
+    }
+
+    /// Its bytes are looked at for a flood, too.
+    pub(super) fn http2(io: IO, activity: &Arc<Activity>) -> Self {
+        Self { io, activity: Arc::clone(activity), frames: Some(Frames::new()) }
+    }
+
     fn mark<T>(&self, polled: Poll<T>) -> Poll<T> {
         if polled.is_ready() {
             self.activity.wrote();

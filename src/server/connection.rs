@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode, Version};
+use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -22,12 +22,10 @@ use tracing::{debug, warn};
 
 use super::activity::{Activity, Answer, Busy, Due, Watched};
 use super::proxy::{self, Stop};
-use super::{Handler, Phase, Server, Transport, stopping};
+use super::{Handler, Phase, Server, Transport, head, stopping};
 use crate::tls::{Alpn, PeerIdentity, Reason, Refused, ServerTls, Session};
 
 const MAX_HEAD: usize = 16 * 1024;
-/// hyper's own limit (100) stays, its parser keeps that many on the stack; the rest is counted after it.
-const MAX_FIELDS: usize = 64;
 /// What a connection may hold of bodies not taken yet; bodies themselves can be larger.
 const READ_BUFFER: usize = 64 * 1024;
 const MAX_STREAMS: u32 = 256;
@@ -36,6 +34,8 @@ const MAX_HEADER_LIST: u32 = 16 * 1024;
 const DISMISSAL: Duration = Duration::from_secs(1);
 /// The word under which its connections are counted.
 const NOT_ALLOWED: &str = "not-allowed";
+/// The word for heads that are not taken, by hyper or by [`head`].
+const BAD_REQUEST: &str = "bad-request";
 /// How often a connection that has to go looks whether it can.
 const STOPPING_TICK: Duration = Duration::from_millis(100);
 
@@ -77,7 +77,7 @@ pub(super) async fn run<H: Handler>(
         }
         Ended::Failed(error) if error.is_parse() => {
             debug!(peer = %remote, %error, "not a request");
-            server.tally.closed("bad-request");
+            server.tally.closed(BAD_REQUEST);
         }
         Ended::Failed(error) => debug!(peer = %remote, %error, "connection broken"),
     }
@@ -156,7 +156,7 @@ async fn http1<H: Handler, IO: AsyncRead + AsyncWrite + Unpin>(
 ) -> Ended {
     let activity = Activity::new(false, first_within);
     let service = service_fn(|request| respond(&server.handler, peer.clone(), request, activity.begin()));
-    let io = TokioIo::new(Watched { io, activity: activity.clone() });
+    let io = TokioIo::new(Watched::http1(io, &activity));
     let connection = http1::Builder::new()
         // Replaced by `activity`.
         .header_read_timeout(None)
@@ -180,7 +180,7 @@ async fn http2<H: Handler, IO: AsyncRead + AsyncWrite + Unpin>(
         let (handler, peer, busy) = (handler.clone(), client.clone(), requests.begin());
         async move { respond(&handler, peer, request, busy).await }
     });
-    let io = TokioIo::new(Watched { io, activity: activity.clone() });
+    let io = TokioIo::new(Watched::http2(io, &activity));
     let connection = http2::Builder::new(streams)
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
@@ -212,9 +212,10 @@ fn respond(
         return ready(Err(NotAllowed)).left_future();
     }
     let http1 = request.version() < Version::HTTP_2;
-    if request.headers().len() > MAX_FIELDS {
+    if let Some(status) = head::refusal(&request) {
+        busy.fault(BAD_REQUEST);
         let mut refusal = Response::new(busy.answer(Body::empty()));
-        *refusal.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        *refusal.status_mut() = status;
         if http1 {
             refusal.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -238,6 +239,13 @@ enum Ended {
     /// The word it is counted under.
     ByUs(&'static str),
     Failed(hyper::Error),
+}
+
+impl Ended {
+    /// By this side for a reason, or because of what the peer did, or else by the peer.
+    fn orderly(ending: Option<&'static str>, activity: &Activity) -> Self {
+        ending.or(activity.fault()).map_or(Self::ByPeer, Self::ByUs)
+    }
 }
 
 /// Drives the connection, and sees to it that no peer is waited for longer than the limits allow and that it ends when
@@ -285,7 +293,7 @@ async fn supervise<H, C: Future<Output = hyper::Result<()>>>(
         match due {
             Some((Due::Head, at)) if at <= now => return Ended::ByUs("head-timeout"),
             Some((Due::Write, at)) if at <= now => return Ended::ByUs("write-timeout"),
-            Some((Due::Linger, at)) if at <= now => return ending.map_or(Ended::ByPeer, Ended::ByUs),
+            Some((Due::Linger, at)) if at <= now => return Ended::orderly(ending, activity),
             Some((Due::Idle, at)) if at <= now && give_up.is_none() => {
                 ending = Some("idle");
                 give_up = Some(now + limits.write_timeout);
@@ -295,7 +303,7 @@ async fn supervise<H, C: Future<Output = hyper::Result<()>>>(
             _ => {}
         }
         if give_up.is_some_and(|at| at <= now) {
-            return ending.map_or(Ended::ByPeer, Ended::ByUs);
+            return Ended::orderly(ending, activity);
         }
         let mut next = now + shortest;
         if dismissed {
@@ -321,9 +329,8 @@ async fn supervise<H, C: Future<Output = hyper::Result<()>>>(
             ended = connection.as_mut() => {
                 return match (ended, ending) {
                     (Err(_), _) if peer.is_some_and(PeerIdentity::is_dismissed) => Ended::ByUs(NOT_ALLOWED),
-                    (Err(error), _) => Ended::Failed(error),
-                    (Ok(()), Some(reason)) => Ended::ByUs(reason),
-                    (Ok(()), None) => Ended::ByPeer,
+                    (Err(error), _) => activity.fault().map_or(Ended::Failed(error), Ended::ByUs),
+                    (Ok(()), ending) => Ended::orderly(ending, activity),
                 };
             }
             () = alarm.as_mut() => {}

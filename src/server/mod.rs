@@ -6,6 +6,8 @@
 mod activity;
 mod connection;
 mod files;
+mod frames;
+mod head;
 mod proxy;
 mod refusals;
 

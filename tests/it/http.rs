@@ -83,6 +83,143 @@ fn a_head_over_its_limits_gets_431() {
     receiver.finish();
 }
 
+/// RFC 9112 3.2, on a connection that would stay open.
+#[test]
+fn a_head_without_one_valid_host_gets_400() {
+    let receiver = Setup::new().start();
+    let (id, event) = new_event();
+    let head = |version: &str, host: &str| {
+        format!("POST /events HTTP/{version}\r\n{host}Content-Length: {}\r\n\r\n{event}", event.len())
+    };
+    let bad = [
+        "",
+        "Host: localhost\r\nHost: localhost\r\n",
+        "Host: localhost\r\nHost: other\r\n",
+        "Host:\r\n",
+        "Host: local host\r\n",
+        "Host: localhost, other\r\n",
+        "Host: localhost/events\r\n",
+        "Host: me@localhost\r\n",
+        "Host: localhost:port\r\n",
+        "Host: [::1\r\n",
+    ];
+    for host in bad {
+        let mut wire = receiver.connect();
+        wire.send(head("1.1", host)).unwrap();
+        let answer = wire.answer();
+        assert_eq!((answer.status, answer.body.len()), (400, 0), "{host:?}");
+        assert_eq!(answer.header("connection"), Some("close"), "{host:?}");
+        wire.closed();
+    }
+    receiver.wait_metric(r#"connections_closed_total{reason="bad-request"}"#, bad.len() as u64);
+    assert_eq!((receiver.settled().received, receiver.deliveries(&id)), (0, 0));
+
+    // Any one host is as good as another, and HTTP/1.0 needs none.
+    for (version, host) in [
+        ("1.1", "Host: [2001:db8::1]:8443\r\n"),
+        ("1.1", "hOST:\t203.0.113.7 \r\n"),
+        ("1.0", ""),
+        ("1.0", "Host: localhost\r\n"),
+    ] {
+        let mut wire = receiver.connect();
+        wire.send(head(version, host)).unwrap();
+        assert_eq!(wire.answer().status, 200, "{version} {host:?}");
+    }
+    let mut wire = receiver.connect();
+    wire.send(head("1.0", "Host: a\r\nHost: b\r\n")).unwrap();
+    assert_eq!(wire.answer().status, 400);
+    receiver.finish();
+}
+
+#[test]
+fn a_transfer_coding_other_than_chunked_gets_501() {
+    let receiver = Setup::new().start();
+    let (id, event) = new_event();
+    let send = |coding: &str| {
+        let mut wire = receiver.connect();
+        let length = event.len();
+        let head = format!("POST /events HTTP/1.1\r\nHost: localhost\r\n{coding}\r\n");
+        wire.send(format!("{head}{length:x}\r\n{event}\r\n0\r\n\r\n")).unwrap();
+        let answer = wire.answer();
+        if answer.status != 200 {
+            assert!(answer.body.is_empty());
+            assert_eq!(answer.header("connection"), Some("close"), "{coding}");
+            wire.closed();
+        }
+        answer.status
+    };
+    for coding in [
+        "Transfer-Encoding: gzip, chunked\r\n",
+        "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: identity, chunked\r\n",
+        "Transfer-Encoding: chunked, chunked\r\n",
+    ] {
+        assert_eq!(send(coding), 501, "{coding}");
+    }
+    // Where `chunked` is not the last one, nobody can say where the body ends (RFC 9112 6.3).
+    for coding in ["gzip", "chunked, gzip", "chunked;x=y", "xchunked"] {
+        assert_eq!(send(&format!("Transfer-Encoding: {coding}\r\n")), 400, "{coding}");
+    }
+    assert_eq!((receiver.settled().received, receiver.deliveries(&id)), (0, 0));
+    assert_eq!(send("Transfer-Encoding: Chunked\r\n"), 200);
+    receiver.finish();
+}
+
+/// What is not said to the letter, but can be read in one way only, is read; nothing is ever read in two.
+#[test]
+fn bare_line_feeds_end_lines_of_a_head_and_break_a_chunk() {
+    let receiver = Setup::new().start();
+    let send = |request: String| {
+        let mut wire = receiver.connect();
+        // Behind it a second request, which must not be answered after a first that was refused.
+        let (_, second) = new_event();
+        wire.send([request.as_bytes(), &post("/events", "", second.as_bytes())].concat()).unwrap();
+        let status = wire.answer().status;
+        match status {
+            200 => assert_eq!(wire.answer().status, 200),
+            _ => _ = wire.closed(),
+        }
+        status
+    };
+    let with_length = |end: &str| {
+        let (_, event) = new_event();
+        let length = format!("Content-Length: {}", event.len());
+        ["POST /events HTTP/1.1", "Host: localhost", &length, "", ""].join(end) + &event
+    };
+    assert_eq!((send(with_length("\r\n")), send(with_length("\n"))), (200, 200));
+    // A bare CR ends nothing.
+    assert_eq!(send(with_length("\r")), 400);
+
+    let chunked = |size: &str, after: &str, end: &str| {
+        let (_, event) = new_event();
+        let head = "POST /events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let length = event.len();
+        format!("{head}{size}{length:x}{after}{event}{end}")
+    };
+    let usual = "\r\n0\r\n\r\n";
+    for (size, after, end, status) in [
+        ("", "\r\n", usual, 200),
+        ("000", "\r\n", usual, 200),
+        // White space after a size is passed over, and a chunk's extension is.
+        ("", " \t \r\n", usual, 200),
+        ("", " ;name=value\r\n", usual, 200),
+        (" ", "\r\n", usual, 400),
+        ("0x", "\r\n", usual, 400),
+        ("+", "\r\n", usual, 400),
+        ("", " 1\r\n", usual, 400),
+        ("", "\n", usual, 400),
+        ("", ";name\n=value\r\n", usual, 400),
+        ("", "\r\n", "\n0\r\n\r\n", 400),
+        ("", "\r\n", "\r\n0\n\r\n", 400),
+        ("", "\r\n", "0\r\n\r\n", 400),
+    ] {
+        assert_eq!(send(chunked(size, after, end)), status, "{size:?} {after:?} {end:?}");
+    }
+    let account = receiver.settled();
+    assert_eq!(account.stored, 12, "{account:?}");
+    receiver.finish();
+}
+
 #[test]
 fn an_announced_length_over_the_limit_gets_413_before_the_body() {
     let receiver = Setup::new().set("listen.max_body_bytes", "10KiB").start();

@@ -1,8 +1,7 @@
 //! FAULTS "HTTP": HTTP/2, which is off unless `listen.http2`.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::harness::PATIENCE;
 use crate::harness::event::{event, new_event, new_id};
 use crate::harness::pki::{Identity, PKI};
 use crate::harness::programs::curl;
@@ -10,12 +9,19 @@ use crate::harness::receiver::{Receiver, Setup};
 use crate::harness::wait_for;
 use crate::harness::wire::{End, Wire, tls};
 
+/// Whoever takes so many bytes of a flood takes any number.
+const ENDLESS: usize = 64 << 20;
+
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const PRIORITY: u8 = 2;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
+/// No kind that there is.
+const UNKNOWN: u8 = 0xbe;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 
@@ -65,11 +71,15 @@ fn setup() -> Setup {
 fn drowned(receiver: &Receiver, mut flood: impl FnMut(u32) -> Vec<u8>) {
     let memory = receiver.memory();
     let mut wire = connect(receiver);
-    let start = Instant::now();
-    let mut round = 0;
-    while wire.send(flood(round)).is_ok() {
+    let (mut round, mut sent) = (0, 0);
+    loop {
+        let frames = flood(round);
+        if wire.send(&frames).is_err() {
+            break;
+        }
         round += 1;
-        assert!(start.elapsed() < PATIENCE, "still open after {round} rounds");
+        sent += frames.len();
+        assert!(sent < ENDLESS, "still open after {round} rounds");
     }
     wait_for("the connection to be over", || (receiver.metric("connections") == 0).then_some(()));
     let grown = receiver.memory().saturating_sub(memory);
@@ -177,6 +187,91 @@ fn a_flood_of_settings_ends_the_connection() {
 fn a_flood_of_pings_ends_the_connection() {
     let receiver = setup().start();
     drowned(&receiver, |_| frame(PING, 0, 0, &[0; 8]).repeat(1000));
+    receiver.finish();
+}
+
+/// What the library would read for ever.
+#[test]
+fn a_flood_of_frames_that_are_part_of_no_request_ends_the_connection() {
+    let patient = || Setup::new().set("listen.http2", true).set("listen.idle_timeout", "60s");
+    let receiver = patient().start();
+    let window = frame(WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes());
+    let priority = frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 15]);
+    let floods = [
+        ("window updates", window.clone()),
+        ("priorities", priority.clone()),
+        ("unknown frames", frame(UNKNOWN, 0, 0, b"")),
+        ("long unknown frames", frame(UNKNOWN, 0, 0, &[0; 16_000])),
+        ("acknowledged pings", frame(PING, 1, 0, &[0; 8])),
+        ("of all kinds", [window.clone(), priority, frame(UNKNOWN, 0, 3, &[0; 50])].concat()),
+    ];
+    let closed = r#"connections_closed_total{reason="flood"}"#;
+    for (number, (what, flood)) in (1..).zip(&floods) {
+        drowned(&receiver, |_| flood.repeat(100));
+        assert_eq!(receiver.metric(closed), number, "{what}");
+    }
+
+    // Beside an open request, whose body comes without coming: the library counts that itself.
+    let before = receiver.cpu();
+    for flags in [0, 8] {
+        let empty = frame(DATA, flags, 1, if flags == 0 { b"" } else { &[255; 256] });
+        drowned(&receiver, |round| match round {
+            0 => frame(HEADERS, END_HEADERS, 1, &head()),
+            _ => empty.repeat(100),
+        });
+    }
+    assert!(receiver.cpu() - before < Duration::from_secs(2));
+
+    // Requests earn what they need: a client that answers everything it gets, and asks after its server, goes on.
+    let mut wire = connect(&receiver);
+    for number in 0..2000 {
+        let (id, stream) = (new_id(), 2 * number + 1);
+        let ping = frame(PING, 0, 0, &[1; 8]);
+        let body = frame(DATA, END_STREAM, stream, event(&id).as_bytes());
+        wire.send([frame(HEADERS, END_HEADERS, stream, &head()), body, window.clone(), ping].concat()).unwrap();
+        while next_frame(&mut wire).0 != DATA {}
+    }
+    assert_eq!(receiver.settled().stored, 2000);
+    receiver.finish();
+}
+
+#[test]
+fn a_request_names_one_host() {
+    let receiver = setup().start();
+    let status = |fields: &[(&[u8], &str)]| {
+        let mut wire = connect(&receiver);
+        let mut head = vec![0x83, 0x87, 0x04, 7];
+        head.extend(b"/events");
+        for (name, value) in fields {
+            head.extend(*name);
+            head.push(u8::try_from(value.len()).unwrap());
+            head.extend(value.bytes());
+        }
+        wire.send(frame(HEADERS, END_HEADERS, 1, &head)).unwrap();
+        wire.send(frame(DATA, END_STREAM, 1, new_event().1.as_bytes())).unwrap();
+        loop {
+            match next_frame(&mut wire) {
+                // `:status` out of the static table, or as a literal of it.
+                (HEADERS, head) => break if head[0] == 0x88 { 200 } else { 400 },
+                (RST_STREAM, _) => break 0,
+                _ => {}
+            }
+        }
+    };
+    let (authority, host) = (&[0x01][..], &[0x0f, 0x17][..]);
+    assert_eq!(status(&[(authority, "localhost")]), 200);
+    assert_eq!(status(&[(authority, "localhost"), (host, "LocalHost")]), 200);
+    assert_eq!(status(&[(host, "localhost")]), 200);
+    for bad in [
+        &[][..],
+        &[(authority, "localhost"), (host, "other")],
+        &[(authority, "localhost"), (host, "localhost"), (host, "localhost")],
+        &[(host, "local host")],
+        &[(authority, "me@localhost")],
+    ] {
+        assert_ne!(status(bad), 200, "{bad:?}");
+    }
+    assert_eq!(receiver.settled().stored, 3);
     receiver.finish();
 }
 
