@@ -15,13 +15,14 @@ use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::activity::{Activity, Answer, Busy, Due, Watched};
 use super::proxy::{self, Stop};
+use super::silent::Silence;
 use super::{Handler, Phase, Server, Transport, head, stopping};
 use crate::tls::{Alpn, PeerIdentity, Reason, Refused, ServerTls, Session};
 
@@ -45,16 +46,24 @@ pub(super) async fn run<H: Handler>(
     stream: TcpStream,
     mut remote: SocketAddr,
     handshake_within: Duration,
+    silence: Silence,
 ) {
     // Answers are one small write each; a failure means the peer is gone, which the first read will tell.
     let _ = stream.set_nodelay(true);
     let ended = match &server.transport {
         // There is no handshake to tell who means it: the first request has to.
-        Transport::Plain => http1(server, stream, None, handshake_within).await,
+        Transport::Plain => {
+            drop(silence);
+            http1(server, stream, None, handshake_within).await
+        }
         Transport::Tls(tls) => {
             let deadline = Instant::now() + handshake_within;
             let begun = tokio::select! {
-                begun = begin(server, tls, stream, remote, deadline) => begun,
+                begun = begin(server, tls, stream, remote, deadline, &silence) => begun,
+                () = silence.dismissed() => {
+                    debug!(peer = %remote, "silent, and others need the room");
+                    return server.tally.closed("silent");
+                }
                 () = stopping(server.phase.clone()) => return server.tally.closed("drain"),
             };
             let Some((client, session)) = begun else { return };
@@ -90,19 +99,26 @@ async fn begin<H>(
     mut stream: TcpStream,
     remote: SocketAddr,
     deadline: Instant,
+    silence: &Silence,
 ) -> Option<(SocketAddr, Session)> {
     match proxy::client(&mut stream, remote, server.limits.proxies.as_deref(), deadline).await {
         Err(stop) => {
             turn_away(server, remote, stop);
             None
         }
-        Ok(client) => match tls.accept(stream, server.limits.http2, deadline).await {
-            Ok(session) => Some((client, session)),
-            Err(refused) => {
-                refuse(server, client, &refused);
-                None
+        Ok(client) => {
+            // A balancer's header is there at once, whatever its client does. Silence beyond the deadline, and failure, are
+            // TLS's to tell.
+            let _ = timeout_at(deadline, stream.peek(&mut [0])).await;
+            silence.end();
+            match tls.accept(stream, server.limits.http2, deadline).await {
+                Ok(session) => Some((client, session)),
+                Err(refused) => {
+                    refuse(server, client, &refused);
+                    None
+                }
             }
-        },
+        }
     }
 }
 

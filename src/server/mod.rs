@@ -1,7 +1,8 @@
 //! Connections: a permit, accept, the PROXY header, a timed handshake, HTTP, deadlines, and a drain that ends in time.
 //!
 //! A permit is taken before a connection is accepted: when all are out, newcomers wait in the kernel's backlog instead of
-//! being accepted and dropped. Every wait on a peer has a deadline ([`Limits`]); [`connection`] enforces them.
+//! being accepted and dropped, unless one that has said nothing yet can make room ([`silent`]). Every wait on a peer has a
+//! deadline ([`Limits`]); [`connection`] enforces them.
 
 mod activity;
 mod connection;
@@ -10,6 +11,7 @@ mod frames;
 mod head;
 mod proxy;
 mod refusals;
+mod silent;
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,7 +26,7 @@ use hyper::body::Incoming;
 use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
 use tracing::{debug, info, warn};
@@ -35,12 +37,17 @@ use crate::config;
 use crate::telemetry::Metrics;
 use crate::tls::ServerTls;
 use refusals::Refusals;
+use silent::Silent;
 
 /// Connections that the kernel may keep waiting; it caps this itself (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
 const SHORTEST_HANDSHAKE: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
+/// How many silent connections give their files back when there are none left.
+const DISMISSED_AT_ONCE: usize = 32;
+/// What a silent connection may take to end.
+const LONGEST_DISMISSAL: Duration = Duration::from_millis(100);
 
 /// How far a server is on its way down. It only ever goes forward; a sender that is gone means [`Aborting`](Phase::Aborting).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -178,6 +185,7 @@ pub async fn serve(
         limits,
         tally: Tally(metrics),
         refusals: Refusals::default(),
+        silent: Silent::default(),
         phase: relayed.clone(),
         tasks: tasks.clone(),
     });
@@ -219,6 +227,7 @@ struct Server<H> {
     limits: Limits,
     tally: Tally,
     refusals: Refusals,
+    silent: Silent,
     /// Also marked as changed when clients were dismissed.
     phase: watch::Receiver<Phase>,
     /// Every task of every connection, so that the drain can wait for all.
@@ -227,15 +236,25 @@ struct Server<H> {
 
 /// Accepts for ever. One that is cancelled here, between permit and task, was never read from.
 async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>, server: &Arc<Server<impl Handler>>) {
-    let mut backoff = FIRST_BACKOFF;
-    // The semaphore is never closed.
-    while let Ok(permit) = Arc::clone(permits).acquire_owned().await {
+    let mut backoff = None;
+    let mut told = false;
+    loop {
+        let permit = match Arc::clone(permits).try_acquire_owned() {
+            Ok(permit) => Some(permit),
+            // Taken once there is a newcomer.
+            Err(_) if !server.silent.is_empty() => None,
+            Err(_) => Arc::clone(permits).acquire_owned().await.ok(),
+        };
         match listener.accept().await {
             Ok((stream, remote)) => {
-                if backoff > FIRST_BACKOFF {
+                backoff = None;
+                if std::mem::take(&mut told) {
                     info!("accepting connections again");
-                    backoff = FIRST_BACKOFF;
                 }
+                let permit = match permit {
+                    Some(permit) => permit,
+                    None => room(permits, &server.silent).await,
+                };
                 let used = server.limits.max_connections - permits.available_permits();
                 begin(server, stream, remote, server.limits.handshake_within(used), permit);
             }
@@ -244,15 +263,36 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>, server: &Arc<S
                 server.tally.accept_error();
                 debug!(%error, "a connection was gone before it was accepted");
             }
-            // The machine or the process is short of something (files, memory). The listener stays readable, so only time helps.
+            // The machine or the process is short of something (files, memory). The listener stays readable, so only time
+            // helps, or the end of others.
             Err(error) => {
                 server.tally.accept_error();
-                if backoff == FIRST_BACKOFF {
+                // Silent connections that make room end it for a moment, as often as others come.
+                if backoff.is_none() && server.refusals.tell("accept", std::time::Instant::now()).is_some() {
+                    told = true;
                     warn!(%error, "cannot accept connections, trying on");
                 }
-                sleep(backoff).await;
-                backoff = (backoff * 2).min(LONGEST_BACKOFF);
+                let wait = match server.silent.dismiss(DISMISSED_AT_ONCE) {
+                    0 => backoff.map_or(FIRST_BACKOFF, |last: Duration| (last * 2).min(LONGEST_BACKOFF)),
+                    _ => FIRST_BACKOFF,
+                };
+                backoff = Some(wait);
+                sleep(wait).await;
             }
+        }
+    }
+}
+
+/// A permit for a newcomer while all are out: that of a connection which has said nothing yet, or of the next to end.
+async fn room(permits: &Arc<Semaphore>, silent: &Silent) -> OwnedSemaphorePermit {
+    loop {
+        if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+            return permit;
+        }
+        silent.dismiss(1);
+        // The one that was to go may have spoken at that moment: then another one has to. The semaphore is never closed.
+        if let Ok(Ok(permit)) = timeout(LONGEST_DISMISSAL, Arc::clone(permits).acquire_owned()).await {
+            return permit;
         }
     }
 }
@@ -264,11 +304,12 @@ fn begin(
     handshake_within: Duration,
     permit: OwnedSemaphorePermit,
 ) {
+    let silence = server.silent.enter();
     let server = Arc::clone(server);
     let tasks = server.tasks.clone();
     tasks.spawn(async move {
         let open = server.tally.accepted();
-        connection::run(&server, stream, remote, handshake_within).await;
+        connection::run(&server, stream, remote, handshake_within, silence).await;
         drop(open);
         drop(permit);
     });

@@ -5,9 +5,11 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use asapp_receiver::server::open_files;
+
 use crate::harness::event::new_event;
 use crate::harness::pki::PKI;
-use crate::harness::receiver::{Setup, log_line};
+use crate::harness::receiver::{Receiver, Setup, log_line};
 use crate::harness::wire::{End, Wire, post, tls};
 use crate::harness::{PATIENCE, wait_for};
 
@@ -154,6 +156,51 @@ fn over_max_connections_the_next_one_waits() {
     receiver.finish();
 }
 
+/// They fill every place there is, and the kernel's backlog.
+fn silent(receiver: &Receiver, count: usize, header: &[u8]) -> Vec<TcpStream> {
+    assert!(open_files(count as u64 + 1_000) > count as u64);
+    let connect = || {
+        let mut tcp = TcpStream::connect(receiver.events).unwrap();
+        tcp.write_all(header).unwrap();
+        tcp
+    };
+    (0..count).map(|_| connect()).collect()
+}
+
+#[test]
+fn thousands_of_silent_connections_make_room_where_files_are_few() {
+    // Three times: the limit of files, that of connections, and behind a load balancer, which speaks for its clients.
+    let few = &["prlimit", "--nofile=160:160"];
+    let balanced =
+        patient().set("listen.proxy_protocol", "required").set_toml("listen.trusted_proxies", "['127.0.0.0/8']");
+    let header: &[u8] = b"PROXY TCP4 203.0.113.7 10.0.0.1 4711 8443\r\n";
+    for (setup, header) in [
+        (patient().through(few), &b""[..]),
+        (patient().set("listen.max_connections", 32), b""),
+        (balanced.set("listen.max_connections", 32), header),
+    ] {
+        let receiver = setup.start();
+        let connect = || {
+            let tcp = TcpStream::connect(receiver.events).unwrap();
+            Wire::handshake_after(header, tcp, tls(Some(&PKI.client), &[])).unwrap()
+        };
+        // One that has proved who it is makes room for nobody.
+        let mut open = connect();
+        let flood = silent(&receiver, 2_000, header);
+        for _ in 0..3 {
+            let (id, event) = new_event();
+            connect().post(event.as_bytes()).assert_durable("stored", &id);
+        }
+        let (id, event) = new_event();
+        open.post(event.as_bytes()).assert_durable("stored", &id);
+        assert!(receiver.metric(r#"connections_closed_total{reason="silent"}"#) > 1_800);
+        assert!(receiver.metric("connections") <= receiver.metric("connections_max"));
+        assert_eq!(receiver.ask_admin("/livez").unwrap().status, 200);
+        drop(flood);
+        receiver.finish();
+    }
+}
+
 #[test]
 fn without_file_descriptors_it_waits_and_recovers() {
     let receiver = Setup::new().set("listen.handshake_timeout", "60s").start();
@@ -170,6 +217,9 @@ fn without_file_descriptors_it_waits_and_recovers() {
     let busy = receiver.cpu() - before;
     assert!(busy < Duration::from_millis(300), "{busy:?} of processor time in a second of waiting");
 
+    // The silent ones give theirs back.
+    let (id, event) = new_event();
+    receiver.post(event).assert_durable("stored", &id);
     drop(hoard);
     let (id, event) = new_event();
     receiver.post(event).assert_durable("stored", &id);
