@@ -31,7 +31,7 @@ pub enum Outcome {
     Duplicate,
     /// The problem word of the 4xx answer, or `aborted`.
     Rejected(&'static str),
-    /// `too-many`, `full`, `failed`, `closed` or `internal`.
+    /// `too-many`, `internal`, or the journal's word.
     Refused(&'static str),
 }
 

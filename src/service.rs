@@ -361,6 +361,8 @@ impl View {
         let state = match *self.journal.state().borrow() {
             journal::State::Open => "open",
             journal::State::Full => "full",
+            journal::State::WriteError => "write-error",
+            journal::State::Busy => "busy",
             journal::State::Unreachable => "unreachable",
             journal::State::Failed => "failed",
             journal::State::Closed => "closed",
@@ -372,6 +374,7 @@ impl View {
         };
         admin::Journal {
             state,
+            reason: found.hindered.clone(),
             engine,
             first_sequence: (found.first_sequence <= found.last_sequence).then_some(found.first_sequence),
             last_sequence: (found.last_sequence > 0).then_some(found.last_sequence),
@@ -379,6 +382,8 @@ impl View {
             bytes: found.bytes,
             max_bytes: self.config.journal.capacity(),
             held_bytes: held_bytes(found),
+            replay_limit_bytes: found.replay_limit,
+            disk: found.disk.as_ref().map(disk),
             lost_events: self.metrics.journal_lost.get(),
             dedup_ids: found.dedup_ids as u64,
             cluster: found.cluster.clone().map(|cluster| admin::Cluster {
@@ -418,6 +423,17 @@ impl View {
             lag_seconds: condition.oldest.map_or(0.0, |oldest| seconds(oldest, now)),
             last_error: condition.last_error,
         }
+    }
+}
+
+fn disk(found: &journal::Disk) -> admin::Disk {
+    let mount = found.mount.as_ref();
+    admin::Disk {
+        mount: mount.map(|mount| mount.point.display().to_string()),
+        device: mount.map(|mount| mount.device.clone()),
+        file_system: mount.map(|mount| mount.file_system.clone()),
+        free_bytes: found.free_bytes,
+        total_bytes: found.total_bytes,
     }
 }
 

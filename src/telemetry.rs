@@ -46,7 +46,8 @@ pub type Label = [(&'static str, &'static str); 1];
 pub type Labels = [(&'static str, &'static str); 2];
 
 const REJECTED: &[&str] = &["malformed", "incomplete", "unsupported-media", "too-large", "timeout", "aborted"];
-const REFUSED: &[&str] = &["too-many", "full", "failed", "closed", "internal"];
+const REFUSED: &[&str] = &["too-many", "full", "write-error", "busy", "failed", "closed", "late", "internal"];
+const JOURNAL_ERRORS: &[&str] = &["full", "write-error", "busy", "io"];
 const UNROUTED: &[&str] = &["not-found", "method-not-allowed"];
 const QUARANTINED: &[&str] = &["malformed", "incomplete", "unsupported-media", "conflict"];
 /// Those that may mean that ASAPP, or someone who would like to be it, is kept out.
@@ -78,7 +79,7 @@ pub struct Metrics {
     pub duplicate: Counter,
     /// `reason`: the answer's problem word, or `aborted` (the client went away before its body was whole).
     pub rejected: Family<Label, Counter>,
-    /// `reason`: `too-many`, `full`, `failed`, `closed`, `internal`.
+    /// `reason`: `too-many`, `full`, `write-error`, `busy`, `failed`, `closed`, `late`, `internal`.
     pub refused: Family<Label, Counter>,
     pub in_flight: Gauge,
     /// Requests that were answered 503 because the journal took longer than `listen.answer_within`. What becomes of the
@@ -128,7 +129,7 @@ pub struct Metrics {
     /// Seconds from the first write of a commit group to the end of its sync.
     pub journal_commit: Histogram,
     pub journal_groups: Counter,
-    /// `reason`: `full`, `io`.
+    /// `reason`: `full`, `write-error`, `busy`, which pass; `io`, which is final.
     pub journal_errors: Family<Label, Counter>,
     /// Acknowledged events that damage to the journal has cost, as far as can be told. Zero, or an incident.
     pub journal_lost: Counter,
@@ -217,7 +218,7 @@ impl Metrics {
                 h
             },
             journal_groups: counter(r, "journal_groups", "commit groups written"),
-            journal_errors: family(r, "journal_errors", "failed journal writes, by reason", &["full", "io"]),
+            journal_errors: family(r, "journal_errors", "failed journal writes, by reason", JOURNAL_ERRORS),
             journal_lost: counter(r, "journal_lost_events", "acknowledged events lost to journal damage"),
             journal_bytes: gauge(r, "journal_bytes", "bytes of live events in the journal"),
             journal_max_bytes: gauge(r, "journal_max_bytes", "bytes of live events that journal.max_bytes allows"),

@@ -76,6 +76,16 @@ fn kept(r: &mut Registry, Status { journal, dead_letters, quarantine, .. }: &Sta
         "bytes of events that some sink has not had, by their share of all",
         journal.held_bytes,
     );
+    level(
+        r,
+        "journal_replay_limited",
+        "1 while delivered events yield before journal.retention is over, since the disk was full",
+        u64::from(journal.replay_limit_bytes.is_some()),
+    );
+    if let Some(disk) = &journal.disk {
+        level(r, "journal_disk_free_bytes", "what the journal's disk has left", disk.free_bytes);
+        level(r, "journal_disk_total_bytes", "how large the journal's disk is", disk.total_bytes);
+    }
     level(r, "dead_letters", "dead letters that are kept", dead_letters.count);
     level(r, "dead_letters_retrying", "dead letters that are being tried again", dead_letters.retrying);
     level(r, "dead_letters_bytes", "bytes of dead letters", dead_letters.bytes);

@@ -20,7 +20,7 @@ use axum::routing::{delete, get, post};
 use tokio::sync::{Semaphore, watch};
 
 pub use gate::{Gate, GateError};
-pub use status::{Certificate, Cluster, DeadLetters, Journal, Process, Quarantine, Reload, Sink, Status};
+pub use status::{Certificate, Cluster, DeadLetters, Disk, Journal, Process, Quarantine, Reload, Sink, Status};
 
 use crate::dispatch::Replays;
 use crate::journal::{self, Refused};
@@ -99,16 +99,20 @@ enum Unready {
     Starting,
     Draining,
     JournalFull,
+    JournalWriteError,
+    JournalBusy,
     JournalUnreachable,
     JournalFailed,
     JournalClosed,
 }
 
 impl Unready {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::Starting,
         Self::Draining,
         Self::JournalFull,
+        Self::JournalWriteError,
+        Self::JournalBusy,
         Self::JournalUnreachable,
         Self::JournalFailed,
         Self::JournalClosed,
@@ -120,6 +124,8 @@ impl Unready {
             Self::Starting => "starting",
             Self::Draining => "draining",
             Self::JournalFull => "journal full",
+            Self::JournalWriteError => "journal write error",
+            Self::JournalBusy => "journal busy",
             Self::JournalUnreachable => "journal unreachable",
             Self::JournalFailed => "journal failed",
             Self::JournalClosed => "journal closed",
@@ -144,6 +150,8 @@ impl View {
             Phase::Serving(insight) => match *insight.state.borrow() {
                 journal::State::Open => None,
                 journal::State::Full => Some(Unready::JournalFull),
+                journal::State::WriteError => Some(Unready::JournalWriteError),
+                journal::State::Busy => Some(Unready::JournalBusy),
                 journal::State::Unreachable => Some(Unready::JournalUnreachable),
                 journal::State::Failed => Some(Unready::JournalFailed),
                 journal::State::Closed => Some(Unready::JournalClosed),
@@ -186,7 +194,8 @@ async fn forget_sink(State(view): State<View>, Path(name): Path<String>) -> Resu
 
 impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
-        Self::new(Kind::Unavailable, refused.to_string())
+        let kind = if refused == Refused::TooLarge { Kind::TooLarge } else { Kind::Unavailable };
+        Self::new(kind, refused.to_string())
     }
 }
 
@@ -262,9 +271,14 @@ mod tests {
         assert_eq!(answer(&router, "/readyz", &[]).await, (StatusCode::OK, r#"{"ready":true}"#.to_owned()));
         let (status, text) = answer(&router, "/api/v1/status", &local).await;
         assert_eq!(status, StatusCode::OK);
-        assert!(text.contains(r#""journal":{"state":"open","engine":"memory","first_sequence":null"#), "{text}");
+        assert!(
+            text.contains(r#""journal":{"state":"open","reason":null,"engine":"memory","first_sequence":null"#),
+            "{text}"
+        );
         for (state, reason) in [
             (journal::State::Full, "journal full"),
+            (journal::State::WriteError, "journal write error"),
+            (journal::State::Busy, "journal busy"),
             (journal::State::Unreachable, "journal unreachable"),
             (journal::State::Failed, "journal failed"),
             (journal::State::Closed, "journal closed"),

@@ -80,8 +80,10 @@ pub struct Certificate {
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Journal {
-    /// `open`, `full`, `failed` or `closed`.
+    /// `open`; `full`, `write-error`, `busy` or `unreachable`, from which it recovers; `failed` or `closed`.
     pub state: &'static str,
+    /// Why events cannot be stored now.
+    pub reason: Option<String>,
     pub engine: &'static str,
     /// Of the oldest event still kept; `None` while there is none.
     pub first_sequence: Option<u64>,
@@ -94,12 +96,29 @@ pub struct Journal {
     pub max_bytes: u64,
     /// Of those bytes, what some sink has not had yet, by its share of the events.
     pub held_bytes: u64,
+    /// Delivered events yield above this many bytes, however young, since the disk was full; `None`: they are kept for
+    /// `journal.retention`, within `max_bytes`.
+    pub replay_limit_bytes: Option<u64>,
+    /// What the journal is on; `None` where it has no disk of this machine.
+    pub disk: Option<Disk>,
     pub lost_events: u64,
     /// In memory here; a cluster counts its own.
     pub dedup_ids: u64,
     /// Of the engine `nats` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<Cluster>,
+}
+
+/// The disk that the journal is on.
+#[derive(Debug, Clone, Serialize)]
+pub struct Disk {
+    /// `None` where the kernel does not list it.
+    pub mount: Option<String>,
+    pub device: Option<String>,
+    pub file_system: Option<String>,
+    /// A user's quota shows in it on some file systems only.
+    pub free_bytes: u64,
+    pub total_bytes: u64,
 }
 
 /// The NATS cluster, as its server that the receiver is connected to, or was last, tells.
@@ -170,6 +189,7 @@ impl Status {
             process: Process { received: 0, stored: 0, duplicate: 0, rejected: 0, refused: 0, in_flight: 0 },
             journal: Journal {
                 state: "open",
+                reason: None,
                 engine: "memory",
                 first_sequence: None,
                 last_sequence: None,
@@ -177,6 +197,8 @@ impl Status {
                 bytes: 0,
                 max_bytes: 1,
                 held_bytes: 0,
+                replay_limit_bytes: None,
+                disk: None,
                 lost_events: 0,
                 dedup_ids: 0,
                 cluster: None,

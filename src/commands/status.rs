@@ -4,7 +4,7 @@ use hyper::{Method, StatusCode};
 use serde_json::Value;
 
 use super::client::{Admin, Client};
-use super::table::{size, span, table, word};
+use super::table::{printable, size, span, table, word};
 use super::{Failure, print};
 
 /// Ask a running receiver how it is
@@ -94,6 +94,11 @@ fn tables(status: &Value) -> String {
         table(&certificate, &list(&status["certificates"])),
         table(&reload, &[&status["reload"]]),
     );
+    if let disk @ Value::Object(_) = &status["journal"]["disk"] {
+        let bytes = |key: &str| size(disk[key].as_u64().unwrap_or_default());
+        let disk = with(&with(disk, "free", bytes("free_bytes")), "size", bytes("total_bytes"));
+        text += &format!("\njournal's disk\n{}", table(&["mount", "device", "file_system", "free", "size"], &[&disk]));
+    }
     if let cluster @ Value::Object(_) = &status["journal"]["cluster"] {
         let sync = match cluster["sync_always"].as_bool() {
             Some(true) => "always",
@@ -102,6 +107,15 @@ fn tables(status: &Value) -> String {
         };
         text +=
             &format!("\ncluster\n{}", table(&["server", "version", "name", "sync"], &[&with(cluster, "sync", sync)]));
+    }
+    if let Some(reason) = status["journal"]["reason"].as_str() {
+        text += &format!("\njournal: events cannot be stored now: {}\n", printable(reason));
+    }
+    if let Some(bytes) = status["journal"]["replay_limit_bytes"].as_u64() {
+        text += &format!(
+            "\njournal: the disk was full: delivered events beyond {} go before journal.retention is over\n",
+            size(bytes)
+        );
     }
     for problem in list(&status["reload"]["problems"]) {
         text += &format!("\nnot taken: {}\n", problem.as_str().unwrap_or_default());

@@ -42,24 +42,40 @@ impl Ballast {
         }
     }
 
-    /// Takes the room, if the disk has it.
-    pub(super) fn take(&mut self) -> bool {
+    /// Takes the room.
+    ///
+    /// # Errors
+    /// When the disk does not give it; [`is_no_room`] says whether it is for want of room.
+    pub(super) fn take(&mut self) -> io::Result<()> {
         if !self.is_held {
-            self.is_held = fill(&self.file, BYTES).is_ok();
-            if !self.is_held {
+            if let Err(error) = fill(&self.file, BYTES) {
                 self.drop();
+                return Err(named(&self.file, error));
             }
+            self.is_held = true;
         }
-        self.is_held
+        Ok(())
     }
 
     /// Whether `bytes` more can be written now. Asks by taking the room, as a quota shows in no number.
-    pub(super) fn fits(&self, bytes: u64) -> bool {
-        let fits = fill(&self.probe, bytes + MARGIN).is_ok();
+    ///
+    /// # Errors
+    /// When they cannot; [`is_no_room`] says whether it is for want of room.
+    pub(super) fn fits(&self, bytes: u64) -> io::Result<()> {
+        let fits = fill(&self.probe, bytes + MARGIN).map_err(|error| named(&self.probe, error));
         // A probe left behind is made anew by the next one.
         let _ = fs::remove_file(&self.probe);
         fits
     }
+}
+
+/// Whether a write failed for want of room, on the disk or in a quota.
+pub(super) fn is_no_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn named(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// Makes a file of that length, with all of it really taking up the disk.
@@ -68,7 +84,7 @@ fn fill(path: &Path, bytes: u64) -> io::Result<()> {
     match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
         // Not every file system can.
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
-        taken => return Ok(taken?),
+        allocated => return Ok(allocated?),
     }
     let zeros = [0; 64 << 10];
     let mut left = bytes;

@@ -150,7 +150,7 @@ impl Inner {
     /// Keeps a text with the journal under this key, durably; none takes it back. At most 64 KiB, for 64 keys.
     ///
     /// # Errors
-    /// [`Refused`] when it cannot be written: [`Refused::Full`] also when it is too long.
+    /// [`Refused`] when it cannot be written; [`Refused::TooLarge`] when it is too long, or one too many.
     pub(super) async fn note(&self, key: &'static str, text: Option<String>) -> Result<(), Refused> {
         let (reply, answer) = oneshot::channel();
         let note = Operation::Note(key, text, reply);

@@ -10,6 +10,7 @@
 mod ballast;
 mod carry;
 mod cursor;
+mod disk;
 mod embedded;
 mod examine;
 mod folder;
@@ -41,6 +42,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::sync::watch;
 
+pub use disk::{Disk, Mount};
 pub use folder::{FolderError, holder, volatile_file_system};
 pub use group::Event;
 pub(crate) use group::{from_millis, millis};
@@ -149,6 +151,12 @@ pub enum Appended {
 pub enum Refused {
     #[error("the journal is full")]
     Full,
+    #[error("the journal's disk did not take a write")]
+    WriteError,
+    #[error("the journal is locked by another process, or the machine is out of memory or file descriptors")]
+    Busy,
+    #[error("it is larger than the journal can keep")]
+    TooLarge,
     #[error("the journal has failed")]
     Failed,
     #[error("the journal is closed")]
@@ -163,6 +171,9 @@ impl Refused {
     pub fn word(self) -> &'static str {
         match self {
             Self::Full => "full",
+            Self::WriteError => "write-error",
+            Self::Busy => "busy",
+            Self::TooLarge => "too-large",
             Self::Failed => "failed",
             Self::Closed => "closed",
             Self::Late => "late",
@@ -176,6 +187,10 @@ pub enum State {
     Open,
     /// `journal.max_bytes` is reached, or the disk is full; it goes on by itself when there is room.
     Full,
+    /// The disk did not take a write; it goes on by itself when it does.
+    WriteError,
+    /// Another process has locked the database, or memory or file descriptors are used up; it goes on by itself.
+    Busy,
     /// The cluster that keeps the events cannot be reached, or cannot store now; it goes on by itself.
     Unreachable,
     /// Final for this process.
@@ -251,7 +266,7 @@ impl Journal {
     /// Keeps a text with the journal under this key, durably; none takes it back. At most 64 KiB, for 64 keys.
     ///
     /// # Errors
-    /// [`Refused`] when it cannot be written: [`Refused::Full`] also when it is too long.
+    /// [`Refused`] when it cannot be written; [`Refused::TooLarge`] when it is too long, or one too many.
     pub async fn note(&self, key: &'static str, text: Option<String>) -> Result<(), Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.note(key, text).await,

@@ -11,7 +11,7 @@ use super::writer::Command;
 use super::{Gone, Refused, State};
 use crate::blocking::joined;
 
-/// How long a read that failed for want of room waits before it is tried again.
+/// How long a read that failed for a passing reason waits before it is tried again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 /// Operators read so many at a time; the others wait.
 pub(super) const OPERATORS: usize = 2;
@@ -32,7 +32,7 @@ impl<T> Reading<T> {
 }
 
 impl Inner {
-    /// Has `job` read for `who`, and again while it fails for want of room. Dropped before it is done, it goes on with the
+    /// Has `job` read for `who`, and again while it fails for a passing reason. Dropped before it is done, it goes on with the
     /// same job the next time. Damage ends the process, so that the next start sees to it; reading on could only skip
     /// events.
     pub(super) async fn read<T: Send + 'static>(
@@ -63,7 +63,7 @@ impl Inner {
                     return Ok(read);
                 }
                 // Out of file descriptors, say: nothing is damaged.
-                Err(StoreError::Full(reason)) => {
+                Err(StoreError::Passing { reason, .. }) => {
                     tracing::warn!(reader = who, reason, "cannot read the journal now");
                     tokio::time::sleep(READ_AGAIN).await;
                 }
@@ -83,7 +83,7 @@ impl Inner {
         // It is never closed.
         let _turn = self.operators.acquire().await;
         match *self.shared.state.borrow() {
-            State::Open | State::Full | State::Unreachable => {}
+            State::Open | State::Full | State::WriteError | State::Busy | State::Unreachable => {}
             State::Failed => return Err(Refused::Failed),
             State::Closed => return Err(Refused::Closed),
         }

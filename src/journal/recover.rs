@@ -196,7 +196,8 @@ fn on_disk(path: &Path, seen: Seen) -> Result<(Recovered, Report), OpenError> {
     let mark_file = MarkFile::open(&folder).map_err(io)?;
     let mark = Mark { format: FORMAT, last: tail, floor: state.floor, kept: state.kept };
     mark_file.write(mark).and_then(|()| mark_file.sync()).map_err(io)?;
-    ballast.take();
+    // Where the disk does not give it, the writer says so.
+    let _ = ballast.take();
     let recovered = Recovered {
         store: Box::new(opened),
         state,

@@ -23,7 +23,7 @@ use super::group::{Group, checksum};
 use super::place::Place;
 use super::rows::{SINKS, filed, filed_page, json, put_about_itself, put_filed, put_note, put_state, text_checksum};
 use super::store::{
-    Commit, DeadLetter, Head, Kept, OpenReader, Page, Pick, Reader, Row, Store, StoreError, StoreState,
+    Commit, DeadLetter, Head, Kept, OpenReader, Page, Passing, Pick, Reader, Row, Store, StoreError, StoreState,
 };
 
 /// `PRAGMA user_version`. A larger one was written by a newer program: refused.
@@ -32,6 +32,8 @@ pub(super) const FORMAT: u32 = 1;
 pub(super) const APPLICATION_ID: u32 = 0x4153_4150;
 pub(super) const PAGE: usize = 4096;
 const CACHE_KIB: i32 = 2000;
+/// How long the writer waits for another process that has locked the database.
+const BUSY: Duration = Duration::from_secs(2);
 /// Pages in the write-ahead log from which it is copied into the main file.
 const CHECKPOINT_PAGES: usize = 1000;
 
@@ -80,6 +82,8 @@ impl SqliteStore {
     pub(super) fn open(path: &Path) -> rusqlite::Result<Self> {
         let file = File::open(path).ok();
         let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        // The writer waits for somebody else's lock no longer than a request may wait for its answer.
+        connection.busy_timeout(BUSY)?;
         connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0")?;
         connection.set_prepared_statement_cache_capacity(32);
         Ok(Self { reader: SqliteReader { connection }, path: path.to_owned(), pages: 0, buffer: Vec::new(), file })
@@ -127,7 +131,7 @@ impl SqliteStore {
     /// and the copy is made when there is room.
     pub(super) fn settle_as_room_allows(&mut self) -> Result<(), StoreError> {
         match self.settle() {
-            Err(StoreError::Full(_)) => {
+            Err(StoreError::Passing { .. }) => {
                 self.pages = CHECKPOINT_PAGES;
                 let log = self.path.with_extension("db-wal");
                 let synced = File::open(&log).and_then(|file| file.sync_all());
@@ -229,7 +233,7 @@ impl Store for SqliteStore {
             Err(error) => {
                 let error = StoreError::from(error);
                 // SQLite rolls back by itself on some errors; then there is nothing left to undo.
-                if matches!(error, StoreError::Full(_)) && !self.reader.connection.is_autocommit() {
+                if matches!(error, StoreError::Passing { .. }) && !self.reader.connection.is_autocommit() {
                     self.reader.connection.execute_batch("ROLLBACK")?;
                 }
                 Err(error)
@@ -426,21 +430,18 @@ impl From<rusqlite::Error> for StoreError {
         // A write that failed has changed nothing that counts: SQLite takes the transaction back, and the next one
         // writes to the same place. Nor has one that never began, for want of memory or file descriptors, or because
         // somebody else looks into the file. A failed sync, or anything unexpected, leaves the disk's content unknown.
-        const HARMLESS: [i32; 3] = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_SHMSIZE, ffi::SQLITE_IOERR_NOMEM];
-        const PASSING: [ErrorCode; 5] = [
-            ErrorCode::DiskFull,
-            ErrorCode::OutOfMemory,
-            ErrorCode::CannotOpen,
-            ErrorCode::DatabaseBusy,
-            ErrorCode::DatabaseLocked,
-        ];
-        match &error {
-            rusqlite::Error::SqliteFailure(failure, _)
-                if PASSING.contains(&failure.code) || HARMLESS.contains(&failure.extended_code) =>
-            {
-                Self::Full(error.to_string())
-            }
-            _ => Self::Fatal(error.to_string()),
-        }
+        let reason = error.to_string();
+        let rusqlite::Error::SqliteFailure(failure, _) = error else { return Self::Fatal(reason) };
+        let why = match (failure.code, failure.extended_code) {
+            (ErrorCode::DiskFull, _) => Passing::NoRoom,
+            (_, ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_SHMSIZE) => Passing::Write,
+            (_, ffi::SQLITE_IOERR_NOMEM) => Passing::Busy,
+            (
+                ErrorCode::OutOfMemory | ErrorCode::CannotOpen | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked,
+                _,
+            ) => Passing::Busy,
+            _ => return Self::Fatal(reason),
+        };
+        Self::Passing { why, reason }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::Account;
+use super::{Account, Disk};
 
 /// The journal as `status` shows it.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +15,12 @@ pub struct Status {
     pub bytes: u64,
     /// When the oldest events that are kept were written; up to a second behind.
     pub oldest: Option<SystemTime>,
+    /// Why events cannot be stored now; `None` while they can, and of a cluster.
+    pub hindered: Option<String>,
+    /// Delivered events yield above this many bytes, younger than `journal.retention` too, since the disk was full.
+    pub replay_limit: Option<u64>,
+    /// Up to a second old; `None` of a journal that has no disk here.
+    pub disk: Option<Disk>,
     pub dedup_ids: usize,
     pub dead_letters: DeadLettersStatus,
     pub quarantine: QuarantineStatus,

@@ -309,12 +309,23 @@ pub(super) struct Head {
 /// What a failure means for the process.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoreError {
-    /// Nothing was changed; it may work again when there is room.
-    #[error("cannot write: {0}")]
-    Full(String),
+    /// Nothing was changed; the same may work again.
+    #[error("{reason}")]
+    Passing { why: Passing, reason: String },
     /// What is on disk is not known any more: never write to this file again.
     #[error("{0}")]
     Fatal(String),
+}
+
+/// What keeps a store from its work for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Passing {
+    /// The disk has no room, or a quota is used up.
+    NoRoom,
+    /// The disk did not take a write. A quota that is used up shows as this too.
+    Write,
+    /// Another process has locked the database, or there is no memory or no file descriptor.
+    Busy,
 }
 
 /// The writer's side.

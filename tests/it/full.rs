@@ -146,6 +146,109 @@ fn on_a_disk_smaller_than_max_bytes_a_sink_that_wakes_up_makes_room() {
     assert_eq!(pipe.lines().len(), stored.len() + 1);
 }
 
+/// What a full disk took from replays, it takes only as long as it is full.
+#[test]
+fn after_a_full_disk_that_passes_delivered_events_are_kept_as_before() {
+    let Some(disk) = Disk::ext4(96 << 20) else { return };
+    let receiver = Setup::embedded().set("journal.path", &disk.path().join("journal")).start();
+    let journal = || receiver.ask_admin("/api/v1/status").unwrap().json()["journal"].clone();
+    receiver.store(20);
+    receiver.sink_settled("stdout");
+    let (mut wire, filler) = (receiver.connect(), disk.fill());
+    wait_for("the disk to be found full", || {
+        let answer = wire.post(big_event(&new_id(), 40_000).as_bytes());
+        receiver.sink_settled("stdout");
+        (answer.status != 200).then(|| answer.assert_unavailable())
+    });
+    wait_for("delivered events to yield", || journal()["replay_limit_bytes"].is_u64().then_some(()));
+    assert_eq!(receiver.metric("journal_replay_limited"), 1);
+    receiver.log.wait("the warning", |line| line.contains("cannot be replayed").then_some(()));
+
+    fs::remove_file(filler).unwrap();
+    wait_for("delivered events to stay", || journal()["replay_limit_bytes"].is_null().then_some(()));
+    receiver.wait_ready();
+    assert_eq!(receiver.metric("journal_replay_limited"), 0);
+    let mut wire = receiver.connect();
+    let before = journal()["last_sequence"].as_u64().unwrap();
+    for _ in 0..50 {
+        let id = new_id();
+        wire.post(big_event(&id, 40_000).as_bytes()).assert_durable("stored", &id);
+        receiver.sink_settled("stdout");
+    }
+    let first = journal()["first_sequence"].as_u64().unwrap();
+    assert!(first <= before + 1, "only from {first} on can be replayed, of what came after {before}");
+    receiver.finish();
+}
+
+#[test]
+fn a_disk_that_does_not_take_a_write_is_not_called_full() {
+    let setup = Setup::embedded();
+    let receiver = setup.start();
+    let first = receiver.store(10);
+    receiver.sink_settled("stdout");
+    let wal = setup.journal().join("journal.db-wal");
+    let faults = receiver.inject_on(&wal, "pwrite64:error=EIO", Path::new("/dev/null"));
+    let (id, event) = new_event();
+    let answer = receiver.post(&event);
+    answer.assert_unavailable();
+    assert!(answer.text().contains("did not take a write"), "{}", answer.text());
+    let reason = wait_for("not ready", || {
+        let answer = receiver.ask_admin("/readyz").unwrap();
+        (answer.status == 503).then(|| answer.json()["reason"].clone())
+    });
+    assert_eq!(reason, "journal write error");
+    let journal = receiver.ask_admin("/api/v1/status").unwrap().json()["journal"].clone();
+    assert_eq!(journal["state"], "write-error");
+    assert!(journal["reason"].as_str().unwrap().contains("I/O error"), "{journal}");
+    assert!(receiver.metric(r#"journal_errors_total{reason="write-error"}"#) > 0);
+    assert_eq!(receiver.metric(r#"refused_total{reason="write-error"}"#), 1);
+    assert_eq!(receiver.metric(r#"journal_errors_total{reason="full"}"#), 0);
+
+    drop(faults);
+    receiver.wait_ready();
+    receiver.post(&event).assert_durable("stored", &id);
+    let journal = receiver.ask_admin("/api/v1/status").unwrap().json()["journal"].clone();
+    assert_eq!((&journal["first_sequence"], &journal["reason"]), (&1.into(), &serde_json::Value::Null), "{journal}");
+    assert!(journal["replay_limit_bytes"].is_null(), "{journal}");
+    for id in &first {
+        receiver.post(crate::harness::event::event(id)).assert_durable("duplicate", id);
+    }
+    receiver.finish();
+}
+
+/// An operator's SQLite shell, in the midst of a change.
+#[test]
+fn a_journal_that_somebody_has_locked_is_not_called_full() {
+    let setup = Setup::embedded();
+    let receiver = setup.start();
+    let (id, event) = new_event();
+    receiver.post(event).assert_durable("stored", &id);
+    receiver.sink_settled("stdout");
+    let shell = Connection::open(setup.journal().join("journal.db")).unwrap();
+    shell.busy_timeout(Duration::from_secs(20)).unwrap();
+    shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (id, event) = new_event();
+    receiver.post(&event).assert_unavailable();
+    let reason = wait_for("not ready", || {
+        let answer = receiver.ask_admin("/readyz").unwrap();
+        (answer.status == 503).then(|| answer.json()["reason"].clone())
+    });
+    assert_eq!(reason, "journal busy");
+    receiver
+        .log
+        .wait("the reason", |line| (line.contains("cannot take events") && line.contains("locked")).then_some(()));
+    assert_eq!(receiver.metric(r#"journal_errors_total{reason="full"}"#), 0);
+
+    shell.execute_batch("ROLLBACK").unwrap();
+    receiver.wait_ready();
+    // Stored now, or just before, if the 503 was for the time that it took.
+    let answer = receiver.post(&event).json();
+    assert_eq!(answer["event_id"], *id, "{answer}");
+    // Nothing has yielded to it.
+    assert_eq!(receiver.ask_admin("/api/v1/status").unwrap().json()["journal"]["first_sequence"], 1);
+    receiver.finish();
+}
+
 #[test]
 fn a_quota_is_a_full_disk() {
     let setup = Setup::embedded();
@@ -156,6 +259,11 @@ fn a_quota_is_a_full_disk() {
     let (id, event) = new_event();
     receiver.post(&event).assert_unavailable();
     wait_for("not ready", || (!receiver.is_ready()).then_some(()));
+    assert_eq!(receiver.ask_admin("/readyz").unwrap().json()["reason"], "journal full");
+    // The disk has room, so that it is no use to look for what fills it.
+    receiver
+        .log
+        .wait("the reason", |line| (line.contains("cannot take events") && line.contains("a quota")).then_some(()));
     drop(faults);
     receiver.wait_ready();
     receiver.post(&event).assert_durable("stored", &id);

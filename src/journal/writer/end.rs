@@ -15,7 +15,9 @@ impl Writer {
         match store.close() {
             Ok(()) => {}
             // Everything acknowledged is in the synced log; the next start carries it over.
-            Err(StoreError::Full(reason)) => tracing::warn!(reason, "the journal was closed on a full disk"),
+            Err(StoreError::Passing { reason, .. }) => {
+                tracing::warn!(reason, "the journal was closed without its last checkpoint; the next start makes it");
+            }
             Err(StoreError::Fatal(reason)) => return Err(reason),
         }
         if let Some(mark) = &self.recovered.mark {

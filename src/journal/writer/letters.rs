@@ -88,7 +88,7 @@ impl Writer {
 
     pub(super) fn endings_are_due(&self) -> bool {
         let waited = self.endings.since.is_some_and(|since| since.elapsed() >= CURSOR_DELAY);
-        waited || self.endings.by_letter.len() >= MANY_ENDED && !self.is_disk_full()
+        waited || self.endings.by_letter.len() >= MANY_ENDED && !self.is_blocked()
     }
 
     /// Writes what became of retried letters, one step of it. On a disk that has no room for it, it is tried again.
@@ -103,11 +103,10 @@ impl Writer {
                 self.endings.since = self.endings.by_letter.first_key_value().map(|_| Instant::now());
                 Ok(())
             }
-            Err(StoreError::Full(reason)) => {
+            Err(error) => {
                 self.endings.since = Some(Instant::now() + TICK);
-                self.disk_is_full(0, &reason)
+                self.hindered(0, error)
             }
-            Err(StoreError::Fatal(reason)) => Err(reason),
         }
     }
 

@@ -10,6 +10,7 @@ mod batch;
 mod end;
 mod letters;
 mod mailbox;
+mod obstacle;
 mod operate;
 mod room;
 
@@ -22,6 +23,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::ballast::Ballast;
+use super::disk::Disk;
 use super::folder::{Folder, Mark, MarkFile};
 use super::group::{Group, from_millis};
 use super::letters::Retries;
@@ -37,7 +39,8 @@ pub(super) use letters::Ending;
 use letters::Endings;
 pub(super) use mailbox::{Answer, Append, Arriving, Command, Forgotten, Mailbox, Operation, Released, Step, Waiter};
 use mailbox::{Answers, Posted};
-use room::{Full, Room};
+use obstacle::Obstacle;
+use room::{Ceiling, Room};
 
 /// How long a moved cursor may wait for a group to travel with, before it is written by itself.
 const CURSOR_DELAY: Duration = Duration::from_millis(200);
@@ -131,9 +134,12 @@ pub(super) struct Writer {
     oldest: Option<SystemTime>,
     /// When housekeeping is due.
     tick_at: Instant,
-    full: Option<Full>,
-    /// Delivered events yield above this many live bytes: what a full disk was found to hold.
-    yield_above: u64,
+    /// What keeps events out, and why in words.
+    obstacle: Option<(Obstacle, String)>,
+    /// Set by a full disk, until it has room again.
+    ceiling: Option<Ceiling>,
+    /// As of the last look; without one, the store has none.
+    disk: Option<Disk>,
     /// When evictions were last told.
     alarmed: Option<Instant>,
 }
@@ -180,8 +186,9 @@ impl Writer {
             endings: Endings::default(),
             oldest: None,
             tick_at: Instant::now() + TICK,
-            full: None,
-            yield_above: u64::MAX,
+            obstacle: None,
+            ceiling: None,
+            disk: None,
             alarmed: None,
         };
         for sink in writer.recovered.places.keys() {
@@ -191,8 +198,13 @@ impl Writer {
         // What cannot be read now is read at the first tick.
         let oldest = writer.recovered.store.oldest(1).unwrap_or_default();
         writer.oldest = oldest.first().map(|head| from_millis(head.at));
-        if !matches!(writer.disk_has_room(0), Ok(true)) {
-            writer.set_full(Full::Disk(0), "the disk has not even the room that cursors need when it is full");
+        writer.look_at_disk();
+        // What is final shows with the first write.
+        if let Err(error) = writer.disk_has_room(0)
+            && let Ok((obstacle, reason)) = writer.obstacle_of(0, error)
+        {
+            let reason = format!("not even the room that cursors need on a full disk can be taken: {reason}");
+            writer.stop_at(obstacle, &reason);
         }
         writer.publish();
         writer
@@ -246,7 +258,11 @@ impl Writer {
             self.commit_endings()?;
         }
         if self.dirty_since.is_some_and(|since| since.elapsed() >= CURSOR_DELAY) {
-            self.commit_places()?;
+            match &self.obstacle {
+                // They are part of the tick's attempt.
+                Some((Obstacle::Write | Obstacle::Busy, _)) => self.dirty_since = Some(Instant::now() + TICK),
+                _ => self.commit_places()?,
+            }
         }
         if self.tick_at <= Instant::now() {
             self.tick()?;
@@ -313,29 +329,22 @@ impl Writer {
     /// Finds room for the batch's group, or refuses it, and writes what is left.
     fn commit(&mut self, mut batch: Batch) -> Result<(), String> {
         drop(std::mem::take(&mut batch.answers));
-        if self.is_disk_full() {
-            // What little room there is belongs to the cursors.
-            batch.refuse(Refused::Full);
+        if self.is_blocked() {
+            // What little room a full disk has belongs to the cursors.
+            batch.refuse(self.refusal());
             return Ok(());
         }
         let mut room = Room::default();
         if batch.count > 0 {
             let bytes = batch.block.len() as u64;
-            let found = self.room_for(bytes).and_then(|room| Ok((room, self.keeps_back(bytes)?)));
+            let found = self.room_for(bytes).and_then(|room| self.keeps_back(bytes).map(|()| room));
             match found {
-                Ok((Some(found), true)) => room = found,
-                Ok((_, false)) => {
-                    batch.refuse(Refused::Full);
-                    return self.disk_is_full(bytes, "what is left of the disk is kept back for the cursors");
-                }
-                Ok((None, true)) => {
-                    self.set_full(Full::Bytes(bytes), "journal.max_bytes is reached");
+                Ok(Some(found)) => room = found,
+                Ok(None) => {
+                    self.stop_at(Obstacle::MaxBytes(bytes), "journal.max_bytes is reached");
                     batch.refuse_group(Refused::Full);
                 }
-                Err(fatal) => {
-                    batch.refuse(Refused::Failed);
-                    return Err(fatal);
-                }
+                Err(error) => return self.refuse(batch, bytes, error),
             }
         }
         if batch.is_empty() {
@@ -396,15 +405,10 @@ impl Writer {
         self.metrics.journal_commit.observe(started.elapsed().as_secs_f64());
         match written {
             Ok(()) => {}
-            Err(StoreError::Full(reason)) => {
+            Err(error) => {
                 self.recovered.quarantine.put_back(&commit.quarantine, dropped);
                 drop(commit);
-                batch.refuse(Refused::Full);
-                return self.disk_is_full(group.map_or(0, |group| group.size()), &reason);
-            }
-            Err(StoreError::Fatal(reason)) => {
-                batch.refuse(Refused::Failed);
-                return Err(reason);
+                return self.refuse(batch, group.map_or(0, |group| group.size()), error);
             }
         }
         for kept in &commit.quarantine {
@@ -452,6 +456,14 @@ impl Writer {
         Ok(())
     }
 
+    /// Refuses the whole batch for what kept it from being written.
+    fn refuse(&mut self, batch: Batch, bytes: u64, error: StoreError) -> Result<(), String> {
+        let found = self.obstacle_of(bytes, error);
+        batch.refuse(found.as_ref().map_or(Refused::Failed, |(obstacle, _)| obstacle.refused()));
+        let (obstacle, reason) = found?;
+        self.hindered_by(obstacle, &reason)
+    }
+
     fn clean(&mut self) {
         self.dirty.clear();
         self.dirty_since = None;
@@ -482,6 +494,9 @@ impl Writer {
         status.last_sequence = *tail;
         status.bytes = *live_bytes;
         status.oldest = self.oldest;
+        status.hindered = self.obstacle.as_ref().map(|(_, reason)| reason.clone());
+        status.replay_limit = self.ceiling.map(|ceiling| ceiling.bytes);
+        status.disk.clone_from(&self.disk);
         status.dedup_ids = window.len();
         status.dead_letters = DeadLettersStatus {
             count: state.dead_letters,
@@ -507,8 +522,4 @@ pub(in crate::journal) fn word(reason: &str) -> &'static str {
         .into_iter()
         .find(|word| *word == reason)
         .unwrap_or("other")
-}
-
-fn fatal<T>(result: Result<T, StoreError>) -> Result<T, String> {
-    result.map_err(|error| error.to_string())
 }

@@ -15,11 +15,20 @@ const NOTE_BYTES: usize = 64 << 10;
 impl Writer {
     pub(super) fn operate(&mut self, operation: Operation) -> Result<(), String> {
         let needs_room = matches!(operation, Operation::RetryLetters(..) | Operation::Note(..));
-        if self.is_disk_full() && needs_room {
-            // What little room there is belongs to the cursors.
-            operation.refuse(Refused::Full);
+        if self.is_blocked() && needs_room {
+            // What little room a full disk has belongs to the cursors.
+            operation.refuse(self.refusal());
             return Ok(());
         }
+        let operation = match operation {
+            Operation::Note(key, text, reply) if !self.can_keep(key, text.as_deref()) => {
+                tracing::warn!(key, "a note is over {NOTE_BYTES} bytes, or one too many");
+                // The request may have been dropped.
+                let _ = reply.send(Err(Refused::TooLarge));
+                return Ok(());
+            }
+            operation => operation,
+        };
         match operation {
             Operation::RetryLetters(ids, reply) => {
                 let done = self.retry_letters(&ids);
@@ -52,11 +61,13 @@ impl Writer {
     ) -> Result<(), String> {
         let (answer, fatal) = match done {
             Ok(done) => (Ok(done), Ok(())),
-            Err(StoreError::Full(reason)) => {
-                tracing::warn!(reason, "what an operator asked for cannot be written");
-                (Err(Refused::Full), Ok(()))
-            }
-            Err(StoreError::Fatal(reason)) => (Err(Refused::Failed), Err(reason)),
+            Err(error) => match self.obstacle_of(0, error) {
+                Ok((obstacle, reason)) => {
+                    tracing::warn!(reason, "what an operator asked for cannot be written");
+                    (Err(obstacle.refused()), Ok(()))
+                }
+                Err(fatal) => (Err(Refused::Failed), Err(fatal)),
+            },
         };
         // Before the answer: whoever asks for the status after it finds the change in it.
         self.publish();
@@ -86,12 +97,15 @@ impl Writer {
         Ok(Step { changed, skipped, taken: ids.len() })
     }
 
+    fn can_keep(&self, key: &str, text: Option<&str>) -> bool {
+        let notes = &self.recovered.notes;
+        let is_new = notes.iter().all(|note| note.note != key);
+        text.is_none_or(|text| text.len() <= NOTE_BYTES) && (!is_new || notes.len() < NOTES)
+    }
+
     fn put_note(&mut self, key: &str, text: Option<String>) -> Result<(), StoreError> {
         let notes = &self.recovered.notes;
         let at = notes.iter().position(|note| note.note == key).unwrap_or(notes.len());
-        if at >= NOTES || text.as_ref().is_some_and(|text| text.len() > NOTE_BYTES) {
-            return Err(StoreError::Full(format!("the note {key} is over {NOTE_BYTES} bytes, or one too many")));
-        }
         let id = notes.get(at).map_or(SINKS + 1 + at as u64, |note| note.id);
         let revision = notes.get(at).map_or(0, |note| note.revision) + 1;
         let note = Note { id, note: key.to_owned(), text, revision };

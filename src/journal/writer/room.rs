@@ -9,11 +9,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{DELETE_PAUSE, State, TICK, Writer, fatal};
+use super::obstacle::probed;
+use super::{DELETE_PAUSE, TICK, Writer};
 use crate::journal::ballast::{self, Ballast};
+use crate::journal::disk::Disk;
 use crate::journal::group::{from_millis, millis};
 use crate::journal::place::{Place, Settled};
-use crate::journal::store::{Commit, Head, StoreError, StoreState};
+use crate::journal::store::{Commit, Head, Passing, Store, StoreError, StoreState};
 
 /// Rows deleted in one step, at most…
 const DELETE_ROWS: usize = 1000;
@@ -22,15 +24,24 @@ const FEW_ROWS: usize = 16;
 /// Delivered events yield this part of the journal at a time to a full disk, between these bounds.
 const YIELD_PART: u64 = 8;
 const YIELD_BYTES: (u64, u64) = (2 * ballast::BYTES, 8 * ballast::BYTES);
+/// What a disk that is not full has left, at least.
+pub(super) const SPARE: u64 = 2 * ballast::BYTES;
+/// What a disk must have left beside that before delivered events are kept as before: this part of it, or so many bytes.
+/// A journal that fills its disk never has as much left, so that the ceiling does not come and go.
+const LIFT_PART: u64 = 4;
+const LIFT_BYTES: u64 = 8 * ballast::BYTES;
+/// How often that is looked at. On some file systems it costs a write of as much.
+const LIFT_EVERY: Duration = Duration::from_secs(5);
 /// How often evictions are told.
 const ALARM_EVERY: Duration = Duration::from_secs(60);
 
-/// What refused the last group, and how many bytes it was.
+/// What a full disk was found to hold.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Full {
-    /// `journal.max_bytes`.
-    Bytes(u64),
-    Disk(u64),
+pub(super) struct Ceiling {
+    /// Delivered events yield above this many live bytes.
+    pub(super) bytes: u64,
+    /// When it is looked at next whether the disk has room again.
+    look_at: Instant,
 }
 
 /// Groups that go to make room.
@@ -46,10 +57,11 @@ pub(super) struct Room {
 impl Writer {
     /// What has to go so that `bytes` more fit; `None` when not enough may go. Delivered events go first, then those
     /// that only sinks that are not required still want.
-    pub(super) fn room_for(&mut self, bytes: u64) -> Result<Option<Room>, String> {
+    pub(super) fn room_for(&mut self, bytes: u64) -> Result<Option<Room>, StoreError> {
         loop {
             let over = |limit: u64| (self.recovered.live_bytes + bytes).saturating_sub(limit);
-            let (must, may) = (over(self.limits.max_bytes), over(self.yield_above));
+            let ceiling = self.ceiling.map_or(u64::MAX, |ceiling| ceiling.bytes);
+            let (must, may) = (over(self.limits.max_bytes), over(ceiling));
             if must == 0 && may == 0 {
                 return Ok(Some(Room::default()));
             }
@@ -61,22 +73,19 @@ impl Writer {
                 return Ok(None);
             }
             // One step is not enough: it is taken, and then the next one.
-            match self.delete(&room, None) {
-                Err(StoreError::Full(_)) => return Ok(None),
-                deleted => fatal(deleted)?,
-            }
+            self.delete(&room, None)?;
         }
     }
 
     /// The oldest groups that may go, until `must` bytes are found, and `may` as far as they were delivered. And whether
     /// there may be more than one step takes.
-    fn may_go(&mut self, must: u64, may: u64) -> Result<(Room, bool), String> {
+    fn may_go(&mut self, must: u64, may: u64) -> Result<(Room, bool), StoreError> {
         let delivered = self.settled_everywhere(|_| true);
         let required = self.settled_everywhere(|place| place.required);
         let mut room = Room::default();
         for rows in [FEW_ROWS, DELETE_ROWS] {
             room = Room::default();
-            let heads = fatal(self.recovered.store.oldest(rows))?;
+            let heads = self.recovered.store.oldest(rows)?;
             for Head { last, bytes, .. } in &heads {
                 let evicts = *last > delivered;
                 if *last > required || room.bytes >= if evicts { must } else { must.max(may) } {
@@ -128,10 +137,8 @@ impl Writer {
 
     /// Writes the places that moved. On a disk that has no room even for them, they are tried again.
     pub(super) fn commit_places(&mut self) -> Result<(), String> {
-        match self.delete(&Room::default(), None) {
-            Err(StoreError::Full(reason)) => self.disk_is_full(0, &reason),
-            written => fatal(written),
-        }
+        let written = self.delete(&Room::default(), None);
+        written.or_else(|error| self.hindered(0, error))
     }
 
     /// Deletes what `room` and `ids_through` say, and writes every place that moved.
@@ -162,42 +169,73 @@ impl Writer {
         Ok(())
     }
 
-    /// A write of about `bytes` found no room on the disk.
-    pub(super) fn disk_is_full(&mut self, bytes: u64, reason: &str) -> Result<(), String> {
-        self.set_full(Full::Disk(bytes), reason);
-        let (room, _) = self.may_go(0, self.yielding())?;
-        self.make_the_best_of_a_full_disk(&room)
+    /// Room on a full disk: delivered events yield, the cursors are written, into the ballast's room if need be, and the
+    /// log starts over. `wanted` is what has to fit then; without it nothing goes that was not delivered.
+    ///
+    /// # Errors
+    /// Final ones. There may be room at the next tick.
+    pub(super) fn make_the_best_of_a_full_disk(&mut self, wanted: Option<u64>) -> Result<(), String> {
+        let made = self.yield_to_disk(wanted);
+        if !self.dirty.is_empty() {
+            self.dirty_since = Some(Instant::now());
+        }
+        match made {
+            Ok(()) | Err(StoreError::Passing { .. }) => Ok(()),
+            Err(StoreError::Fatal(reason)) => Err(reason),
+        }
     }
 
-    pub(super) fn is_disk_full(&self) -> bool {
-        matches!(self.full, Some(Full::Disk(_)))
+    fn yield_to_disk(&mut self, wanted: Option<u64>) -> Result<(), StoreError> {
+        let must = match wanted {
+            Some(bytes) => (ballast::BYTES + bytes).saturating_sub(self.recovered.store.free_bytes()?),
+            None => 0,
+        };
+        let (room, _) = self.may_go(must, self.yielding())?;
+        if room.through == 0 && wanted.is_some() {
+            return Ok(());
+        }
+        if let Some(ballast) = &mut self.recovered.ballast {
+            ballast.drop();
+        }
+        self.delete(&room, None)?;
+        if room.through > 0 {
+            self.limit_replay();
+        }
+        self.recovered.store.checkpoint()
     }
 
     fn yielding(&self) -> u64 {
         (self.recovered.live_bytes / YIELD_PART).clamp(YIELD_BYTES.0, YIELD_BYTES.1)
     }
 
-    /// Deletes `room` and writes the cursors, into the ballast's room if need be, and lets the log start over.
-    fn make_the_best_of_a_full_disk(&mut self, room: &Room) -> Result<(), String> {
-        if let Some(ballast) = &mut self.recovered.ballast {
-            ballast.drop();
+    /// The database as large as it is now is what the disk can hold: from now on delivered events yield earlier.
+    fn limit_replay(&mut self) {
+        let bytes = self.recovered.live_bytes;
+        if self.ceiling.replace(Ceiling { bytes, look_at: Instant::now() + LIFT_EVERY }).is_none() {
+            let disk = self.disk.as_ref().map(Disk::to_string).unwrap_or_default();
+            tracing::warn!(
+                bytes,
+                disk,
+                "the disk is full: delivered events make room before journal.retention is over, and cannot be replayed"
+            );
         }
-        let written = match self.delete(room, None) {
-            // The database as large as it is now is what the disk can hold: from now on delivered events yield earlier.
-            Ok(()) if room.through > 0 => {
-                self.yield_above = self.recovered.live_bytes;
-                self.recovered.store.checkpoint()
-            }
-            Ok(()) => self.recovered.store.checkpoint(),
-            Err(error) => Err(error),
+    }
+
+    /// Lets delivered events stay as before, once the disk has room for them again.
+    fn lift_ceiling(&mut self) {
+        let (Some(ceiling), Some(disk), Some(ballast)) = (self.ceiling, &self.disk, &mut self.recovered.ballast) else {
+            return;
         };
-        if !self.dirty.is_empty() {
-            self.dirty_since = Some(Instant::now());
+        if Instant::now() < ceiling.look_at {
+            return;
         }
-        match written {
-            // There may be room at the next tick.
-            Ok(()) | Err(StoreError::Full(_)) => Ok(()),
-            Err(StoreError::Fatal(reason)) => Err(reason),
+        let wanted = (disk.total_bytes / LIFT_PART).min(LIFT_BYTES);
+        // A quota shows in no number, but in the attempt.
+        if disk.free_bytes >= wanted + SPARE && ballast.take().is_ok() && ballast.fits(wanted).is_ok() {
+            tracing::info!(%disk, "the disk has room again: delivered events are kept for journal.retention as before");
+            self.ceiling = None;
+        } else {
+            self.ceiling = Some(Ceiling { look_at: Instant::now() + LIFT_EVERY, ..ceiling });
         }
     }
 
@@ -208,51 +246,70 @@ impl Writer {
         }
         let more = self.retain()?;
         self.tick_at = Instant::now() + if more { DELETE_PAUSE } else { TICK };
-        let has_room = match self.full {
-            None => return Ok(()),
-            Some(Full::Bytes(bytes)) => self.room_for(bytes)?.is_some(),
-            Some(Full::Disk(bytes)) => {
-                if !self.disk_has_room(bytes)? {
-                    let free = fatal(self.recovered.store.free_bytes())?;
-                    let (room, _) = self.may_go((ballast::BYTES + bytes).saturating_sub(free), self.yielding())?;
-                    if room.through > 0 {
-                        self.make_the_best_of_a_full_disk(&room)?;
-                    }
-                }
-                self.disk_has_room(bytes)?
-            }
-        };
-        if has_room {
-            self.full = None;
-            tracing::info!("the journal takes events again");
-            self.shared.state.send_replace(State::Open);
+        self.look_at_disk();
+        if self.obstacle.is_some() {
+            return self.try_again();
         }
+        // It went when the disk was full, and there is room beside it by now.
+        if let (Some(ballast), Some(disk)) = (&mut self.recovered.ballast, &self.disk)
+            && !ballast.is_held()
+            && disk.free_bytes > SPARE
+        {
+            // Else it is tried again; what it would be for is kept back inside the database.
+            let _ = ballast.take();
+        }
+        self.lift_ceiling();
         Ok(())
     }
 
+    /// Sees what the journal's disk has left.
+    pub(super) fn look_at_disk(&mut self) {
+        let Some(folder) = &self.recovered.lock else { return };
+        let seen = match &self.disk {
+            Some(disk) => disk.again(folder.path()),
+            None => Disk::under(folder.path()),
+        };
+        self.disk = seen.inspect_err(|error| tracing::debug!(%error, "the journal's disk cannot be looked at")).ok();
+    }
+
     /// Whether `bytes` can be written, and room for a checkpoint is kept back.
-    pub(super) fn disk_has_room(&mut self, bytes: u64) -> Result<bool, String> {
-        let Some(ballast) = &mut self.recovered.ballast else { return Ok(true) };
-        if ballast.take() && ballast.fits(bytes) {
-            return Ok(true);
-        }
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn disk_has_room(&mut self, bytes: u64) -> Result<(), StoreError> {
+        let Some(ballast) = &mut self.recovered.ballast else { return Ok(()) };
+        let Err(lack) = ballast.take().and_then(|()| ballast.fits(bytes)) else { return Ok(()) };
         ballast.drop();
-        self.keeps_back(bytes)
+        match self.keeps_back(bytes) {
+            Err(StoreError::Passing { why: Passing::NoRoom, .. }) => Err(probed(lack)),
+            kept => kept,
+        }
     }
 
     /// Whether room for a checkpoint stays when `bytes` are written.
-    pub(super) fn keeps_back(&mut self, bytes: u64) -> Result<bool, String> {
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn keeps_back(&mut self, bytes: u64) -> Result<(), StoreError> {
         if self.recovered.ballast.as_ref().is_none_or(Ballast::is_held) {
-            return Ok(true);
+            return Ok(());
         }
-        Ok(fatal(self.recovered.store.free_bytes())? >= ballast::BYTES + bytes)
+        if self.recovered.store.free_bytes()? >= ballast::BYTES + bytes {
+            return Ok(());
+        }
+        let reason = "what is left of the disk is kept back for the cursors".to_owned();
+        Err(StoreError::Passing { why: Passing::NoRoom, reason })
     }
 
-    pub(super) fn set_full(&mut self, full: Full, reason: &str) {
-        self.metrics.journal_errors.get_or_create(&[("reason", "full")]).inc();
-        if self.full.replace(full).is_none() {
-            tracing::error!(reason, "the journal cannot take events: they are answered 503 until there is room");
-            self.shared.state.send_replace(State::Full);
+    /// What housekeeping reads; `None` when it cannot be read just now: the next tick tries again.
+    fn look<T>(&mut self, read: impl FnOnce(&mut dyn Store) -> Result<T, StoreError>) -> Result<Option<T>, String> {
+        match read(&mut *self.recovered.store) {
+            Ok(read) => Ok(Some(read)),
+            Err(StoreError::Passing { reason, .. }) => {
+                tracing::warn!(reason, "the journal's housekeeping cannot read it now; it is tried again");
+                Ok(None)
+            }
+            Err(StoreError::Fatal(reason)) => Err(reason),
         }
     }
 
@@ -266,17 +323,19 @@ impl Writer {
         let (tail, capacity) = (self.recovered.tail, self.limits.dedup_capacity);
         let may_go = |head: &Head| head.last <= delivered && head.at < old;
         let ids_may_go = |head: &Head| tail - head.last >= capacity || head.at < expired;
-        let store = &mut self.recovered.store;
         let mut groups = Vec::new();
         // Most times the oldest one has to stay, and no other needs to be looked at.
-        let oldest = fatal(store.oldest(1))?;
+        let Some(oldest) = self.look(|store| store.oldest(1))? else { return Ok(false) };
         self.oldest = oldest.first().map(|head| from_millis(head.at));
         if oldest.iter().any(may_go) {
-            groups = fatal(store.oldest(DELETE_ROWS))?.into_iter().take_while(may_go).collect();
+            let Some(older) = self.look(|store| store.oldest(DELETE_ROWS))? else { return Ok(false) };
+            groups = older.into_iter().take_while(may_go).collect();
         }
         let mut ids = Vec::new();
-        if fatal(store.oldest_ids(1))?.iter().any(ids_may_go) {
-            ids = fatal(store.oldest_ids(DELETE_ROWS))?.into_iter().take_while(ids_may_go).collect();
+        let Some(oldest) = self.look(|store| store.oldest_ids(1))? else { return Ok(false) };
+        if oldest.iter().any(ids_may_go) {
+            let Some(older) = self.look(|store| store.oldest_ids(DELETE_ROWS))? else { return Ok(false) };
+            ids = older.into_iter().take_while(ids_may_go).collect();
         }
         if groups.is_empty() && ids.is_empty() {
             return Ok(false);
@@ -288,20 +347,17 @@ impl Writer {
         };
         match self.delete(&room, ids.last().map(|head| head.last)) {
             Ok(()) => Ok(groups.len().max(ids.len()) == DELETE_ROWS),
-            Err(StoreError::Full(reason)) => self.disk_is_full(0, &reason).map(|()| false),
-            Err(StoreError::Fatal(reason)) => Err(reason),
+            Err(error) => self.hindered(0, error).map(|()| false),
         }
     }
 
     /// Copies the write-ahead log back when it is long enough.
     pub(super) fn maintain(&mut self) -> Result<(), String> {
-        // On a full disk that was done when the ballast went.
-        if self.is_disk_full() {
+        // On a full disk that was done when the ballast went, and else it is part of the next attempt.
+        if self.is_blocked() {
             return Ok(());
         }
-        match self.recovered.store.maintain() {
-            Err(StoreError::Full(reason)) => self.disk_is_full(0, &reason),
-            done => fatal(done),
-        }
+        let done = self.recovered.store.maintain();
+        done.or_else(|error| self.hindered(0, error))
     }
 }
