@@ -384,6 +384,7 @@ impl View {
             held_bytes: held_bytes(found),
             replay_limit_bytes: found.replay_limit,
             disk: found.disk.as_ref().map(disk),
+            wal_bytes: found.log_bytes,
             lost_events: self.metrics.journal_lost.get(),
             dedup_ids: found.dedup_ids as u64,
             cluster: found.cluster.clone().map(|cluster| admin::Cluster {

@@ -86,6 +86,9 @@ fn kept(r: &mut Registry, Status { journal, dead_letters, quarantine, .. }: &Sta
         level(r, "journal_disk_free_bytes", "what the journal's disk has left", disk.free_bytes);
         level(r, "journal_disk_total_bytes", "how large the journal's disk is", disk.total_bytes);
     }
+    if let Some(bytes) = journal.wal_bytes {
+        level(r, "journal_wal_bytes", "what the journal's write-ahead log takes on the disk", bytes);
+    }
     level(r, "dead_letters", "dead letters that are kept", dead_letters.count);
     level(r, "dead_letters_retrying", "dead letters that are being tried again", dead_letters.retrying);
     level(r, "dead_letters_bytes", "bytes of dead letters", dead_letters.bytes);

@@ -101,6 +101,8 @@ pub struct Journal {
     pub replay_limit_bytes: Option<u64>,
     /// What the journal is on; `None` where it has no disk of this machine.
     pub disk: Option<Disk>,
+    /// Of the write-ahead log, which takes its room beside the events.
+    pub wal_bytes: Option<u64>,
     pub lost_events: u64,
     /// In memory here; a cluster counts its own.
     pub dedup_ids: u64,
@@ -199,6 +201,7 @@ impl Status {
                 held_bytes: 0,
                 replay_limit_bytes: None,
                 disk: None,
+                wal_bytes: None,
                 lost_events: 0,
                 dedup_ids: 0,
                 cluster: None,

@@ -97,7 +97,9 @@ fn tables(status: &Value) -> String {
     if let disk @ Value::Object(_) = &status["journal"]["disk"] {
         let bytes = |key: &str| size(disk[key].as_u64().unwrap_or_default());
         let disk = with(&with(disk, "free", bytes("free_bytes")), "size", bytes("total_bytes"));
-        text += &format!("\njournal's disk\n{}", table(&["mount", "device", "file_system", "free", "size"], &[&disk]));
+        let log = size(status["journal"]["wal_bytes"].as_u64().unwrap_or_default());
+        let keys = ["mount", "device", "file_system", "free", "size", "write-ahead_log"];
+        text += &format!("\njournal's disk\n{}", table(&keys, &[&with(&disk, "write-ahead_log", log)]));
     }
     if let cluster @ Value::Object(_) = &status["journal"]["cluster"] {
         let sync = match cluster["sync_always"].as_bool() {

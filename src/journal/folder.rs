@@ -149,6 +149,22 @@ pub fn holder(path: &Path) -> Option<String> {
     holder.map(|process| format!("process {process}"))
 }
 
+/// The other processes that hold locks on a file that SQLite locks by records, as the kernel lists them.
+pub(super) fn record_lock_holders(file: &Path) -> Vec<String> {
+    let (Ok(found), Ok(locks)) = (fs::metadata(file), fs::read_to_string("/proc/locks")) else { return Vec::new() };
+    let (inode, own) = (found.ino().to_string(), std::process::id().to_string());
+    // `1: POSIX  ADVISORY  READ 1234 08:01:5678 124 124`. A process of another container is -1 or 0.
+    let holders = locks.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let of_file = words.get(1) == Some(&"POSIX") && words.get(5)?.rsplit(':').next() == Some(&inode);
+        words.get(4).filter(|process| of_file && **process != own).map(|process| (*process).to_owned())
+    });
+    let mut holders: Vec<String> = holders.collect();
+    holders.sort();
+    holders.dedup();
+    holders
+}
+
 /// What the file system under a folder means for durability.
 #[must_use]
 pub fn volatile_file_system(path: &Path) -> Option<&'static str> {

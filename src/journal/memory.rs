@@ -77,6 +77,14 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    fn log_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    fn shrink_log(&mut self) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
     fn free_bytes(&mut self) -> Result<u64, StoreError> {
         Ok(u64::MAX)
     }

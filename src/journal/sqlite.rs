@@ -11,7 +11,7 @@
 //! The main file of SQLite has no checksums, so every row carries one, and [`recover`](super::recover) looks at all of
 //! them. Checkpoints are made by the writer, never by SQLite behind its back: their errors are sync errors.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -54,6 +54,8 @@ pub(super) struct SqliteStore {
     path: PathBuf,
     /// Pages written since the last checkpoint, about.
     pages: usize,
+    /// A reader kept the last checkpoint from copying all of the log.
+    behind: bool,
     /// For the next group's row; used again and again, so that it need not be cleared.
     buffer: Vec<u8>,
     /// The same file, if there was a descriptor left for it. It stays open as long as the connection: closing any
@@ -86,7 +88,7 @@ impl SqliteStore {
         connection.busy_timeout(BUSY)?;
         connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0")?;
         connection.set_prepared_statement_cache_capacity(32);
-        Ok(Self { reader: SqliteReader { connection }, path: path.to_owned(), pages: 0, buffer: Vec::new(), file })
+        Ok(Self { reader: SqliteReader { connection }, path: path.to_owned(), pages: 0, behind: false, buffer: Vec::new(), file })
     }
 
     /// Whether nothing was ever written to it: not even its schema.
@@ -111,6 +113,10 @@ impl SqliteStore {
         self.file.as_ref()
     }
 
+    fn log(&self) -> PathBuf {
+        self.path.with_extension("db-wal")
+    }
+
     /// Copies the write-ahead log into the main file and syncs both.
     fn copy_back(&mut self, mode: &str) -> Result<(), StoreError> {
         let checkpoint = format!("PRAGMA wal_checkpoint({mode})");
@@ -118,6 +124,7 @@ impl SqliteStore {
             self.reader.connection.query_row(&checkpoint, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         // What a reader held back is tried again after as many pages more.
         self.pages = usize::try_from(log.saturating_sub(done)).unwrap_or(0).min(CHECKPOINT_PAGES / 2);
+        self.behind = done < log;
         Ok(())
     }
 
@@ -133,7 +140,7 @@ impl SqliteStore {
         match self.settle() {
             Err(StoreError::Passing { .. }) => {
                 self.pages = CHECKPOINT_PAGES;
-                let log = self.path.with_extension("db-wal");
+                let log = self.log();
                 let synced = File::open(&log).and_then(|file| file.sync_all());
                 synced.map_err(|error| StoreError::Fatal(format!("{}: {error}", log.display())))
             }
@@ -267,6 +274,23 @@ impl Store for SqliteStore {
 
     fn checkpoint(&mut self) -> Result<(), StoreError> {
         self.copy_back("PASSIVE")
+    }
+
+    fn log_bytes(&self) -> Option<u64> {
+        fs::metadata(self.log()).ok().map(|log| log.len())
+    }
+
+    fn shrink_log(&mut self) -> Result<bool, StoreError> {
+        self.copy_back("PASSIVE")?;
+        if self.behind {
+            return Ok(false);
+        }
+        // All of it is in the main file: that it starts over needs a moment without readers, which comes or does not.
+        self.reader.connection.busy_timeout(Duration::ZERO)?;
+        let done = self.copy_back("TRUNCATE");
+        self.reader.connection.busy_timeout(BUSY)?;
+        done?;
+        Ok(self.log_bytes() == Some(0))
     }
 
     fn free_bytes(&mut self) -> Result<u64, StoreError> {

@@ -21,6 +21,8 @@ pub struct Status {
     pub replay_limit: Option<u64>,
     /// Up to a second old; `None` of a journal that has no disk here.
     pub disk: Option<Disk>,
+    /// Of the write-ahead log, up to a second old; `None` without one.
+    pub log_bytes: Option<u64>,
     pub dedup_ids: usize,
     pub dead_letters: DeadLettersStatus,
     pub quarantine: QuarantineStatus,

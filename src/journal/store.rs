@@ -343,6 +343,11 @@ pub(super) trait Store: Send {
     fn maintain(&mut self) -> Result<(), StoreError>;
     /// Lets what commits have grown start over, as far as readers allow.
     fn checkpoint(&mut self) -> Result<(), StoreError>;
+    /// What the log takes on the disk; `None` without one.
+    fn log_bytes(&self) -> Option<u64>;
+    /// Lets a log that has grown start over, and gives its room back to the disk. False while a reader holds it. Waits for
+    /// nobody.
+    fn shrink_log(&mut self) -> Result<bool, StoreError>;
     /// Room inside the store, for which the disk need not give any.
     fn free_bytes(&mut self) -> Result<u64, StoreError>;
     /// Leaves everything synced and in order.

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::harness::disk::{Disk, Pipe};
 use crate::harness::event::{big_event, event, new_event, new_id};
-use crate::harness::receiver::{Receiver, Setup};
+use crate::harness::receiver::{Receiver, Setup, log_line};
 use crate::harness::wait_for;
 use crate::harness::wire::Answer;
 
@@ -246,6 +246,38 @@ fn a_journal_that_somebody_has_locked_is_not_called_full() {
     assert_eq!(answer["event_id"], *id, "{answer}");
     // Nothing has yielded to it.
     assert_eq!(receiver.ask_admin("/api/v1/status").unwrap().json()["journal"]["first_sequence"], 1);
+    receiver.finish();
+}
+
+/// An operator's SQLite shell, in the midst of a read that it does not end.
+#[test]
+fn a_reader_that_holds_the_log_is_told_and_its_room_is_given_back() {
+    let setup = Setup::embedded();
+    let receiver = setup.start();
+    receiver.store(1);
+    let wal = setup.journal().join("journal.db-wal");
+    let length = || fs::metadata(&wal).unwrap().len();
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let shell = Connection::open_with_flags(setup.journal().join("journal.db"), flags).unwrap();
+    shell.execute_batch("BEGIN").unwrap();
+    let _: u64 = shell.query_row("SELECT count(*) FROM groups", [], |row| row.get(0)).unwrap();
+    let mut wire = receiver.connect();
+    while length() < 40 << 20 {
+        let id = new_id();
+        wire.post(big_event(&id, 1_000_000).as_bytes()).assert_durable("stored", &id);
+    }
+    receiver.wait_metric("journal_wal_bytes", 40 << 20);
+    let own = std::process::id().to_string();
+    receiver.log.wait("the warning", |line| {
+        let line = log_line(line)?;
+        let is_it = line["message"].as_str()?.contains("holds the write-ahead log");
+        (is_it && line["processes"].as_str()?.contains(&own) && line["bytes"].as_u64()? > 32 << 20).then_some(())
+    });
+
+    shell.execute_batch("COMMIT").unwrap();
+    wait_for("the room to be given back", || (length() < 16 << 20).then_some(()));
+    receiver.log.wait("the end", |line| line.contains("is short again").then_some(()));
+    receiver.store(3);
     receiver.finish();
 }
 

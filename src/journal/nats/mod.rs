@@ -247,6 +247,7 @@ impl Cluster {
             hindered: seen.healthy.clone().err(),
             replay_limit: None,
             disk: None,
+            log_bytes: None,
             dedup_ids: 0,
             dead_letters: self.dead_letters.status(seen.dead.count, seen.dead.bytes, seen.dead.newest),
             quarantine: self.quarantine.status(seen.quarantine.count, seen.quarantine.bytes, seen.quarantine.newest),

@@ -140,6 +140,9 @@ pub(super) struct Writer {
     ceiling: Option<Ceiling>,
     /// As of the last look; without one, the store has none.
     disk: Option<Disk>,
+    log_bytes: Option<u64>,
+    /// When it was last warned that a reader holds the log.
+    log_warned: Option<Instant>,
     /// When evictions were last told.
     alarmed: Option<Instant>,
 }
@@ -189,6 +192,8 @@ impl Writer {
             obstacle: None,
             ceiling: None,
             disk: None,
+            log_bytes: None,
+            log_warned: None,
             alarmed: None,
         };
         for sink in writer.recovered.places.keys() {
@@ -497,6 +502,7 @@ impl Writer {
         status.hindered = self.obstacle.as_ref().map(|(_, reason)| reason.clone());
         status.replay_limit = self.ceiling.map(|ceiling| ceiling.bytes);
         status.disk.clone_from(&self.disk);
+        status.log_bytes = self.log_bytes;
         status.dedup_ids = window.len();
         status.dead_letters = DeadLettersStatus {
             count: state.dead_letters,

@@ -67,7 +67,13 @@ impl Writer {
         };
         let obstacle = match why {
             Passing::NoRoom => Obstacle::Disk(bytes),
-            Passing::Busy => Obstacle::Busy,
+            Passing::Busy => {
+                let holders = self.lock_holders();
+                if !holders.is_empty() {
+                    reason = format!("{reason}; other processes with locks on it: {holders}");
+                }
+                Obstacle::Busy
+            }
             // SQLite keeps the number of the error to itself, and a quota that is used up comes as this one.
             Passing::Write => match self.recovered.ballast.as_ref().map(|ballast| ballast.fits(bytes)) {
                 Some(Err(error)) if is_no_room(&error) => {

@@ -13,6 +13,7 @@ use super::obstacle::probed;
 use super::{DELETE_PAUSE, TICK, Writer};
 use crate::journal::ballast::{self, Ballast};
 use crate::journal::disk::Disk;
+use crate::journal::folder::record_lock_holders;
 use crate::journal::group::{from_millis, millis};
 use crate::journal::place::{Place, Settled};
 use crate::journal::store::{Commit, Head, Passing, Store, StoreError, StoreState};
@@ -32,6 +33,10 @@ const LIFT_PART: u64 = 4;
 const LIFT_BYTES: u64 = 8 * ballast::BYTES;
 /// How often that is looked at. On some file systems it costs a write of as much.
 const LIFT_EVERY: Duration = Duration::from_secs(5);
+/// A write-ahead log that is longer is held by a reader: a checkpoint is due at an eighth of it.
+const LOG_BYTES: u64 = 32 << 20;
+/// How often that is warned about.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 /// How often evictions are told.
 const ALARM_EVERY: Duration = Duration::from_secs(60);
 
@@ -247,6 +252,7 @@ impl Writer {
         let more = self.retain()?;
         self.tick_at = Instant::now() + if more { DELETE_PAUSE } else { TICK };
         self.look_at_disk();
+        self.look_at_log()?;
         if self.obstacle.is_some() {
             return self.try_again();
         }
@@ -260,6 +266,42 @@ impl Writer {
         }
         self.lift_ceiling();
         Ok(())
+    }
+
+    /// Gives the room of a log that has grown back to the disk, or says who holds it.
+    fn look_at_log(&mut self) -> Result<(), String> {
+        self.log_bytes = self.recovered.store.log_bytes();
+        let grown = self.log_bytes.filter(|&bytes| bytes > LOG_BYTES);
+        let Some(bytes) = grown else {
+            if self.log_warned.take().is_some() {
+                tracing::info!("the journal's write-ahead log is short again");
+            }
+            return Ok(());
+        };
+        match self.recovered.store.shrink_log() {
+            Ok(true) => self.log_bytes = self.recovered.store.log_bytes(),
+            Ok(false) if self.log_warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) => {
+                self.log_warned = Some(Instant::now());
+                let disk = self.disk.as_ref().map(Disk::to_string).unwrap_or_default();
+                let processes = self.lock_holders();
+                tracing::warn!(
+                    bytes,
+                    disk,
+                    processes,
+                    "a reader of journal.db holds the write-ahead log, which grows until it ends: close that program"
+                );
+            }
+            // It is tried again at the next tick; what it means for events shows with the next of them.
+            Ok(false) | Err(StoreError::Passing { .. }) => {}
+            Err(StoreError::Fatal(reason)) => return Err(reason),
+        }
+        Ok(())
+    }
+
+    /// The other processes that have the journal's database locked, as far as the kernel tells.
+    pub(super) fn lock_holders(&self) -> String {
+        let index = self.recovered.lock.as_ref().map(|folder| folder.file("journal.db-shm"));
+        index.map(|index| record_lock_holders(&index).join(", ")).unwrap_or_default()
     }
 
     /// Sees what the journal's disk has left.
