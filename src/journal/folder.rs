@@ -5,12 +5,15 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// A folder held by this process alone.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
+    /// What of it others can see, and why that cannot be helped.
+    warnings: Vec<String>,
     /// Held for the lock on it; the kernel lets go of it when the process dies, however it dies.
     lock: File,
 }
@@ -24,8 +27,12 @@ pub enum FolderError {
     NotADirectory { path: PathBuf },
     #[error("{path} is in use by another process ({holder}): one receiver per journal folder")]
     Locked { path: PathBuf, holder: String },
-    #[error("{path} cannot be used: it must be writable for the receiver's user")]
-    Io { path: PathBuf, source: io::Error },
+    #[error(
+        "{path} cannot be locked: its file system has no locks, without which two receivers would destroy the journal: use a local disk"
+    )]
+    NoLocks { path: PathBuf, source: io::Error },
+    #[error("{path} cannot be used: {remedy}")]
+    Io { path: PathBuf, remedy: String, source: io::Error },
 }
 
 impl Folder {
@@ -33,7 +40,7 @@ impl Folder {
     pub(super) fn open(path: &Path) -> Result<Self, FolderError> {
         let io = |path: &Path| {
             let path = path.to_owned();
-            move |source| FolderError::Io { path, source }
+            move |source| FolderError::io(path, source)
         };
         match fs::metadata(path) {
             Ok(found) if !found.is_dir() => return Err(FolderError::NotADirectory { path: path.to_owned() }),
@@ -44,7 +51,7 @@ impl Folder {
                     return Err(FolderError::Missing { path: path.to_owned() });
                 }
                 DirBuilder::new().mode(0o700).create(path).map_err(io(path))?;
-                sync_directory(parent).map_err(io(parent))?;
+                sync_entry(path, parent).map_err(io(parent))?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
                 return Err(FolderError::NotADirectory { path: path.to_owned() });
@@ -52,16 +59,14 @@ impl Folder {
             Err(error) => return Err(io(path)(error)),
         }
         let path = fs::canonicalize(path).map_err(io(path))?;
-        if fs::metadata(&path).map_err(io(&path))?.permissions().mode() & 0o077 != 0 {
-            fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(io(&path))?;
-        }
         let lock = Self::lock(&path)?;
-        Ok(Self { path, lock })
+        let warnings = restrict_all(&path);
+        Ok(Self { path, lock, warnings })
     }
 
     fn lock(path: &Path) -> Result<File, FolderError> {
         let file = path.join("lock");
-        let io = |source| FolderError::Io { path: file.clone(), source };
+        let io = |source| FolderError::io(file.clone(), source);
         let mut lock = OpenOptions::new()
             .read(true)
             .write(true)
@@ -78,6 +83,9 @@ impl Folder {
                 let _ = lock.take(20).read_to_string(&mut pid);
                 let holder = format!("process {}", pid.trim());
                 return Err(FolderError::Locked { path: path.to_owned(), holder });
+            }
+            Err(TryLockError::Error(source)) if has_no_locks(&source) => {
+                return Err(FolderError::NoLocks { path: path.to_owned(), source });
             }
             Err(TryLockError::Error(source)) => return Err(io(source)),
         }
@@ -101,6 +109,11 @@ impl Folder {
         &self.path
     }
 
+    /// What of it others can see.
+    pub(super) fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
@@ -109,6 +122,78 @@ impl Folder {
     pub(super) fn sync(&self) -> io::Result<()> {
         sync_directory(&self.path)
     }
+}
+
+impl FolderError {
+    fn io(path: PathBuf, source: io::Error) -> Self {
+        let remedy = denied(&path, &source);
+        Self::Io { path, remedy, source }
+    }
+}
+
+/// What to do about a path that failed so: what stands in the way, and the remedy for just that.
+#[must_use]
+pub fn denied(path: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {}
+        io::ErrorKind::ReadOnlyFilesystem => {
+            return "its file system is read-only: mount it to be written to".to_owned();
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => return "there is no room: make some".to_owned(),
+        _ => return "the system does not let it".to_owned(),
+    }
+    let who = format!("user {}, groups {}", rustix::process::geteuid().as_raw(), own_groups());
+    let nearest = path.ancestors().find_map(|path| Some((path, fs::metadata(path).ok()?)));
+    let Some((place, found)) = nearest else { return format!("this process may not ({who})") };
+    let (owner, group, mode) = (found.uid(), found.gid(), found.mode() & 0o7777);
+    format!(
+        "this process ({who}) may not, for {} is of user {owner}, group {group}, mode {mode:o}: chown it to that user, or \
+         let it be writable for one of those groups (chmod g+rwx; in Kubernetes, fsGroup)",
+        if place.as_os_str().is_empty() { Path::new(".") } else { place }.display()
+    )
+}
+
+fn own_groups() -> String {
+    let mut groups: Vec<u32> = rustix::process::getgroups().unwrap_or_default().iter().map(|id| id.as_raw()).collect();
+    groups.push(rustix::process::getegid().as_raw());
+    groups.sort_unstable();
+    groups.dedup();
+    groups.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")
+}
+
+/// Makes the folder and the files in it their owner's only, as far as that can be: it hardens the journal, which needs it
+/// for nothing. A volume of Kubernetes is root's, its files get other modes with each mount, and some file systems have
+/// none. Gives what others can see all the same.
+fn restrict_all(folder: &Path) -> Vec<String> {
+    let files = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let files = files.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file())).map(|entry| entry.path());
+    let open: Vec<(PathBuf, String)> = std::iter::once((folder.to_owned(), 0o700))
+        .chain(files.map(|file| (file, 0o600)))
+        .filter_map(|(path, mode)| Some((path.clone(), restrict(&path, mode)?)))
+        .collect();
+    let warning = |(path, why): (PathBuf, String)| format!("others than its owner can use {}: {why}", path.display());
+    open.into_iter().map(warning).collect()
+}
+
+/// Why the mode cannot be what it should be.
+fn restrict(path: &Path, mode: u32) -> Option<String> {
+    let is_open = || fs::metadata(path).ok().filter(|found| found.mode() & 0o077 != 0);
+    let before = is_open()?;
+    let refused = fs::set_permissions(path, Permissions::from_mode(mode)).err();
+    let found = is_open()?;
+    let (owner, mode) = (before.uid(), found.mode() & 0o7777);
+    Some(match refused {
+        Some(_) if owner != rustix::process::geteuid().as_raw() => {
+            format!("it is user {owner}'s, so its mode stays {mode:o}")
+        }
+        Some(error) => format!("its mode stays {mode:o}: {error}"),
+        None => format!("its file system keeps no modes, it stays {mode:o}"),
+    })
+}
+
+/// `flock` says so where a network file system was mounted without them.
+fn has_no_locks(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS))
 }
 
 impl Drop for Folder {
@@ -131,7 +216,21 @@ pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+    let folder = File::open(path)?;
+    match folder.sync_all() {
+        // Some file systems sync no folders, only all of themselves.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(rustix::fs::syncfs(&folder)?),
+        synced => synced,
+    }
+}
+
+/// Syncs the entry of a folder that was just made. Its parent may be one that this user can write to and not read: then the
+/// whole file system is synced.
+fn sync_entry(made: &Path, parent: &Path) -> io::Result<()> {
+    match sync_directory(parent) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(rustix::fs::syncfs(File::open(made)?)?),
+        synced => synced,
+    }
 }
 
 /// The process that holds the lock of the folder at `path`, as the kernel lists it: trying the lock would get in the way of

@@ -139,7 +139,7 @@ fn on_disk(path: &Path, seen: Seen) -> Result<(Recovered, Report), OpenError> {
     let folder = Folder::open(path)?;
     let broken = |reason: String| OpenError::Store { path: folder.path().to_owned(), reason };
     let io = |error: io::Error| broken(error.to_string());
-    let mut report = Report::default();
+    let mut report = Report { warnings: folder.warnings().to_vec(), ..Report::default() };
     let mark = match FoundMark::of(&folder) {
         FoundMark::Found(mark) => Some(mark),
         FoundMark::Unreadable => {

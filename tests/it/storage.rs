@@ -14,8 +14,8 @@ use crate::harness::disk::Disk;
 use crate::harness::event::{big_event, event, new_event, new_id};
 use crate::harness::pki::{Ca, PKI};
 use crate::harness::receiver::Setup;
-use crate::harness::wait_for;
 use crate::harness::wire::post;
+use crate::harness::{not_tested, wait_for};
 
 #[test]
 fn a_sync_that_fails_is_the_end() {
@@ -267,8 +267,8 @@ fn a_folder_that_cannot_be_used_is_refused_at_start() {
     let journal = disk.path().join("journal");
     fs::create_dir(&journal).unwrap();
     disk.read_only(true);
-    refused(&journal, "must be writable");
-    refused(&disk.path().join("other"), "must be writable");
+    refused(&journal, "is read-only");
+    refused(&disk.path().join("other"), "is read-only");
 
     // And once it can be written to: a warning, as it does not outlive the machine.
     disk.read_only(false);
@@ -293,6 +293,74 @@ fn the_journal_is_for_its_owner_only() {
         assert_eq!(mode(&file), 0o600, "{}", file.display());
     }
     receiver.finish();
+}
+
+/// Root, but without root's privileges: a folder of another user's is what the kernel makes of its mode.
+fn unprivileged(setup: Setup) -> Setup {
+    setup.through(&["setpriv", "--inh-caps=-all", "--bounding-set=-all", "--"])
+}
+
+/// A volume as Kubernetes mounts it for a pod with `fsGroup`: root's, writable for a group, its files opened for it.
+#[test]
+fn a_folder_of_another_users_will_do_if_it_can_be_written_to() {
+    if !rustix::process::geteuid().is_root() {
+        return not_tested("only root can give a folder to another user");
+    }
+    let volume = tempfile::tempdir().unwrap();
+    let journal = volume.path().to_owned();
+    let own_group = rustix::process::getegid().as_raw();
+    std::os::unix::fs::chown(&journal, Some(12_345), Some(own_group)).unwrap();
+    fs::set_permissions(&journal, fs::Permissions::from_mode(0o2775)).unwrap();
+    let setup = unprivileged(Setup::embedded().set("journal.path", &journal));
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    let files = || fs::read_dir(&journal).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    for _ in 0..2 {
+        let receiver = setup.start();
+        receiver.log.wait("the warning", |line| {
+            (line.contains("user 12345's, so its mode stays 2775") && line.contains("WARN")).then_some(())
+        });
+        receiver.store(1);
+        receiver.finish();
+        assert_eq!(mode(&journal), 0o2775);
+        let files = files();
+        assert!(files.len() >= 3, "{files:?}");
+        for file in &files {
+            assert_eq!(mode(file), 0o600, "{}", file.display());
+            // As the kubelet does with the next mount.
+            fs::set_permissions(file, fs::Permissions::from_mode(0o660)).unwrap();
+        }
+    }
+    let checked = setup.command().arg("check").output().unwrap();
+    let told = String::from_utf8(checked.stdout).unwrap();
+    assert!(told.contains("is writable") && told.contains("belongs to another user"), "{told}");
+
+    // And one that cannot be written to is refused for what it is.
+    for file in files() {
+        fs::remove_file(file).unwrap();
+    }
+    fs::set_permissions(&journal, fs::Permissions::from_mode(0o755)).unwrap();
+    let ended = setup.start_in_vain();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let told = ended.log.iter().find(|line| line.contains("of user 12345")).unwrap_or_else(|| panic!("{ended:?}"));
+    assert!(told.contains("mode 755") && told.contains("fsGroup") && told.contains("Permission denied"), "{told}");
+    let checked = setup.command().arg("check").output().unwrap();
+    assert_eq!(checked.status.code(), Some(78));
+    assert!(String::from_utf8(checked.stdout).unwrap().contains("mode 755"));
+}
+
+/// A folder may be made in one that can be written to, and not be read.
+#[test]
+fn a_parent_that_cannot_be_read_keeps_no_journal_from_being_made() {
+    if !rustix::process::geteuid().is_root() {
+        return not_tested("only root can give a folder to another user");
+    }
+    let parent = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(parent.path(), Some(12_345), None).unwrap();
+    fs::set_permissions(parent.path(), fs::Permissions::from_mode(0o733)).unwrap();
+    let receiver = unprivileged(Setup::embedded().set("journal.path", &parent.path().join("journal"))).start();
+    receiver.store(1);
+    receiver.finish();
+    fs::set_permissions(parent.path(), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[test]
