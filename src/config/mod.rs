@@ -258,6 +258,23 @@ pub struct Journal {
     pub nats: Option<Nats>,
 }
 
+impl Config {
+    /// What an embedded journal's folder may come to hold: events, dead letters and quarantined bodies.
+    #[must_use]
+    pub fn most_kept(&self) -> u64 {
+        let kept = [self.journal.max_bytes, self.dead_letters.max_bytes, self.quarantine.max_bytes];
+        kept.into_iter().fold(0, u64::saturating_add)
+    }
+
+    /// How large the disk of an embedded journal should be (docs/deploy.md): twice what may be kept, as a damaged journal is
+    /// set aside and carried over into a new one beside it, and the rest for ids, the write-ahead log and the ballast.
+    #[must_use]
+    pub fn disk_bytes(&self) -> u64 {
+        const REST: u64 = 1 << 30;
+        self.most_kept().saturating_mul(2).saturating_add(REST)
+    }
+}
+
 impl Journal {
     /// Bytes of live events that the engine may hold.
     #[must_use]

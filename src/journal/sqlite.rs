@@ -88,7 +88,14 @@ impl SqliteStore {
         connection.busy_timeout(BUSY)?;
         connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0")?;
         connection.set_prepared_statement_cache_capacity(32);
-        Ok(Self { reader: SqliteReader { connection }, path: path.to_owned(), pages: 0, behind: false, buffer: Vec::new(), file })
+        Ok(Self {
+            reader: SqliteReader { connection },
+            path: path.to_owned(),
+            pages: 0,
+            behind: false,
+            buffer: Vec::new(),
+            file,
+        })
     }
 
     /// Whether nothing was ever written to it: not even its schema.

@@ -188,7 +188,7 @@ fn the_data_folder_is_looked_at() {
         .ends_with(0);
 
     let vast = good().set("journal.max_bytes", "1000TiB");
-    check(&vast, &[]).has("warning", "journal.max_bytes", "make room, or lower max_bytes").ends_with(0);
+    check(&vast, &[]).has("warning", "journal.max_bytes", "or lower max_bytes").ends_with(0);
     let lost = good().set("journal.path", "/nowhere/journal");
     check(&lost, &[]).has("error", "journal.path", "make it or mount it").ends_with(78);
     let memory = good().set("journal.engine", "memory").set("journal.allow_loss", true);

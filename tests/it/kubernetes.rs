@@ -144,7 +144,7 @@ fn times_and_room_are_those_of_the_settings() {
     let claim = resource("StatefulSet", "asapp-receiver")["spec"]["volumeClaimTemplates"][0].clone();
     let storage = claim["spec"]["resources"]["requests"]["storage"].as_str().unwrap().to_owned();
     let bytes = storage.strip_suffix("Gi").unwrap().parse::<u64>().unwrap() << 30;
-    assert!(bytes >= config.journal.max_bytes / 4 * 5, "{storage}");
+    assert!(bytes >= config.disk_bytes(), "{storage}");
     let mount = mounts().into_iter().find(|(volume, _)| claim["metadata"]["name"] == volume.as_str()).unwrap().1;
     assert_eq!(config.journal.path.parent(), Some(&*mount));
     assert!(DOCKERFILE.contains(&format!("VOLUME {}\n", mount.display())));

@@ -10,7 +10,7 @@ use rustix::fs::Access;
 
 use super::Finding;
 use crate::config::{self, Config, Engine, FileSink};
-use crate::journal::{holder, volatile_file_system};
+use crate::journal::{Disk, denied, holder, volatile_file_system};
 
 /// Clocks of file servers may differ by so much.
 const LEEWAY: Duration = Duration::from_secs(60);
@@ -37,8 +37,8 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
         )];
     }
     if let Err(error) = rustix::fs::access(place, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK) {
-        let place = place.display();
-        return vec![Finding::error(KEY, format!("{place} cannot be written to by this user: {error}: chown it"))];
+        let text = format!("{} cannot be written to: {error}: {}", place.display(), denied(place, &error.into()));
+        return vec![Finding::error(KEY, text)];
     }
 
     let state = if found.is_some() { "is writable" } else { "will be made" };
@@ -63,11 +63,15 @@ fn of_used(path: &Path, found: &Metadata) -> Vec<Finding> {
     const KEY: &str = "journal.path";
     let shown = path.display();
     let mut findings = Vec::new();
-    if found.uid() != rustix::process::geteuid().as_raw() {
-        let text =
-            format!("{shown} belongs to another user, so its mode cannot be set: chown it to the receiver's user");
+    let is_open = found.mode() & 0o077 != 0;
+    if is_open && found.uid() != rustix::process::geteuid().as_raw() {
+        let text = format!(
+            "{shown} belongs to another user, so its mode stays {:o}, and others may see the names in it; the files are \
+             owner-only: leave it so, or chown it to the receiver's user",
+            found.mode() & 0o7777
+        );
         findings.push(Finding::warning(KEY, text));
-    } else if found.mode() & 0o077 != 0 {
+    } else if is_open {
         let text = format!("{shown} can be read by others: the start makes it owner-only");
         findings.push(Finding::warning(KEY, text));
     }
@@ -95,26 +99,29 @@ fn of_used(path: &Path, found: &Metadata) -> Vec<Finding> {
 /// Whether the disk has what the settings allow. What lies in a used folder is part of that.
 fn room(config: &Config, path: &Path, place: &Path) -> Finding {
     const KEY: &str = "journal.max_bytes";
-    let wanted = [config.journal.max_bytes, config.quarantine.max_bytes, config.dead_letters.max_bytes]
-        .into_iter()
-        .fold(0, u64::saturating_add);
     let used: u64 = fs::read_dir(path).map_or(0, |entries| {
         entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|file| file.blocks() * 512).sum()
     });
-    match free(place) {
-        Ok(free) if free.saturating_add(used) < wanted => Finding::warning(
-            KEY,
-            format!(
-                "journal, quarantine and dead letters may take {}, and only {} are free beside the {} they have: \
-                 a full disk is answered 503; make room, or lower max_bytes",
-                mib(wanted),
-                mib(free),
-                mib(used)
-            ),
-        ),
-        Ok(free) => Finding::good(KEY, format!("{} are free; the settings allow {} in all", mib(free), mib(wanted))),
-        Err(error) => Finding::warning(KEY, format!("the free space is unknown: {error}")),
+    let disk = match fs::canonicalize(place).and_then(|place| Disk::under(&place)) {
+        Ok(disk) => disk,
+        Err(error) => return Finding::warning(KEY, format!("the free space is unknown: {error}")),
+    };
+    let (most, wanted) = (config.most_kept(), config.disk_bytes());
+    let has = disk.free_bytes.saturating_add(used);
+    let settings = format!("the settings allow {} of events, dead letters and quarantine", mib(most));
+    let rule = format!("make it {}, or lower max_bytes", mib(wanted));
+    if has < most {
+        let text = format!(
+            "{settings}; {disk}, and {} are in use here: full, delivered events go early, then events get 503; {rule}",
+            mib(used)
+        );
+        return Finding::warning(KEY, text);
     }
+    if has < wanted {
+        let text = format!("{settings}; {disk}, too little to carry a damaged journal over into a new one; {rule}");
+        return Finding::warning(KEY, text);
+    }
+    Finding::good(KEY, format!("{settings}; {disk}"))
 }
 
 /// A file that holds a secret.
