@@ -1,5 +1,6 @@
-//! Memory and start-up of a real `serve` process: what a dedup id and an idle connection take, whether memory stays level
-//! under a steady load, and how long a large journal takes to open. Each against its goal; the README has the last results.
+//! Memory and start-up of a real `serve` process: what a dedup id and an idle connection take, what a stranger's
+//! certificates cost, whether memory stays level under a steady load, and how long a large journal takes to open. Each
+//! against its goal; the README has the last results.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark that cannot go on ends there")]
 #![allow(clippy::print_stdout, reason = "it prints its results")]
@@ -7,6 +8,7 @@
 
 #[path = "../path/baseline.rs"]
 mod baseline;
+mod chains;
 mod connections;
 #[allow(dead_code, reason = "its other users ask more of it")]
 #[path = "../door.rs"]
@@ -16,6 +18,9 @@ mod ids;
 #[allow(dead_code, reason = "its other user asks more of it")]
 #[path = "../path/load.rs"]
 mod load;
+#[allow(dead_code, reason = "its other user asks more of it")]
+#[path = "../../tests/it/harness/chains.rs"]
+mod made_up;
 #[path = "../pki.rs"]
 mod pki;
 mod process;
@@ -44,7 +49,7 @@ A journal with a commit group for each event, as quiet days leave it, half an ho
 #[command(after_help = EXAMPLES)]
 struct Options {
     /// Parts to run
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Ids, Part::Connections, Part::Soak, Part::Start])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Ids, Part::Connections, Part::Chains, Part::Soak, Part::Start])]
     only: Vec<Part>,
     /// ids: what the dedup window holds
     #[arg(long, default_value_t = 1_000_000)]
@@ -84,6 +89,8 @@ enum Part {
     Ids,
     /// Idle mutual-TLS connections
     Connections,
+    /// Certificates that strangers made up
+    Chains,
     /// A steady load
     Soak,
     /// A large journal
@@ -104,6 +111,7 @@ fn main() {
         match part {
             Part::Ids => ids::run(&bench),
             Part::Connections => connections::run(&bench),
+            Part::Chains => chains::run(&bench),
             Part::Soak => soak::run(&bench),
             Part::Start => start::run(&bench),
         }
@@ -159,6 +167,15 @@ impl Mib {
 impl fmt::Display for Mib {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.1} MiB", self.0)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+struct Milliseconds(f64);
+
+impl fmt::Display for Milliseconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} ms", self.0)
     }
 }
 

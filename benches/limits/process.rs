@@ -49,6 +49,10 @@ impl Process {
         Self { child, started, address: line.trim().parse().unwrap(), admin: None }
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Resident memory in bytes, and the most there ever was.
     pub(crate) fn resident(&self) -> (u64, u64) {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();

@@ -1,12 +1,13 @@
 //! What mutual TLS needs on the sending side.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
+
+use crate::tls;
 
 #[derive(Debug, Clone)]
 pub struct Credentials {
@@ -46,16 +47,14 @@ impl Credentials {
         }
         let chain = self.certificate.certificates("client certificate")?;
         let key = self.private_key.private_key()?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)
-            .map_err(|error| match error {
-                rustls::Error::InconsistentKeys(_) => {
-                    Error::Pair { key: self.private_key.to_string(), certificate: self.certificate.to_string() }
+        let mut config =
+            tls::trusting(roots, &[&rustls::version::TLS13])?.with_client_auth_cert(chain, key).map_err(|error| {
+                match error {
+                    rustls::Error::InconsistentKeys(_) => {
+                        Error::Pair { key: self.private_key.to_string(), certificate: self.certificate.to_string() }
+                    }
+                    other => Error::Tls(other),
                 }
-                other => Error::Tls(other),
             })?;
         config.resumption = Resumption::disabled();
         config.alpn_protocols = vec![alpn.to_owned()];

@@ -1,8 +1,10 @@
-//! Server TLS and the policy for client certificates. The only maker of [`PeerIdentity`], the only code that knows X.509.
+//! Server TLS and the policy for client certificates; how servers are judged that the receiver connects to. The only maker
+//! of [`PeerIdentity`], the only code that knows X.509.
 //!
 //! TLS 1.3 with a client certificate, always. [`verify`] judges it: webpki's verdict on chain, time and revocation, then
 //! what webpki lets pass (usage, key, identity). Nothing is ever resumed, so every connection is judged anew.
 
+mod chain;
 mod expiry;
 mod files;
 mod finding;
@@ -11,6 +13,7 @@ mod load;
 mod peers;
 mod portrait;
 pub mod profile;
+mod servers;
 mod verify;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +35,7 @@ pub use self::finding::{Finding, Severity};
 use self::load::Material;
 use self::peers::Peers;
 pub use self::portrait::{Portrait, Vouched};
+pub use self::servers::trusting;
 use self::verify::{Judge, Refusal};
 use crate::config;
 
@@ -140,6 +144,8 @@ pub enum Reason {
     Identity,
     /// A certificate that cannot be read.
     Malformed,
+    /// A chain that is too long, too large or too entangled to be looked at.
+    Chain,
     ProtocolVersion,
     /// No cipher suite, group or signature scheme in common.
     Incompatible,
@@ -170,6 +176,7 @@ impl Reason {
             Self::Key => "key",
             Self::Identity => "identity",
             Self::Malformed => "malformed",
+            Self::Chain => "chain",
             Self::ProtocolVersion => "protocol-version",
             Self::Incompatible => "incompatible",
             Self::NotTls => "not-tls",

@@ -1,5 +1,6 @@
 //! The judgement of a client's certificate: webpki's, then what webpki lets pass.
 
+use std::fmt::{self, Display, Write as _};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -14,12 +15,15 @@ use x509_cert::der::{Decode, Encode};
 use x509_cert::ext::pkix::{ExtendedKeyUsage, KeyUsage};
 use x509_cert::spki::SubjectPublicKeyInfoOwned;
 
+use super::chain;
 use super::identity::{Clients, Presented, rfc4514};
 use super::{Peer, PeerIdentity, Reason, sha256};
 
 pub(super) const CLIENT_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.2");
 /// From three years of validity on a certificate is odd: ASAPP promises less.
 pub(super) const LONG_VALIDITY: Duration = Duration::from_secs(1095 * 24 * 60 * 60);
+/// Characters of what the log says about a refusal: a certificate may hold thousands.
+const DETAIL: usize = 500;
 
 /// By what every client is judged. Immutable: a reload makes a new one.
 #[derive(Debug)]
@@ -52,9 +56,19 @@ impl Policy {
             let detail = "every CA of tls.client_ca has expired";
             return Err(Refusal::new(Reason::Expired, detail, CertificateError::Expired));
         }
+        let fit = chain::fit(end_entity, intermediates).map_err(|unfit| {
+            let alert = CertificateError::Other(OtherError(Arc::new(unfit)));
+            Refusal::new(Reason::Chain, unfit.to_string(), alert)
+        })?;
         let parsed = Certificate::from_der(end_entity);
-        if let Err(error) = self.chain.verify_client_cert(end_entity, intermediates, now) {
-            return Err(from_webpki(error, parsed.ok().as_ref()));
+        if let Err(error) = self.chain.verify_client_cert(end_entity, &fit.intermediates, now) {
+            let refusal = from_webpki(error, parsed.ok().as_ref());
+            return Err(if fit.barred > 0 && refusal.reason == Reason::UnknownCa {
+                let detail = "an intermediate certificate is not meant for signing certificates (keyCertSign)";
+                Refusal::new(Reason::Usage, detail, refusal.alert)
+            } else {
+                refusal
+            });
         }
         let certificate = parsed.map_err(|_| {
             Refusal::new(
@@ -119,7 +133,7 @@ fn check_key(certificate: &Certificate, subject: &str) -> Result<(), Refusal> {
 /// Sorts what webpki found into what the operator should hear, and sets right the alerts that RFC 8446 names otherwise.
 fn from_webpki(error: rustls::Error, certificate: Option<&Certificate>) -> Refusal {
     use CertificateError as E;
-    let detail = error.to_string();
+    let detail = bounded(&error);
     let self_issued = certificate.is_some_and(|c| c.tbs_certificate().issuer() == c.tbs_certificate().subject());
     let (reason, alert) = match error {
         rustls::Error::InvalidCertificate(alert) => match alert {
@@ -145,8 +159,27 @@ fn from_webpki(error: rustls::Error, certificate: Option<&Certificate>) -> Refus
 
 impl Refusal {
     fn new(reason: Reason, detail: impl Into<String>, alert: CertificateError) -> Self {
-        Self { reason, detail: detail.into(), alert }
+        Self { reason, detail: bounded(&detail.into()), alert }
     }
+}
+
+/// The beginning of a text, without putting together the rest.
+pub(super) fn bounded(text: &dyn Display) -> String {
+    struct Room(String, usize);
+    impl fmt::Write for Room {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            for c in text.chars() {
+                self.1 = self.1.checked_sub(1).ok_or(fmt::Error)?;
+                self.0.push(c);
+            }
+            Ok(())
+        }
+    }
+    let mut room = Room(String::new(), DETAIL);
+    if write!(room, "{text}").is_err() {
+        room.0.push('\u{2026}');
+    }
+    room.0
 }
 
 #[derive(Debug, thiserror::Error)]

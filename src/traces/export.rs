@@ -28,6 +28,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::tls;
+
 /// The log tells that spans are lost no more often than this.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// So much of an answer's body is read.
@@ -413,10 +415,7 @@ fn client_config() -> Result<ClientConfig, Unusable> {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots);
+    let config = tls::trusting(roots, rustls::ALL_VERSIONS)?;
     let (Some((key, chain)), Some((of_key, key_file))) = (of_traces("CLIENT_CERTIFICATE"), of_traces("CLIENT_KEY"))
     else {
         return Ok(config.with_no_client_auth());

@@ -4,9 +4,11 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use rcgen::ExtendedKeyUsagePurpose;
 use time::{Duration, OffsetDateTime};
 
-use crate::harness::pki::{Ca, Key, PKI, write_private};
+use crate::harness::chains::hostile;
+use crate::harness::pki::{Ca, Identity, Key, PKI, authority_name, write_private};
 use crate::harness::receiver::{Receiver, Setup, log_line};
 use crate::harness::target::{Reply, Request, Target};
 use crate::harness::wait_for;
@@ -94,6 +96,33 @@ fn a_target_with_an_expired_or_a_foreign_certificate_gets_nothing() {
     let url = plain.url("/").replace("http:", "https:");
     assert_fails(&ca(&url), &["cannot connect to 127.0.0.1"]);
     assert!(target.requests().is_empty() && other.requests().is_empty() && plain.requests().is_empty());
+}
+
+/// The event waits, nothing is sent, and a target's certificates keep no worker busy.
+#[test]
+fn a_chain_that_a_target_made_up_is_refused_for_next_to_nothing() {
+    let chains = hostile(&authority_name(), &ExtendedKeyUsagePurpose::ServerAuth);
+    let start = |chain| Target::start_tls(&Identity::made_up(chain), None, ok);
+    let targets: Vec<Target> = chains.iter().map(start).collect();
+    let setup = targets.iter().enumerate().fold(Setup::new(), |setup, (number, target)| {
+        let key = |key: &str| format!("sinks.web-{number}.{key}");
+        let setup = setup.set(&key("type"), "http").set(&key("url"), &*target.url("/"));
+        let setup = setup.set(&key("tls.ca"), [&PKI.ca.certificate]);
+        setup.set(&key("retry.initial_backoff"), "1h").set(&key("retry.max_backoff"), "1h")
+    });
+    let receiver = setup.start();
+    let before = receiver.cpu();
+    receiver.store(1);
+    for (number, (chain, target)) in chains.iter().zip(&targets).enumerate() {
+        let error = wait_for(chain.what, || {
+            let error = receiver.sink(&format!("web-{number}"))["last_error"].as_str()?.to_owned();
+            error.contains("cannot trust localhost").then_some(error)
+        });
+        assert!(error.len() < 1024, "{}: {error}", chain.what);
+        assert!(target.requests().is_empty());
+    }
+    let spent = receiver.cpu() - before;
+    assert!(spent < std::time::Duration::from_secs(10), "{spent:?}");
 }
 
 #[test]

@@ -7,8 +7,11 @@ use std::process::{Command, Stdio};
 use rcgen::{DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType, SerialNumber};
 use time::{Duration, OffsetDateTime};
 
+use crate::harness::chains::hostile;
 use crate::harness::event::{event, new_event, new_id};
-use crate::harness::pki::{CLIENT_NAME, Ca, Identity, Key, PKI, client_profile, second_common_name, write_private};
+use crate::harness::pki::{
+    CLIENT_NAME, Ca, Identity, Key, PKI, authority_name, client_profile, second_common_name, write_private,
+};
 use crate::harness::programs::{curl, s_client};
 use crate::harness::receiver::{Receiver, Setup, log_line};
 use crate::harness::wait_for;
@@ -97,6 +100,49 @@ fn the_certificate_has_to_be_meant_for_client_authentication_alone() {
     }
     accepted(&lenient, &both);
     lenient.finish();
+}
+
+/// A second of an unoptimized build is far more than the 50 ms of a release (`cargo bench --bench limits -- --only chains`)
+/// and far less than any search through such a chain.
+#[test]
+fn a_chain_that_was_made_up_is_refused_for_next_to_nothing() {
+    let receiver = Setup::new().start();
+    for chain in hostile(&authority_name(), &ExtendedKeyUsagePurpose::ClientAuth) {
+        let (before, refusals) = (receiver.cpu(), receiver.metric(r#"tls_refused_total{reason="chain"}"#));
+        refused(&receiver, Some(&Identity::made_up(&chain)));
+        let spent = receiver.cpu() - before;
+        assert!(spent < std::time::Duration::from_secs(1), "{}: {spent:?}", chain.what);
+        let unseen = receiver.metric(r#"tls_refused_total{reason="chain"}"#) - refusals;
+        assert_eq!(unseen, u64::from(chain.out_of_bounds), "{}", chain.what);
+    }
+    accepted(&receiver, &PKI.client);
+    let ended = receiver.finish();
+    let longest = ended.log.iter().map(String::len).max().unwrap();
+    assert!(longest < 4096, "a stranger makes lines of {longest} bytes in the log");
+}
+
+#[test]
+fn a_chain_of_as_many_intermediates_as_webpki_follows_gets_in_and_more_than_eight_do_not() {
+    let receiver = Setup::new().start();
+    let names: Vec<String> = (1..=9).map(|level| level.to_string()).collect();
+    refused(&receiver, Some(&PKI.ca.client_below(&names.iter().map(String::as_str).collect::<Vec<_>>())));
+    assert_eq!(receiver.metric(r#"tls_refused_total{reason="chain"}"#), 1);
+    accepted(&receiver, &PKI.ca.client_below(&["1", "2", "3", "4", "5"]));
+    receiver.finish();
+}
+
+#[test]
+fn an_intermediate_that_may_not_sign_certificates_vouches_for_nobody() {
+    let receiver = Setup::new().start();
+    let with = |usages: Vec<KeyUsagePurpose>| {
+        let intermediate = PKI.ca.intermediate_with("Odd intermediate", |profile| profile.key_usages = usages);
+        intermediate.client_with_issuer()
+    };
+    refused(&receiver, Some(&with(vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign])));
+    assert_eq!(receiver.metric(r#"tls_refused_total{reason="usage"}"#), 1);
+    accepted(&receiver, &with(Vec::new()));
+    accepted(&receiver, &with(vec![KeyUsagePurpose::KeyCertSign]));
+    receiver.finish();
 }
 
 #[test]

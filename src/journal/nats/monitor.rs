@@ -1,7 +1,6 @@
 //! What clients are not told: the monitoring port of a server is asked.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
@@ -10,6 +9,7 @@ use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 
 use crate::config;
+use crate::tls;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -37,7 +37,7 @@ async fn read(url: &str, ca: Option<&Path>) -> Result<bool, String> {
         sync_always: bool,
     }
     let client = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls(ca)?)
+        .tls_backend_preconfigured(trust(ca)?)
         .http1_only()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
@@ -50,7 +50,7 @@ async fn read(url: &str, ca: Option<&Path>) -> Result<bool, String> {
     Ok(varz.jetstream.config.sync_always)
 }
 
-fn tls(ca: Option<&Path>) -> Result<ClientConfig, String> {
+fn trust(ca: Option<&Path>) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     let certificates = match ca {
         Some(file) => CertificateDer::pem_file_iter(file)
@@ -59,7 +59,6 @@ fn tls(ca: Option<&Path>) -> Result<ClientConfig, String> {
         None => rustls_native_certs::load_native_certs().certs,
     };
     roots.add_parsable_certificates(certificates);
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    Ok(config.map_err(|error| error.to_string())?.with_root_certificates(roots).with_no_client_auth())
+    let config = tls::trusting(roots, rustls::ALL_VERSIONS).map_err(|error| error.to_string())?;
+    Ok(config.with_no_client_auth())
 }

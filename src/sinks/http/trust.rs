@@ -1,7 +1,6 @@
 //! TLS towards a target: whom the sink trusts, and how it shows itself.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -9,6 +8,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::Unusable;
 use crate::config::{HttpSink, HttpTls};
+use crate::tls;
 
 const PEM: &str = "it must hold PEM certificates";
 
@@ -20,12 +20,8 @@ pub(super) fn client_config(settings: &HttpSink) -> Result<ClientConfig, Unusabl
         [] if is_https => system_roots()?,
         files => own_roots(files)?,
     };
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let bad = |error: rustls::Error| Unusable::new("tls", None, error.to_string(), "mend the sink's tls settings");
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(bad)?
-        .with_root_certificates(roots);
+    let config = tls::trusting(roots, rustls::ALL_VERSIONS).map_err(bad)?;
     let mut config = match (certificate, private_key) {
         (Some(certificate), Some(key)) => {
             let chain = certificates("tls.certificate", certificate)?;

@@ -1,5 +1,6 @@
 //! What the tests stand on: throw-away certificates, the receiver as a child process, and clients in front of it.
 
+pub(crate) mod chains;
 pub(crate) mod clock;
 pub(crate) mod container;
 pub(crate) mod disk;

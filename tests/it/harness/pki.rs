@@ -5,16 +5,22 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
     PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256, RevokedCertParams, RsaKeySize, SanType, SerialNumber,
 };
 use tempfile::TempDir;
 use time::{Duration, OffsetDateTime};
 
+use super::chains::Chain;
+
 /// The common name that the tests' receivers let in.
 pub(crate) const CLIENT_NAME: &str = "asapp-events.example";
+
+const CA_NAME: &str = "Test CA";
 
 /// The authority that signs ASAPP's client and the receiver's own certificate in every test.
 pub(crate) static PKI: LazyLock<Pki> = LazyLock::new(Pki::new);
@@ -51,7 +57,7 @@ pub(crate) enum Key {
 
 impl Pki {
     fn new() -> Self {
-        let ca = Ca::new("Test CA");
+        let ca = Ca::new(CA_NAME);
         let server = ca.issue(Key::P256, server_profile());
         let client = ca.issue(Key::P256, client_profile());
         Self { ca, server, client }
@@ -72,8 +78,14 @@ impl Ca {
 
     /// An authority below this one.
     pub(crate) fn intermediate(&self, name: &str) -> Self {
-        let key = Key::P256.generate();
-        Self::store(CertifiedIssuer::signed_by(ca_profile(name), key, &self.issuer).unwrap())
+        self.intermediate_with(name, |_| ())
+    }
+
+    /// An authority below this one that differs from a good one by `change`.
+    pub(crate) fn intermediate_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut profile = ca_profile(name);
+        change(&mut profile);
+        Self::store(CertifiedIssuer::signed_by(profile, Key::P256.generate(), &self.issuer).unwrap())
     }
 
     fn store(issuer: CertifiedIssuer<'static, KeyPair>) -> Self {
@@ -111,6 +123,26 @@ impl Ca {
         let chain = fs::read_to_string(&alone.chain).unwrap() + &intermediate.issuer.pem();
         let key = KeyPair::from_pem(&fs::read_to_string(&alone.key).unwrap()).unwrap();
         (self.write(chain, &key), self.write(fs::read_to_string(&alone.chain).unwrap(), &key))
+    }
+
+    /// A client, sent with this authority's own certificate.
+    pub(crate) fn client_with_issuer(&self) -> Identity {
+        let client = self.client(|_| ());
+        fs::write(&client.chain, fs::read_to_string(&client.chain).unwrap() + &self.issuer.pem()).unwrap();
+        client
+    }
+
+    /// A client below authorities of these names, each below the one before, sent with all of them.
+    pub(crate) fn client_below(&self, names: &[&str]) -> Identity {
+        let Some((first, others)) = names.split_first() else { return self.client(|_| ()) };
+        let mut line = vec![self.intermediate(first)];
+        for name in others {
+            line.push(line.last().unwrap().intermediate(name));
+        }
+        let client = line.last().unwrap().client(|_| ());
+        let above: String = line.iter().rev().map(|authority| authority.issuer.pem()).collect();
+        fs::write(&client.chain, fs::read_to_string(&client.chain).unwrap() + &above).unwrap();
+        client
     }
 
     /// A client that signed itself.
@@ -155,6 +187,29 @@ impl Ca {
         write_private(&identity.key, &key.serialize_pem());
         identity
     }
+}
+
+impl Identity {
+    /// Of one who made all of it up.
+    pub(crate) fn made_up(chain: &Chain) -> Self {
+        let folder = Arc::new(TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
+        let identity =
+            Self { chain: folder.path().join("chain.pem"), key: folder.path().join("key.pem"), _folder: folder };
+        let pem = |der: &[u8]| {
+            let text = STANDARD.encode(der);
+            let lines: Vec<&str> = text.as_bytes().chunks(64).map(|line| str::from_utf8(line).unwrap()).collect();
+            format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+        };
+        let certificates: String = chain.certificates.iter().map(|certificate| pem(certificate)).collect();
+        fs::write(&identity.chain, certificates).unwrap();
+        write_private(&identity.key, &chain.key);
+        identity
+    }
+}
+
+/// The distinguished name of [`PKI`]'s authority.
+pub(crate) fn authority_name() -> DistinguishedName {
+    ca_profile(CA_NAME).distinguished_name
 }
 
 impl Key {
