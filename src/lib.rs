@@ -30,7 +30,8 @@
 //!
 //! Around the path: [`service`] (puts all of it together, and drains it), [`config`] (settings), [`reload`] (takes them
 //! and the TLS files anew while all goes on), [`admin`] (the operators' port), [`problem`] (error answers of both ports),
-//! [`telemetry`] (names of metrics and log fields), [`traces`] (spans, in builds that have them), [`notify`] (what a service
+//! `pem` and `whole` (files of
+//! certificates, keys and secrets, taken whole or refused), [`telemetry`] (names of metrics and log fields), [`traces`] (spans, in builds that have them), [`notify`] (what a service
 //! manager is told), [`simulator`] (ASAPP's side) and [`commands`] (the command line). Imports run one way, from the door
 //! inwards.
 //!
@@ -53,6 +54,7 @@ pub mod envelope;
 pub mod ingest;
 pub mod journal;
 pub mod notify;
+mod pem;
 pub mod problem;
 pub mod receiver;
 pub mod reload;
@@ -64,3 +66,4 @@ pub mod sinks;
 pub mod telemetry;
 pub mod tls;
 pub mod traces;
+mod whole;

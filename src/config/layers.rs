@@ -7,6 +7,7 @@ use ::config::{ConfigError, FileFormat, Format, Map, Source, Value, ValueKind};
 
 use super::reader::ENVIRONMENT;
 use super::{PREFIX, Problem};
+use crate::whole;
 
 /// `config/default.toml`: every key, with its default where it has one.
 const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -79,14 +80,18 @@ fn table(value: Option<&Value>) -> Option<&Map<String, Value>> {
 
 fn read(file: &Path, problems: &mut Vec<Problem>) -> Option<Layer> {
     let origin = format!("file {}", file.display());
-    let text = std::fs::read(file).map_err(|error| error.to_string()).and_then(|bytes| {
-        String::from_utf8(bytes).map_err(|error| format!("not UTF-8 after byte {}", error.utf8_error().valid_up_to()))
-    });
+    let text = std::fs::read(file)
+        .map_err(|error| error.to_string())
+        .and_then(|bytes| whole::text(&bytes).map(str::to_owned).map_err(|what| format!("it {what}")))
+        // A file that is being written is empty for a moment. A device such as /dev/null always is.
+        .and_then(
+            |text| if text.trim().is_empty() && file.is_file() { Err("it is empty".to_owned()) } else { Ok(text) },
+        );
     match text {
-        Ok(text) => Some(Layer(parse(&origin, text.strip_prefix('\u{feff}').unwrap_or(&text), problems))),
+        Ok(text) => Some(Layer(parse(&origin, &text, problems))),
         Err(why) => {
             let what = format!("cannot be used: {why}");
-            let remedy = "give --config a TOML file that can be read".to_owned();
+            let remedy = "give --config a TOML file that holds settings".to_owned();
             problems.push(Problem { key: NO_FILE.to_owned(), source: origin, what, remedy });
             None
         }

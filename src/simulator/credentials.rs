@@ -4,10 +4,8 @@ use std::path::PathBuf;
 
 use rustls::ClientConfig;
 use rustls::client::Resumption;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
 
-use crate::tls;
+use crate::{pem, tls};
 
 #[derive(Debug, Clone)]
 pub struct Credentials {
@@ -26,12 +24,8 @@ pub enum Pem {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the {what}, {place}, cannot be read")]
-    Pem { what: &'static str, place: String, source: pem::Error },
-    #[error("the {what}, {place}, holds no certificate")]
-    NoCertificate { what: &'static str, place: String },
-    #[error("the client key, {place}, holds no private key")]
-    NoKey { place: String },
+    #[error("the {what}, {place}: {why}")]
+    Pem { what: &'static str, place: String, why: String },
     #[error("the client key, {key}, is not that of the first certificate in {certificate}")]
     Pair { key: String, certificate: String },
     #[error("the certificates and the key cannot be used")]
@@ -42,11 +36,11 @@ impl Credentials {
     /// TLS 1.3 only, and no session is resumed: every connection makes a full handshake.
     pub(super) fn client_config(&self, alpn: &[u8]) -> Result<ClientConfig, Error> {
         let mut roots = rustls::RootCertStore::empty();
-        for certificate in self.ca.certificates("CA")? {
+        for certificate in self.ca.read("CA", pem::authorities)? {
             roots.add(certificate)?;
         }
-        let chain = self.certificate.certificates("client certificate")?;
-        let key = self.private_key.private_key()?;
+        let chain = self.certificate.read("client certificate", pem::chain)?;
+        let key = self.private_key.read("client key", pem::private_key)?;
         let mut config =
             tls::trusting(roots, &[&rustls::version::TLS13])?.with_client_auth_cert(chain, key).map_err(|error| {
                 match error {
@@ -63,28 +57,18 @@ impl Credentials {
 }
 
 impl Pem {
-    fn certificates(&self, what: &'static str) -> Result<Vec<CertificateDer<'static>>, Error> {
-        let read = match self {
-            Self::File(path) => CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>),
-            Self::Text(text) => CertificateDer::pem_slice_iter(text).collect(),
+    /// All that it holds, by one of the readers of [`pem`].
+    fn read<T>(&self, what: &'static str, reader: fn(&[u8]) -> Result<T, pem::Fault>) -> Result<T, Error> {
+        let bad = |why: String| Error::Pem { what, place: self.to_string(), why };
+        let read;
+        let text = match self {
+            Self::File(path) => {
+                read = pem::read(path).map_err(|error| bad(format!("cannot be read: {error}")))?;
+                &read
+            }
+            Self::Text(text) => text,
         };
-        let place = || self.to_string();
-        match read {
-            Ok(found) if found.is_empty() => Err(Error::NoCertificate { what, place: place() }),
-            Ok(found) => Ok(found),
-            Err(source) => Err(Error::Pem { what, place: place(), source }),
-        }
-    }
-
-    fn private_key(&self) -> Result<PrivateKeyDer<'static>, Error> {
-        let read = match self {
-            Self::File(path) => PrivateKeyDer::from_pem_file(path),
-            Self::Text(text) => PrivateKeyDer::from_pem_slice(text),
-        };
-        read.map_err(|source| match source {
-            pem::Error::NoItemsFound => Error::NoKey { place: self.to_string() },
-            source => Error::Pem { what: "client key", place: self.to_string(), source },
-        })
+        reader(text).map_err(|fault| bad(fault.to_string()))
     }
 }
 

@@ -186,11 +186,11 @@ async fn what_can_never_work_is_an_error() {
     let told = run_with(&|settings| settings.ledger = Some("/nonexistent/ledger.jsonl".into())).await;
     assert!(told.contains("/nonexistent/ledger.jsonl"), "{told}");
     let told = run_with(&|settings| settings.credentials.ca = Pem::File("/nonexistent/ca.pem".into())).await;
-    assert_eq!(told, "the CA, /nonexistent/ca.pem, cannot be read");
+    assert_eq!(told, "the CA, /nonexistent/ca.pem: cannot be read: No such file or directory (os error 2)");
     let told = run_with(&|settings| settings.credentials.certificate = Pem::Text(Vec::new())).await;
-    assert_eq!(told, "the client certificate, given in memory, holds no certificate");
+    assert_eq!(told, "the client certificate, given in memory: is empty: it must hold a PEM certificate");
     let told = run_with(&|settings| settings.credentials.private_key = settings.credentials.ca.clone()).await;
-    assert_eq!(told, "the client key, given in memory, holds no private key");
+    assert!(told.starts_with("the client key, given in memory: holds no PEM private key: "), "{told}");
     let told = run_with(&|settings| settings.credentials.private_key = Pki::new().credentials.private_key).await;
     assert_eq!(told, "the client key, given in memory, is not that of the first certificate in given in memory");
     assert!(!format!("{:?}", pki.credentials).contains("BEGIN"));

@@ -3,14 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use x509_cert::Certificate;
 use x509_cert::crl::TbsCertList;
 use x509_cert::der::Decode;
 use x509_cert::time::Time;
 
 use super::identity::rfc4514;
+use crate::pem;
 
 /// Until when something in a file is good.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +26,8 @@ impl Expiry {
     /// Of the first certificate in a PEM file, read now; `None` if it cannot be read.
     #[must_use]
     pub fn read(key: String, file: &Path) -> Option<Self> {
-        let der = CertificateDer::pem_file_iter(file).ok()?.next()?.ok()?;
-        let certificate = Certificate::from_der(&der).ok()?;
+        let chain = pem::chain(&pem::read(file).ok()?).ok()?;
+        let certificate = Certificate::from_der(chain.first()?).ok()?;
         Some(Self::of_certificate(key, file, &certificate))
     }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::sha256;
 use crate::config;
+use crate::pem;
 
 /// The contents of all files of one `[tls]` section.
 #[derive(Default)]
@@ -63,11 +64,7 @@ pub fn names(tls: &config::Tls) -> impl Iterator<Item = &Path> {
 }
 
 fn read(file: &Path) -> Result<Content, String> {
-    let data = std::fs::metadata(file).map_err(|error| error.to_string())?;
-    // A pipe would be waited for without end, a device read without end.
-    if !data.is_file() {
-        return Err("it is no regular file".to_owned());
-    }
-    let bytes = std::fs::read(file).map_err(|error| error.to_string())?;
-    Ok(Content { bytes, mode: data.permissions().mode() })
+    let bytes = pem::read(file)?;
+    let mode = std::fs::metadata(file).map_err(|error| error.to_string())?.permissions().mode();
+    Ok(Content { bytes, mode })
 }

@@ -35,7 +35,7 @@ pub use self::finding::{Finding, Severity};
 use self::load::Material;
 use self::peers::Peers;
 pub use self::portrait::{Portrait, Vouched};
-pub use self::servers::trusting;
+pub use self::servers::{Anchors, trusting, trusting_as_of_now};
 use self::verify::{Judge, Refusal};
 use crate::config;
 

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use rustls::RootCertStore;
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use x509_cert::Certificate;
@@ -12,6 +11,7 @@ use x509_cert::der::Decode;
 
 use super::identity::rfc4514;
 use super::verify::Key;
+use crate::pem;
 
 /// The server's own certificate and what it is sent with.
 #[derive(Debug)]
@@ -36,11 +36,7 @@ impl Portrait {
     /// `None` for a file that holds no certificates that can be read.
     #[must_use]
     pub fn read(file: &Path) -> Option<Self> {
-        // A pipe would be waited for without end.
-        if !file.is_file() {
-            return None;
-        }
-        let chain: Vec<_> = CertificateDer::pem_file_iter(file).ok()?.collect::<Result<_, _>>().ok()?;
+        let chain = pem::chain(&pem::read(file).ok()?).ok()?;
         let own = Certificate::from_der(chain.first()?).ok()?;
         Some(Self { key: Key::of(&own).to_string(), issuer: rfc4514(own.tbs_certificate().issuer()), chain })
     }

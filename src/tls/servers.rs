@@ -1,6 +1,6 @@
 //! The judgement of servers that the receiver connects to: webpki's, within the bounds of [`chain`](super::chain).
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WantsClientCert, verify_server_cert_signed_by_trust_anchor, verify_server_name};
@@ -24,15 +24,45 @@ pub fn trusting(
     roots: RootCertStore,
     versions: &[&'static SupportedProtocolVersion],
 ) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, rustls::Error> {
+    trusting_as_of_now(Arc::new(Anchors::new(roots)), versions)
+}
+
+/// The same with CAs that change: what they are at the time of a handshake counts.
+///
+/// # Errors
+/// As [`trusting`].
+pub fn trusting_as_of_now(
+    anchors: Arc<Anchors>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = Servers { roots, algorithms: provider.signature_verification_algorithms };
+    let verifier = Servers { anchors, algorithms: provider.signature_verification_algorithms };
     let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions)?;
     Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)))
 }
 
+/// CAs that can be replaced.
+#[derive(Debug)]
+pub struct Anchors(RwLock<Arc<RootCertStore>>);
+
+impl Anchors {
+    #[must_use]
+    pub fn new(roots: RootCertStore) -> Self {
+        Self(RwLock::new(Arc::new(roots)))
+    }
+
+    pub fn replace(&self, roots: RootCertStore) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(roots);
+    }
+
+    fn current(&self) -> Arc<RootCertStore> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 #[derive(Debug)]
 struct Servers {
-    roots: RootCertStore,
+    anchors: Arc<Anchors>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -48,7 +78,8 @@ impl Servers {
             .map_err(|unfit| CertificateError::Other(OtherError(Arc::new(unfit))))?;
         let parsed = ParsedCertificate::try_from(end_entity)?;
         let algorithms = self.algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, &fit.intermediates, now, algorithms)?;
+        let roots = self.anchors.current();
+        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, &fit.intermediates, now, algorithms)?;
         verify_server_name(&parsed, name)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::path::Path;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,15 +21,13 @@ use opentelemetry_sdk::trace::{
     SpanProcessor,
 };
 use reqwest::Url;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::tls;
+use crate::{pem, tls};
 
 /// The log tells that spans are lost no more often than this.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
@@ -407,7 +406,7 @@ fn client_config() -> Result<ClientConfig, Unusable> {
     let mut roots = RootCertStore::empty();
     match of_traces("CERTIFICATE") {
         Some((key, file)) => {
-            for certificate in certificates(&key, &file)? {
+            for certificate in read(&key, &file, pem::authorities)? {
                 roots.add(certificate).map_err(|error| format!("{key}: {file}: {error}"))?;
             }
         }
@@ -420,11 +419,11 @@ fn client_config() -> Result<ClientConfig, Unusable> {
     else {
         return Ok(config.with_no_client_auth());
     };
-    let private = PrivateKeyDer::from_pem_file(&key_file).map_err(|error| format!("{of_key}: {key_file}: {error}"))?;
-    Ok(config.with_client_auth_cert(certificates(&key, &chain)?, private)?)
+    let private = read(&of_key, &key_file, pem::private_key)?;
+    Ok(config.with_client_auth_cert(read(&key, &chain, pem::chain)?, private)?)
 }
 
-fn certificates(key: &str, file: &str) -> Result<Vec<CertificateDer<'static>>, Unusable> {
-    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    Ok(read.map_err(|error| format!("{key}: {file}: {error}"))?)
+fn read<T>(key: &str, file: &str, reader: fn(&[u8]) -> Result<T, pem::Fault>) -> Result<T, Unusable> {
+    let bytes = pem::read(Path::new(file)).map_err(|error| format!("{key}: {file}: {error}"))?;
+    Ok(reader(&bytes).map_err(|fault| format!("{key}: {file}: {fault}"))?)
 }

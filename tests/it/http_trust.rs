@@ -172,7 +172,7 @@ fn files_that_cannot_be_used_stop_the_start() {
     let setup = setup.clone().set("sinks.web.tls.ca", [&PKI.ca.certificate]);
     assert_no_start(
         &setup.clone().set("sinks.web.tls.ca", [&none]),
-        &["sinks.web.tls.ca", &shown(&none), "no certificate"],
+        &["sinks.web.tls.ca", &shown(&none), "no PEM certificate"],
     );
     assert_no_start(
         &setup.clone().set("sinks.web.tls.certificate", &PKI.client.chain).set("sinks.web.tls.private_key", &none),

@@ -3,13 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 
-use crate::config;
-use crate::tls;
+use crate::{config, pem, tls};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -53,9 +50,7 @@ async fn read(url: &str, ca: Option<&Path>) -> Result<bool, String> {
 fn trust(ca: Option<&Path>) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     let certificates = match ca {
-        Some(file) => CertificateDer::pem_file_iter(file)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|error| error.to_string())?,
+        Some(file) => pem::authorities(&pem::read(file)?).map_err(|fault| fault.to_string())?,
         None => rustls_native_certs::load_native_certs().certs,
     };
     roots.add_parsable_certificates(certificates);

@@ -6,6 +6,7 @@ mod secret;
 mod sign;
 mod trust;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ use super::{Failure, FailureKind, Sink};
 use crate::config::{Compress, Format, HttpSink};
 use crate::journal::Event;
 use crate::shape::Shape;
-use crate::traces;
+use crate::{traces, whole};
 
 /// How long a connection without requests is kept. Shorter than most servers do, so that seldom a request meets a
 /// connection that is just being closed.
@@ -70,7 +71,7 @@ pub struct Unusable {
     key: &'static str,
     file: Option<PathBuf>,
     what: String,
-    remedy: &'static str,
+    remedy: Cow<'static, str>,
 }
 
 impl Http {
@@ -98,7 +99,7 @@ impl Http {
         let token = settings.bearer_token_file.as_deref();
         let token = token.map(|file| SecretFile::open("bearer_token_file", file, bearer)).transpose()?;
         let signer = settings.signing_secret_file.as_deref();
-        let signer = signer.map(|file| SecretFile::open("signing_secret_file", file, Signer::parse)).transpose()?;
+        let signer = signer.map(|file| SecretFile::open("signing_secret_file", file, signer_of)).transpose()?;
         warn_of_exposed(settings);
         let headers = headers(settings, &shape);
         Ok(Self(Arc::new(Shared { client, settings: settings.clone(), shape, url, host, headers, token, signer })))
@@ -218,12 +219,14 @@ fn warn_of_exposed(settings: &HttpSink) {
     }
 }
 
+fn signer_of(text: &str) -> Result<Signer, String> {
+    Signer::parse(text).map_err(str::to_owned)
+}
+
 /// The header of a token file's text.
-fn bearer(text: &str) -> Result<HeaderValue, &'static str> {
-    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err("holds more than a token: it must be one word of visible ASCII");
-    }
-    let mut value = HeaderValue::try_from(format!("Bearer {text}")).map_err(|_| "holds no token")?;
+fn bearer(text: &str) -> Result<HeaderValue, String> {
+    let token = whole::word(text.as_bytes())?;
+    let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| "holds no token".to_owned())?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -270,7 +273,12 @@ impl Unusable {
         self.key
     }
 
-    fn new(key: &'static str, file: Option<&Path>, what: impl Into<String>, remedy: &'static str) -> Self {
-        Self { key, file: file.map(Path::to_owned), what: what.into(), remedy }
+    fn new(
+        key: &'static str,
+        file: Option<&Path>,
+        what: impl Into<String>,
+        remedy: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { key, file: file.map(Path::to_owned), what: what.into(), remedy: remedy.into() }
     }
 }

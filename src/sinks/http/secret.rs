@@ -1,18 +1,16 @@
 //! Secrets in files, which change while the receiver runs.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Unusable;
+use crate::whole;
 
 /// A change is seen within this time.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// No secret is larger.
-const MAX_BYTES: u64 = 64 << 10;
 
 /// A file that holds a secret. While it cannot be used, there is no secret: the old one may have been withdrawn.
 pub(super) struct SecretFile<T> {
@@ -24,16 +22,12 @@ pub(super) struct SecretFile<T> {
 struct Source<T> {
     key: &'static str,
     path: PathBuf,
-    parse: fn(&str) -> Result<T, &'static str>,
+    parse: fn(&str) -> Result<T, String>,
 }
 
 impl<T: Send + Sync + 'static> SecretFile<T> {
     /// `parse` gets the text without the white space around it, which is never empty, and says what is wrong with it.
-    pub(super) fn open(
-        key: &'static str,
-        path: &Path,
-        parse: fn(&str) -> Result<T, &'static str>,
-    ) -> Result<Self, Unusable> {
+    pub(super) fn open(key: &'static str, path: &Path, parse: fn(&str) -> Result<T, String>) -> Result<Self, Unusable> {
         let file = Source { key, path: path.to_owned(), parse };
         let secret = file.read()?;
         Ok(Self { file: Arc::new(file), last: Mutex::new((Instant::now(), Arc::new(secret))) })
@@ -58,13 +52,13 @@ impl<T: Send + Sync + 'static> SecretFile<T> {
 
 impl<T> Source<T> {
     fn read(&self) -> Result<T, Unusable> {
-        let bad = |what: String| Unusable::new(self.key, Some(&self.path), what, "mend the file");
-        let mut text = String::new();
-        let read = File::open(&self.path).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text));
-        read.map_err(|error| bad(format!("cannot be read ({error})")))?;
+        let bad = |what: String, remedy: &'static str| Unusable::new(self.key, Some(&self.path), what, remedy);
+        let bytes = whole::read(&self.path, whole::SECRET)
+            .map_err(|error| bad(format!("cannot be read ({error})"), "check the path and its permissions"))?;
+        let text = whole::text(&bytes).map_err(|what| bad(what, "write the secret into it, and nothing else"))?;
         match text.trim_ascii() {
-            "" => Err(bad("is empty".to_owned())),
-            text => (self.parse)(text).map_err(|what| bad(what.to_owned())),
+            "" => Err(bad("is empty".to_owned(), "write the secret into it")),
+            text => (self.parse)(text).map_err(|what| bad(what, "write the secret into it, and nothing else")),
         }
     }
 }

@@ -2,15 +2,11 @@
 
 use std::path::Path;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::Unusable;
 use crate::config::{HttpSink, HttpTls};
-use crate::tls;
-
-const PEM: &str = "it must hold PEM certificates";
+use crate::{pem, tls};
 
 /// TLS 1.2 and 1.3.
 pub(super) fn client_config(settings: &HttpSink) -> Result<ClientConfig, Unusable> {
@@ -24,11 +20,8 @@ pub(super) fn client_config(settings: &HttpSink) -> Result<ClientConfig, Unusabl
     let config = tls::trusting(roots, rustls::ALL_VERSIONS).map_err(bad)?;
     let mut config = match (certificate, private_key) {
         (Some(certificate), Some(key)) => {
-            let chain = certificates("tls.certificate", certificate)?;
-            let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| {
-                let what = format!("cannot be used ({error})");
-                Unusable::new("tls.private_key", Some(key), what, "it must hold a PEM key without a passphrase")
-            })?;
+            let chain = read("tls.certificate", certificate, pem::chain)?;
+            let key_der = read("tls.private_key", key, pem::private_key)?;
             config.with_client_auth_cert(chain, key_der).map_err(|error| {
                 let what = format!("does not go with tls.certificate ({error})");
                 Unusable::new("tls.private_key", Some(key), what, "name the key of that certificate")
@@ -54,7 +47,7 @@ fn system_roots() -> Result<RootCertStore, Unusable> {
 fn own_roots(files: &[std::path::PathBuf]) -> Result<RootCertStore, Unusable> {
     let mut roots = RootCertStore::empty();
     for file in files {
-        for certificate in certificates("tls.ca", file)? {
+        for certificate in read("tls.ca", file, pem::authorities)? {
             roots.add(certificate).map_err(|error| {
                 let what = format!("holds a certificate that cannot be used ({error})");
                 Unusable::new("tls.ca", Some(file), what, "it must hold CA certificates")
@@ -64,12 +57,11 @@ fn own_roots(files: &[std::path::PathBuf]) -> Result<RootCertStore, Unusable> {
     Ok(roots)
 }
 
-fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, Unusable> {
-    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let certificates =
-        read.map_err(|error| Unusable::new(key, Some(file), format!("cannot be read ({error})"), PEM))?;
-    if certificates.is_empty() {
-        return Err(Unusable::new(key, Some(file), "holds no certificate", PEM));
-    }
-    Ok(certificates)
+/// All that a PEM file holds.
+fn read<T>(key: &'static str, file: &Path, reader: fn(&[u8]) -> Result<T, pem::Fault>) -> Result<T, Unusable> {
+    let bytes = pem::read(file).map_err(|error| {
+        let what = format!("cannot be read ({error})");
+        Unusable::new(key, Some(file), what, "check the path and its permissions")
+    })?;
+    reader(&bytes).map_err(|fault| Unusable::new(key, Some(file), fault.what(), fault.remedy().to_owned()))
 }

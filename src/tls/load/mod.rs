@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ServerConfig, VerifierBuilderError, WebPkiClientVerifier};
@@ -28,6 +27,7 @@ use super::finding::{Finding, Severity};
 use super::identity::{Clients, rfc4514};
 use super::verify::{Judge, Policy};
 use crate::config::{self, TlsVersion};
+use crate::pem;
 
 const CRL_SOON: Duration = Duration::from_secs(48 * 60 * 60);
 
@@ -198,7 +198,7 @@ impl<'a> Loading<'a> {
     fn client_ca(&mut self, files: &[PathBuf]) -> Vec<Root> {
         let mut roots = Vec::new();
         for file in files {
-            let Some(ders) = self.pem::<CertificateDer<'static>>(file, "certificate") else { continue };
+            let Some(ders) = self.pem(file, pem::authorities) else { continue };
             let Some(parsed) = self.parse(&ders, file) else { continue };
             for (der, certificate) in ders.into_iter().zip(parsed) {
                 let tbs = certificate.tbs_certificate();
@@ -321,25 +321,10 @@ impl<'a> Loading<'a> {
             .ok()
     }
 
-    /// Every item of one kind in a PEM file; at least one.
-    fn pem<T: PemObject>(&mut self, file: &Path, label: &str) -> Option<Vec<T>> {
+    /// All that a PEM file holds, by one of the readers of [`pem`].
+    fn pem<T>(&mut self, file: &Path, reader: fn(&[u8]) -> Result<T, pem::Fault>) -> Option<T> {
         let text = &self.read(file)?.bytes;
-        match T::pem_slice_iter(text).collect::<Result<Vec<T>, pem::Error>>() {
-            Ok(items) if !items.is_empty() => Some(items),
-            Ok(_) if text.trim_ascii().is_empty() => {
-                self.error("is empty", file, format!("it must hold a PEM {label}"));
-                None
-            }
-            Ok(_) => {
-                self.error(format!("holds no PEM {label}"), file, "convert it to PEM, or name another file");
-                None
-            }
-            // The parser's own words could quote the file.
-            Err(_) => {
-                self.error("is cut off or no valid PEM", file, "copy it again, whole");
-                None
-            }
-        }
+        reader(text).map_err(|fault| self.error(fault.what(), file, fault.remedy())).ok()
     }
 
     fn read(&mut self, file: &Path) -> Option<&'a Content> {

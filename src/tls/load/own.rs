@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use rustls::InconsistentKeys;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use x509_cert::Certificate;
@@ -15,6 +14,7 @@ use x509_cert::ext::pkix::{AuthorityInfoAccessSyntax, SubjectAltName};
 
 use super::{Loading, date};
 use crate::config;
+use crate::pem;
 use crate::tls::expiry::Expiry;
 use crate::tls::files::Content;
 use crate::tls::finding::Finding;
@@ -30,7 +30,7 @@ const KEY_REMEDY: &str = "it must hold a PEM key of PKCS #8, PKCS #1 or SEC 1 wi
 impl Loading<'_> {
     /// The server's own certificate, its chain and key.
     pub(super) fn own(&mut self, tls: &config::Tls, provider: &CryptoProvider) -> Option<Arc<SingleCertAndKey>> {
-        let chain = self.pem::<CertificateDer<'static>>(&tls.certificate, "certificate");
+        let chain = self.pem(&tls.certificate, pem::chain);
         let key = self.private_key(&tls.private_key).and_then(|key| {
             let key = provider.key_provider.load_private_key(key).ok();
             if key.is_none() {
@@ -151,20 +151,6 @@ impl Loading<'_> {
         if mode & 0o007 != 0 {
             self.warn("any user of this machine can read the private key", file, "chmod o-rwx it");
         }
-        match PrivateKeyDer::from_pem_slice(text) {
-            Ok(key) => Some(key),
-            Err(pem::Error::NoItemsFound) if text.trim_ascii().is_empty() => {
-                self.error("is empty", file, "it must hold the PEM private key of tls.certificate");
-                None
-            }
-            Err(pem::Error::NoItemsFound) => {
-                self.error("holds no private key that is not encrypted", file, KEY_REMEDY);
-                None
-            }
-            Err(_) => {
-                self.error("is cut off or no valid PEM", file, "copy it again, whole");
-                None
-            }
-        }
+        pem::private_key(text).map_err(|fault| self.error(fault.what(), file, fault.remedy())).ok()
     }
 }

@@ -28,13 +28,13 @@ fn files_that_cannot_be_used() {
     world.tls.private_key = world.file("half-key.pem", &key[..key.len() / 2]);
     world.refuses_to_load("half-key.pem", "is cut off");
     world.tls.private_key = world.file("no-key.pem", &certificate);
-    world.refuses_to_load("no-key.pem", "holds no private key");
+    world.refuses_to_load("no-key.pem", "holds no PEM private key");
     world.tls.private_key = world.file("other-key.pem", &KeyPair::generate().unwrap().serialize_pem());
     world.refuses_to_load("other-key.pem", "does not belong to the certificate");
     world.tls.private_key = good.private_key.clone();
 
     world.tls.client_crl = vec![world.file("no.crl", &certificate)];
-    world.refuses_to_load("no.crl", "holds no PEM X509 CRL");
+    world.refuses_to_load("no.crl", "a block of another kind, `CERTIFICATE`");
     let damaged = "-----BEGIN X509 CRL-----\nMAMCAQE=\n-----END X509 CRL-----\n";
     world.tls.client_crl = vec![world.file("damaged.crl", damaged)];
     world.refuses_to_load("damaged.crl", "no revocation list");
