@@ -45,5 +45,6 @@ mod storage;
 mod systemd;
 mod tail;
 mod tls;
+mod tls_set;
 #[cfg(feature = "otlp")]
 mod traces;

@@ -1,8 +1,9 @@
 //! All TLS files, read and checked as one set: every problem is found in one go, each with its file and the remedy.
 
+mod lists;
 mod own;
+mod signed;
 
-use std::cmp::Reverse;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,21 +16,18 @@ use rustls::server::{NoServerSessionStorage, ServerConfig, VerifierBuilderError,
 use rustls::sign::SingleCertAndKey;
 use rustls::{RootCertStore, SupportedProtocolVersion};
 use x509_cert::Certificate;
-use x509_cert::crl::CertificateList;
 use x509_cert::der::Decode;
-use x509_cert::ext::pkix::BasicConstraints;
-use x509_cert::name::Name;
+use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
 use x509_cert::time::Time;
 
+use self::signed::Algorithms;
 use super::expiry::Expiry;
 use super::files::{Content, Files, Fingerprint};
 use super::finding::{Finding, Severity};
 use super::identity::{Clients, rfc4514};
-use super::verify::{Judge, Policy};
+use super::verify::{Judge, Key, Policy};
 use crate::config::{self, TlsVersion};
 use crate::pem;
-
-const CRL_SOON: Duration = Duration::from_secs(48 * 60 * 60);
 
 /// One consistent set of TLS files, immutable.
 pub(super) struct Material {
@@ -51,9 +49,10 @@ impl Material {
         let now = since_epoch(SystemTime::now());
         let mut loading = Loading { files, now, findings: Vec::new(), expiries: Vec::new() };
         let (provider, versions) = loading.protocol(tls.min_version);
+        let algorithms = provider.signature_verification_algorithms.all;
         let own = loading.own(tls, &provider);
-        let roots = loading.client_ca(&tls.client_ca);
-        let crls = loading.client_crl(&tls.client_crl, &roots);
+        let roots = loading.client_ca(&tls.client_ca, algorithms);
+        let crls = loading.client_crl(&tls.client_crl, &roots, &provider);
         let clients = Clients::compile(&tls.clients, &mut loading.findings);
         let anchors: Vec<Anchor> = roots.into_iter().map(Anchor::from).collect();
         let crls: Vec<_> = crls.into_iter().map(|crl| crl.der).collect();
@@ -148,12 +147,6 @@ struct Anchor {
     until: Duration,
 }
 
-struct Crl {
-    der: CertificateRevocationListDer<'static>,
-    issuer: Name,
-    issued_at: Duration,
-}
-
 struct Loading<'a> {
     files: &'a Files,
     /// Since the epoch, once for the whole set.
@@ -195,7 +188,7 @@ impl<'a> Loading<'a> {
     }
 
     /// The CAs whose clients may come, without those that have expired.
-    fn client_ca(&mut self, files: &[PathBuf]) -> Vec<Root> {
+    fn client_ca(&mut self, files: &[PathBuf], algorithms: Algorithms) -> Vec<Root> {
         let mut roots = Vec::new();
         for file in files {
             let Some(ders) = self.pem(file, pem::authorities) else { continue };
@@ -214,10 +207,7 @@ impl<'a> Loading<'a> {
                     );
                     continue;
                 }
-                if !matches!(tbs.get_extension::<BasicConstraints>(), Ok(Some((_, constraints))) if constraints.ca) {
-                    let what = format!("`{name}` is not marked as a CA");
-                    self.warn(what, file, "tls.client_ca wants the CA's certificate, not the client's");
-                }
+                self.check_ca(&certificate, &name, file, algorithms);
                 self.expiries.push(Expiry::of_certificate("tls.client_ca", file, &certificate));
                 roots.push(Root { der, certificate, file: file.clone() });
             }
@@ -232,67 +222,29 @@ impl<'a> Loading<'a> {
         roots
     }
 
-    fn client_crl(&mut self, files: &[PathBuf], roots: &[Root]) -> Vec<Crl> {
-        let mut crls = Vec::new();
-        for file in files {
-            let Some(ders) = self.pem::<CertificateRevocationListDer<'static>>(file, "X509 CRL") else { continue };
-            for der in ders {
-                let Ok(list) = CertificateList::<x509_cert::certificate::Rfc5280>::from_der(der.as_ref()) else {
-                    self.error("is no revocation list that can be read", file, "fetch it again from the CA");
-                    continue;
-                };
-                self.check_crl(&list, file, roots);
-                let issued_at = list.tbs_cert_list.this_update.to_unix_duration();
-                crls.push(Crl { der, issuer: list.tbs_cert_list.issuer, issued_at });
-            }
+    /// What would else come to light only when the first client is refused.
+    fn check_ca(&mut self, certificate: &Certificate, name: &str, file: &Path, algorithms: Algorithms) {
+        let tbs = certificate.tbs_certificate();
+        let is_ca = is_ca(certificate);
+        // Those of the first version say nothing of it. One that signed itself may be a client's, which is its own CA then.
+        let may_be_one = tbs.extensions().is_none() || tbs.subject() == tbs.issuer();
+        if !is_ca && may_be_one {
+            let what = format!("`{name}` is not marked as a CA");
+            self.warn(what, file, "tls.client_ca wants the CA's certificate, not the client's");
+        } else if !is_ca {
+            let what = format!("`{name}` is no CA, so nobody could get in by it");
+            self.error(what, file, "put the certificate of the CA that signs ASAPP's there, not ASAPP's own");
+        } else if !may_certify(certificate) {
+            let what = format!("the CA `{name}` may not sign certificates: its key usage lacks keyCertSign");
+            self.error(what, file, "replace it by the CA that signs ASAPP's client certificate");
         }
-        // webpki asks the first list of an issuer only: an older one must not hide what a newer one says.
-        crls.sort_by_key(|crl| Reverse(crl.issued_at));
-        if !crls.is_empty() {
-            for root in roots {
-                let subject = root.certificate.tbs_certificate().subject();
-                if !crls.iter().any(|crl| crl.issuer == *subject) {
-                    self.warn(
-                        format!(
-                            "tls.client_crl has no list of `{}`: clients it issued itself are refused",
-                            rfc4514(subject)
-                        ),
-                        &root.file,
-                        "add its revocation list, unless it only issues through intermediates",
-                    );
-                }
-            }
+        if !signed::is_usable(certificate, algorithms) {
+            let what = format!("the key of `{name}` cannot be used: {}", Key::of(certificate));
+            self.error(what, file, "replace it by a CA with RSA of 2048 to 8192 bits, P-256, P-384, P-521 or Ed25519");
         }
-        crls
-    }
-
-    fn check_crl(&mut self, list: &CertificateList, file: &Path, roots: &[Root]) {
-        let list = &list.tbs_cert_list;
-        let issuer = rfc4514(&list.issuer);
-        self.expiries.extend(Expiry::of_list("tls.client_crl", file, list));
-        if !roots.iter().any(|root| *root.certificate.tbs_certificate().subject() == list.issuer) {
-            self.warn(
-                format!(
-                    "its issuer `{issuer}` is not in tls.client_ca, so it cannot be checked before its clients come"
-                ),
-                file,
-                "fine for an intermediate's list, otherwise add that CA",
-            );
-        }
-        match list.next_update {
-            None => self.error("does not say when the next list is due", file, "ask the CA for one that does"),
-            Some(next) if self.expired(next) => {
-                self.error(format!("the list of `{issuer}` expired on {}", date(next)), file, "fetch the new one");
-            }
-            Some(next) => {
-                let left = next.to_unix_duration().saturating_sub(self.now);
-                let what = format!("the list of `{issuer}` is good for {} more hours", left.as_secs() / 3600);
-                self.findings.push(if left < CRL_SOON {
-                    Finding::warning(what, file, "fetch the new one before its clients are refused")
-                } else {
-                    Finding::info(what, file)
-                });
-            }
+        if tbs.validity().not_before.to_unix_duration() > self.now {
+            let what = format!("`{name}` is not valid before {}", date(tbs.validity().not_before));
+            self.warn(what, file, "check the clock of this machine");
         }
     }
 
@@ -351,6 +303,19 @@ impl<'a> Loading<'a> {
     fn warn(&mut self, what: impl Into<String>, file: &Path, remedy: impl Into<String>) {
         self.findings.push(Finding::warning(what, file, remedy));
     }
+}
+
+pub(super) fn is_ca(certificate: &Certificate) -> bool {
+    matches!(certificate.tbs_certificate().get_extension::<BasicConstraints>(), Ok(Some((_, found))) if found.ca)
+}
+
+/// Without a key usage it may.
+pub(super) fn may_certify(certificate: &Certificate) -> bool {
+    key_usage(certificate).is_ok_and(|usage| usage.is_none_or(|usage| usage.key_cert_sign()))
+}
+
+pub(super) fn key_usage(certificate: &Certificate) -> Result<Option<KeyUsage>, x509_cert::der::Error> {
+    Ok(certificate.tbs_certificate().get_extension::<KeyUsage>()?.map(|(_, usage)| usage))
 }
 
 /// webpki's verifier over these anchors and lists. With any list given, a client of unknown status is refused.

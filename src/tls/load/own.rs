@@ -12,7 +12,8 @@ use x509_cert::Certificate;
 use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::ext::pkix::{AuthorityInfoAccessSyntax, SubjectAltName};
 
-use super::{Loading, date};
+use super::signed::{Algorithms, Signature, signature};
+use super::{Loading, date, is_ca, may_certify};
 use crate::config;
 use crate::pem;
 use crate::tls::expiry::Expiry;
@@ -51,6 +52,7 @@ impl Loading<'_> {
             return None;
         }
         self.check_own(&parsed, &tls.certificate);
+        self.check_issuers(&chain, &parsed, &tls.certificate, provider.signature_verification_algorithms.all);
         let key = key?;
         let pair = CertifiedKey::new(chain, key);
         match pair.keys_match() {
@@ -120,6 +122,34 @@ impl Loading<'_> {
         if issuers.is_empty() && has_issuer_url {
             let name = rfc4514(tbs.issuer());
             self.warn(format!("the intermediate certificate of `{name}` is missing"), file, "append it to the file");
+        }
+    }
+
+    /// Those above the own certificate have to be able to vouch for it, or no client trusts it.
+    fn check_issuers(
+        &mut self,
+        ders: &[CertificateDer<'static>],
+        chain: &[Certificate],
+        file: &Path,
+        algorithms: Algorithms,
+    ) {
+        for ((der, below), issuer) in ders.iter().zip(chain).zip(chain.iter().skip(1)) {
+            if below.tbs_certificate().issuer() != issuer.tbs_certificate().subject() {
+                // That they do not follow each other was said.
+                break;
+            }
+            let name = rfc4514(issuer.tbs_certificate().subject());
+            if !is_ca(issuer) && issuer.tbs_certificate().extensions().is_some() {
+                self.error(format!("the intermediate `{name}` is no CA"), file, "append the one that the CA sent");
+            } else if !may_certify(issuer) {
+                let what =
+                    format!("the intermediate `{name}` may not sign certificates: its key usage lacks keyCertSign");
+                self.error(what, file, "append the one that the CA sent");
+            } else if signature(der, issuer, algorithms) == Signature::Bad {
+                let below = rfc4514(below.tbs_certificate().subject());
+                let what = format!("`{below}` is not signed by the key of `{name}` that follows it");
+                self.error(what, file, "append the intermediate of that name that the CA sent with it");
+            }
         }
     }
 

@@ -40,6 +40,7 @@ fn files_that_cannot_be_used() {
     world.refuses_to_load("damaged.crl", "no revocation list");
     world.tls.client_crl.clear();
     let issuer = ca("client CA");
+    fs::write(&world.tls.client_ca[0], issuer.pem()).unwrap();
     world.crl(&issuer, &[], Days::minutes(-1));
     world.refuses_to_load("0.crl", "expired on");
     world.tls.client_crl.clear();

@@ -96,14 +96,6 @@ async fn of_unknown_status_when_there_are_lists() {
 }
 
 #[tokio::test]
-async fn with_a_list_that_someone_else_signed() {
-    let mut world = World::new();
-    world.crl(&ca("client CA"), &[], Days::days(7));
-    let client = world.issue(&good());
-    world.refuses(Some(&client), Reason::RevocationUnknown, AlertDescription::UnknownCA).await;
-}
-
-#[tokio::test]
 async fn with_a_list_that_expires_while_running() {
     let mut world = World::new();
     let issuer = ca("client CA");

@@ -1,0 +1,198 @@
+//! The revocation lists of a set: whose they are, and whether they can be asked about clients.
+
+use std::cmp::Reverse;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateRevocationListDer;
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use x509_cert::Certificate;
+use x509_cert::crl::CertificateList;
+use x509_cert::der::Decode;
+use x509_cert::der::oid::AssociatedOid;
+use x509_cert::ext::pkix::crl::dp::IssuingDistributionPoint;
+use x509_cert::name::Name;
+
+use super::signed::{Algorithms, Signature, signature};
+use super::{Loading, Root, date, key_usage};
+use crate::pem;
+use crate::tls::expiry::Expiry;
+use crate::tls::finding::Finding;
+use crate::tls::identity::rfc4514;
+
+const SOON: Duration = Duration::from_secs(48 * 60 * 60);
+/// Each handshake with a client of its CA hashes all of it, which takes about as many milliseconds.
+const LARGEST: usize = 16 << 20;
+
+/// A list that may be asked.
+pub(super) struct Crl {
+    pub(super) der: CertificateRevocationListDer<'static>,
+    issuer: Name,
+    issued_at: Duration,
+    /// The client CA whose key has signed it, by its place among them; `None` for an issuer that is not one of them.
+    signer: Option<usize>,
+    /// It says nothing of clients.
+    of_authorities: bool,
+}
+
+impl Loading<'_> {
+    pub(super) fn client_crl(&mut self, files: &[PathBuf], roots: &[Root], provider: &Arc<CryptoProvider>) -> Vec<Crl> {
+        let mut crls = Vec::new();
+        for file in files {
+            let Some(ders) = self.pem(file, pem::lists) else { continue };
+            for der in ders {
+                if der.len() > LARGEST {
+                    let what = format!("has a list of {} MiB, more than {}", der.len() >> 20, LARGEST >> 20);
+                    self.error(what, file, "each handshake hashes all of it: ask the CA for partitioned lists");
+                    continue;
+                }
+                let Ok(list) = CertificateList::<x509_cert::certificate::Rfc5280>::from_der(der.as_ref()) else {
+                    self.error("is no revocation list that can be read", file, "fetch it again from the CA");
+                    continue;
+                };
+                if let Some(unusable) = unusable(&der, roots, provider) {
+                    let what = format!("has a list that cannot be used: {unusable}");
+                    self.error(what, file, "ask the CA for a complete, direct list");
+                    continue;
+                }
+                self.check_crl(&list, file, roots);
+                let signer = self.signer(&der, &list, file, roots, provider.signature_verification_algorithms.all);
+                let of_authorities = is_of_authorities(&list);
+                let issued_at = list.tbs_cert_list.this_update.to_unix_duration();
+                crls.push(Crl { der, issuer: list.tbs_cert_list.issuer, issued_at, signer, of_authorities });
+            }
+        }
+        // webpki asks the first list of an issuer only: an older one must not hide what a newer one says.
+        crls.sort_by_key(|crl| Reverse(crl.issued_at));
+        self.check_coverage(&crls, roots);
+        crls
+    }
+
+    /// The CA whose key has signed this list. One that bears a CA's name and is another's would refuse all its clients.
+    fn signer(
+        &mut self,
+        der: &[u8],
+        list: &CertificateList,
+        file: &Path,
+        roots: &[Root],
+        algorithms: Algorithms,
+    ) -> Option<usize> {
+        let is_issuer = |root: &Root| *root.certificate.tbs_certificate().subject() == list.tbs_cert_list.issuer;
+        let verdicts: Vec<(usize, Signature)> = roots
+            .iter()
+            .enumerate()
+            .filter(|(_, root)| is_issuer(root))
+            .map(|(place, root)| (place, signature(der, &root.certificate, algorithms)))
+            .collect();
+        let good = verdicts.iter().find(|(_, verdict)| *verdict == Signature::Good).map(|(place, _)| *place);
+        let name = rfc4514(&list.tbs_cert_list.issuer);
+        if let Some(root) = good.and_then(|place| roots.get(place)) {
+            if !may_sign_lists(&root.certificate) {
+                let what = format!("the CA `{name}` may not sign revocation lists: its key usage lacks cRLSign");
+                self.error(what, file, "ask the CA which list is good, or leave it out of tls.client_crl");
+            }
+        } else if verdicts.iter().any(|(_, verdict)| *verdict == Signature::Bad) {
+            let what = format!("the list of `{name}` is not signed by the key that this CA has in tls.client_ca");
+            self.error(what, file, "fetch it again from that CA, or name the CA's certificate that goes with it");
+        } else if !verdicts.is_empty() {
+            let what = format!("the list of `{name}` is signed in a way that cannot be verified");
+            self.error(what, file, "ask the CA for one that is signed with SHA-256 or better");
+        }
+        good
+    }
+
+    /// Which CAs have no list, and which have one that another's hides.
+    fn check_coverage(&mut self, crls: &[Crl], roots: &[Root]) {
+        if crls.is_empty() {
+            return;
+        }
+        let key = |root: &Root| root.certificate.tbs_certificate().subject_public_key_info().clone();
+        let key_of_signer = |crl: &Crl| crl.signer.and_then(|place| roots.get(place)).map(key);
+        let mut reported: Vec<&Name> = Vec::new();
+        for root in roots {
+            let subject = root.certificate.tbs_certificate().subject();
+            let of_name = || crls.iter().filter(|crl| crl.issuer == *subject);
+            let own = of_name().any(|crl| !crl.of_authorities && key_of_signer(crl) == Some(key(root)));
+            let others = of_name().any(|crl| crl.signer.is_some() && key_of_signer(crl) != Some(key(root)));
+            let name = rfc4514(subject);
+            if own && others && !reported.contains(&subject) {
+                reported.push(subject);
+                let what =
+                    format!("tls.client_crl has lists by two keys of `{name}`, of which only one would be asked");
+                self.error(what, &root.file, "remove the CA that is no longer used, and its list");
+            } else if !own && (others || !of_name().any(|crl| crl.signer.is_none())) {
+                self.warn(
+                    format!("tls.client_crl has no list of `{name}`: clients it issued itself are refused"),
+                    &root.file,
+                    "add its revocation list, unless it only issues through intermediates",
+                );
+            }
+        }
+    }
+
+    fn check_crl(&mut self, list: &CertificateList, file: &Path, roots: &[Root]) {
+        let list = &list.tbs_cert_list;
+        let issuer = rfc4514(&list.issuer);
+        self.expiries.extend(Expiry::of_list("tls.client_crl", file, list));
+        if !roots.iter().any(|root| *root.certificate.tbs_certificate().subject() == list.issuer) {
+            self.warn(
+                format!(
+                    "its issuer `{issuer}` is not in tls.client_ca, so it cannot be checked before its clients come"
+                ),
+                file,
+                "fine for an intermediate's list, otherwise add that CA",
+            );
+        }
+        if list.this_update.to_unix_duration() > self.now {
+            let what = format!("the list of `{issuer}` is of {}, which is to come", date(list.this_update));
+            self.warn(what, file, "check the clock of this machine");
+        }
+        match list.next_update {
+            None => self.error("does not say when the next list is due", file, "ask the CA for one that does"),
+            Some(next) if self.expired(next) => {
+                self.error(format!("the list of `{issuer}` expired on {}", date(next)), file, "fetch the new one");
+            }
+            Some(next) => {
+                let left = next.to_unix_duration().saturating_sub(self.now);
+                let what = format!("the list of `{issuer}` is good for {} more hours", left.as_secs() / 3600);
+                self.findings.push(if left < SOON {
+                    Finding::warning(what, file, "fetch the new one before its clients are refused")
+                } else {
+                    Finding::info(what, file)
+                });
+            }
+        }
+    }
+}
+
+/// Why webpki does not take a list.
+fn unusable(
+    der: &CertificateRevocationListDer<'static>,
+    roots: &[Root],
+    provider: &Arc<CryptoProvider>,
+) -> Option<String> {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(roots.first().map(|root| root.der.clone()));
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider));
+    match builder.with_crls([der.clone()]).build() {
+        // That there is no CA is said elsewhere.
+        Ok(_) | Err(VerifierBuilderError::NoRootAnchors) => None,
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// It is about the certificates of CAs alone; those of clients are asked for.
+fn is_of_authorities(list: &CertificateList) -> bool {
+    let extensions = list.tbs_cert_list.crl_extensions.iter().flatten();
+    extensions
+        .filter(|extension| extension.extn_id == IssuingDistributionPoint::OID)
+        .filter_map(|extension| IssuingDistributionPoint::from_der(extension.extn_value.as_bytes()).ok())
+        .any(|scope| scope.only_contains_ca_certs)
+}
+
+fn may_sign_lists(certificate: &Certificate) -> bool {
+    key_usage(certificate).is_ok_and(|usage| usage.is_none_or(|usage| usage.crl_sign()))
+}

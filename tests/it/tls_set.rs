@@ -1,0 +1,166 @@
+//! What is wrong with a set of TLS files comes to light when it is loaded, not when the first client is refused.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rcgen::{BasicConstraints, IsCa, KeyUsagePurpose};
+use rustix::process::Signal;
+use time::{Duration, OffsetDateTime};
+
+use crate::harness::event::new_event;
+use crate::harness::pki::{Ca, Identity, PKI};
+use crate::harness::receiver::Setup;
+use crate::harness::wait_for;
+
+/// Neither starts nor passes `check`, and both say so with these words.
+#[track_caller]
+fn assert_bad(setup: &Setup, words: &str) {
+    let checked = setup.command().arg("check").output().unwrap();
+    let said = String::from_utf8(checked.stdout).unwrap();
+    let is_it = |line: &str| line.starts_with("error    tls: ") && line.contains(words);
+    assert!(checked.status.code() == Some(78) && said.lines().any(is_it), "{words}: {said}");
+    let ended = setup.start_in_vain();
+    assert_eq!(ended.status.code(), Some(78), "{words}");
+    assert!(ended.log.join("\n").contains(words), "{words}: {ended:?}");
+}
+
+fn month() -> OffsetDateTime {
+    OffsetDateTime::now_utc() + Duration::days(30)
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
+/// The identity's certificate with that of an authority behind it.
+fn followed_by(identity: Identity, authority: &Ca) -> Identity {
+    fs::write(&identity.chain, read(&identity.chain) + &read(&authority.certificate)).unwrap();
+    identity
+}
+
+/// An authority and its revocation list, made by OpenSSL, which makes odd ones too: the authority's certificate, the list.
+fn by_openssl(folder: &Path, key: &str, usage: &str, list: &str) -> (PathBuf, PathBuf) {
+    let path = |name: &str| folder.join(name);
+    let shown = |name: &str| path(name).display().to_string();
+    let config = format!(
+        "[ca]\ndefault_ca = d\n[d]\ndatabase = {}\ncrlnumber = {}\ndefault_md = sha256\ndefault_crl_days = 30\n\
+         [req]\ndistinguished_name = n\nx509_extensions = e\nprompt = no\n[n]\nCN = Odd CA\n\
+         [e]\nbasicConstraints = critical,CA:TRUE\nkeyUsage = critical,{usage}\n[l]\n{list}\n[p]\nindirectCRL = TRUE\n",
+        shown("index"),
+        shown("number"),
+    );
+    fs::write(path("config"), config).unwrap();
+    fs::write(path("index"), "").unwrap();
+    fs::write(path("number"), "01\n").unwrap();
+    let run = |arguments: &[&str]| {
+        let said = Command::new("openssl").args(arguments).args(["-config", &shown("config")]).output().unwrap();
+        assert!(said.status.success(), "{said:?}");
+    };
+    let (ca, own_key, crl) = (shown("odd.pem"), shown("odd.key"), shown("odd.crl"));
+    let mut arguments = vec!["req", "-x509", "-nodes", "-days", "30", "-keyout", &own_key, "-out", &ca, "-newkey"];
+    arguments.extend(key.split(' '));
+    run(&arguments);
+    let mut arguments = vec!["ca", "-gencrl", "-keyfile", &own_key, "-cert", &ca, "-out", &crl];
+    if !list.is_empty() {
+        arguments.extend(["-crlexts", "l"]);
+    }
+    run(&arguments);
+    (path("odd.pem"), path("odd.crl"))
+}
+
+const P256: &str = "ec -pkeyopt ec_paramgen_curve:P-256";
+
+#[test]
+fn a_revocation_list_by_another_key_of_the_name_is_a_bad_set() {
+    let twin = Ca::new("Test CA");
+    let setup = Setup::new();
+    let list = setup.folder().join("list.crl");
+    let setup = setup.set("tls.client_crl", [&list]).set("tls.reload_interval", "1h");
+    fs::copy(twin.crl(&[], month()), &list).unwrap();
+    assert_bad(&setup, "the list of `CN=Test CA` is not signed by the key that this CA has in tls.client_ca");
+
+    fs::copy(PKI.ca.crl(&[], month()), &list).unwrap();
+    let receiver = setup.start();
+    let mut wire = receiver.connect();
+    let mut stored = || {
+        let (id, event) = new_event();
+        wire.post(event.as_bytes()).assert_durable("stored", &id);
+    };
+    stored();
+    fs::copy(twin.crl(&[], month()), &list).unwrap();
+    receiver.signal(Signal::HUP);
+    wait_for("the reload to fail", || {
+        let problems = receiver.ask_admin("/api/v1/status").unwrap().json()["reload"]["problems"].to_string();
+        problems.contains("is not signed by the key").then_some(())
+    });
+    stored();
+    receiver.store(1);
+    receiver.finish();
+}
+
+#[test]
+fn lists_by_two_keys_of_one_name_are_a_bad_set() {
+    let twin = Ca::new("Test CA");
+    let both = Setup::embedded().set("tls.client_ca", [&PKI.ca.certificate, &twin.certificate]);
+    let lists = [PKI.ca.crl(&[], month()), twin.crl(&[], month())];
+    assert_bad(&both.clone().set("tls.client_crl", [&lists[0], &lists[1]]), "lists by two keys of `CN=Test CA`");
+    // With one list, the clients of the other are refused as those of any CA without one.
+    let one = both.set("tls.client_crl", [&lists[0]]).start();
+    one.store(1);
+    let warned = |line: &String| line.contains("tls.client_crl has no list of `CN=Test CA`");
+    assert!(one.finish().log.iter().any(warned));
+}
+
+#[test]
+fn a_list_that_could_not_be_asked_is_a_bad_set() {
+    for (usage, list, words) in [
+        ("keyCertSign,cRLSign", "2.5.29.27 = critical,DER:02:01:01", "has a list that cannot be used"),
+        ("keyCertSign,cRLSign", "issuingDistributionPoint = critical,@p", "has a list that cannot be used"),
+        ("keyCertSign,cRLSign", "1.2.3.4.5 = critical,DER:05:00", "has a list that cannot be used"),
+        ("keyCertSign", "", "may not sign revocation lists: its key usage lacks cRLSign"),
+    ] {
+        let setup = Setup::embedded();
+        let (ca, crl) = by_openssl(setup.folder(), P256, usage, list);
+        let setup = setup.set("tls.client_ca", [&PKI.ca.certificate, &ca]);
+        let good = PKI.ca.crl(&[], month());
+        assert_bad(&setup.set("tls.client_crl", [&good, &crl]), words);
+    }
+    let setup = Setup::embedded();
+    let (ca, crl) = by_openssl(setup.folder(), P256, "keyCertSign,cRLSign", "");
+    let setup = setup.set("tls.client_ca", [&PKI.ca.certificate, &ca]);
+    setup.set("tls.client_crl", [&PKI.ca.crl(&[], month()), &crl]).start().finish();
+}
+
+#[test]
+fn an_authority_that_could_let_in_nobody_is_a_bad_set() {
+    let with = |ca: &Path| Setup::embedded().set("tls.client_ca", [&PKI.ca.certificate, &ca.to_owned()]);
+    let no_signer = Ca::with("No signer", |profile| profile.key_usages = vec![KeyUsagePurpose::CrlSign]);
+    assert_bad(&with(&no_signer.certificate), "the CA `CN=No signer` may not sign certificates");
+    let no_ca = PKI.ca.intermediate_with("No CA", |profile| profile.is_ca = IsCa::ExplicitNoCa);
+    assert_bad(&with(&no_ca.certificate), "`CN=No CA` is no CA");
+    assert_bad(&with(&PKI.client.chain), "is no CA, so nobody could get in by it");
+    for key in ["rsa:1024", "ec -pkeyopt ec_paramgen_curve:secp224r1"] {
+        let setup = Setup::embedded();
+        let (ca, _) = by_openssl(setup.folder(), key, "keyCertSign,cRLSign", "");
+        assert_bad(&setup.set("tls.client_ca", [&PKI.ca.certificate, &ca]), "the key of `CN=Odd CA` cannot be used");
+    }
+    with(&PKI.ca.intermediate("Good").certificate).start().finish();
+}
+
+#[test]
+fn an_own_chain_that_no_client_could_trust_is_a_bad_set() {
+    let with =
+        |server: &Identity| Setup::embedded().set("tls.certificate", &server.chain).set("tls.private_key", &server.key);
+    let good = PKI.ca.intermediate("Intermediate");
+    let no_signer =
+        PKI.ca.intermediate_with("Intermediate", |profile| profile.key_usages = vec![KeyUsagePurpose::CrlSign]);
+    let no_ca = PKI.ca.intermediate_with("Intermediate", |profile| profile.is_ca = IsCa::ExplicitNoCa);
+    assert_bad(&with(&followed_by(no_signer.server(|_| ()), &no_signer)), "may not sign certificates");
+    assert_bad(&with(&followed_by(no_ca.server(|_| ()), &no_ca)), "the intermediate `CN=Intermediate` is no CA");
+    let twin = PKI.ca.intermediate_with("Intermediate", |profile| {
+        profile.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    });
+    assert_bad(&with(&followed_by(good.server(|_| ()), &twin)), "is not signed by the key of `CN=Intermediate`");
+    with(&followed_by(good.server(|_| ()), &good)).start().finish();
+}
