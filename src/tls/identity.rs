@@ -11,6 +11,7 @@ use x509_cert::name::Name;
 
 use super::finding::Finding;
 use crate::config;
+use crate::whole::is_placeholder;
 
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 const ORGANIZATION: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.10");
@@ -61,6 +62,16 @@ impl Clients {
 
 impl Pinned {
     fn compile(entry: &config::AllowedClient, findings: &mut Vec<Finding>) -> Option<Self> {
+        if let Some(placeholder) = placeholder(entry) {
+            findings.push(Finding::error(
+                format!(
+                    "tls.allowed_clients holds the placeholder `{placeholder}` of the shipped settings: nobody gets in"
+                ),
+                None,
+                "write what identifies ASAPP's certificate, as agreed with ASAPP",
+            ));
+            return None;
+        }
         let subject = match &entry.subject {
             None => None,
             Some(text) => {
@@ -99,6 +110,17 @@ impl Pinned {
             && self.certificate_sha256.is_none_or(|wanted| wanted == presented.certificate_sha256)
             && self.public_key_sha256.is_none_or(|wanted| wanted == presented.public_key_sha256)
     }
+}
+
+/// What the shipped settings have in place of the identity that is agreed with ASAPP, and the examples beside the key.
+fn placeholder(entry: &config::AllowedClient) -> Option<&str> {
+    const EXAMPLES: [&str; 3] = ["client.example.com", "urn:example:client", "CN=client.example.com,O=ASAPP"];
+    let texts = [&entry.subject, &entry.common_name, &entry.organization, &entry.dns, &entry.uri];
+    let texts = texts.into_iter().flatten().map(String::as_str);
+    let mut found = texts.filter(|text| is_placeholder(text) || EXAMPLES.contains(text));
+    let is_zero = |digest: &Option<[u8; 32]>| *digest == Some([0; 32]);
+    let digests = is_zero(&entry.certificate_sha256) || is_zero(&entry.public_key_sha256);
+    found.next().or(digests.then_some("0000\u{2026}"))
 }
 
 /// The name as RFC 4514 writes it, on one line: what is not printable is escaped.

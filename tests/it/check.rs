@@ -136,8 +136,22 @@ fn who_vouches_for_the_certificate_is_told() {
 
 #[test]
 fn a_placeholder_is_no_client() {
-    let setup = good().set_toml("tls.allowed_clients", "[{ common_name = 'REPLACE-with-the-identifier' }]");
-    check(&setup, &[]).has("warning", "tls.allowed_clients", "nobody gets in").ends_with(0);
+    let zeros = "0".repeat(64);
+    for entry in [
+        "common_name = 'REPLACE-with-the-identifier-agreed-with-ASAPP'",
+        "subject = 'CN=REPLACE-with-the-identifier-agreed-with-ASAPP,O=ASAPP'",
+        "dns = 'REPLACE'",
+        "common_name = 'client.example.com'",
+        &format!("certificate_sha256 = '{zeros}'"),
+    ] {
+        let setup = good().set_toml("tls.allowed_clients", &format!("[{{ common_name = 'x' }}, {{ {entry} }}]"));
+        check(&setup, &[]).has("error", "tls", "write what identifies ASAPP's certificate").ends_with(78);
+        let ended = setup.start_in_vain();
+        assert_eq!(ended.status.code(), Some(78), "{entry}: {ended:?}");
+        assert!(ended.log.join("\n").contains("tls.allowed_clients holds the placeholder"), "{entry}: {ended:?}");
+    }
+    let real = good().set_toml("tls.allowed_clients", "[{ organization = 'REPLACEMENT Parts Ltd' }]");
+    check(&real, &[]).ends_with(0);
     let any = good().without("tls.allowed_clients").set("tls.allow_any_client", true);
     check(&any, &[])
         .has("warning", "tls.allow_any_client", "lets in every client")
