@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -118,7 +119,8 @@ impl Service {
         let counted = Some(Arc::clone(&metrics));
         connections.spawn(server::serve(listener, Transport::Tls(Arc::clone(&tls)), receiver, limits, counted, phases));
 
-        let (reload, reports) = Reload::new(Arc::clone(&config), Arc::clone(&tls), Arc::clone(&metrics));
+        let others = shown_to_others(&config);
+        let (reload, reports) = Reload::new(Arc::clone(&config), Arc::clone(&tls), Arc::clone(&metrics), others);
         let (ask, asked) = mpsc::channel(1);
         connections.spawn(reload.run(asked, phase.subscribe()));
 
@@ -289,7 +291,6 @@ fn insight(
     let view = View {
         config: Arc::clone(config),
         tls,
-        of_sinks: shown_by_sinks(&config.sinks),
         journal: journal.clone(),
         health: lanes.health().to_vec(),
         metrics: Arc::clone(metrics),
@@ -311,11 +312,20 @@ fn shown_by_sinks(sinks: &[config::Sink]) -> Vec<Expiry> {
     shown.collect()
 }
 
+/// Those, and the one that is shown to the cluster, of which the file is read at each connection.
+fn shown_to_others(config: &Config) -> impl Fn() -> Vec<Expiry> + Send + Sync + 'static {
+    let of_sinks = shown_by_sinks(&config.sinks);
+    let of_cluster = config.journal.nats.as_ref().and_then(|nats| nats.certificate.clone());
+    move || {
+        let read = |file: &PathBuf| Expiry::read("journal.nats.certificate".to_owned(), file);
+        of_sinks.iter().cloned().chain(of_cluster.as_ref().and_then(read)).collect()
+    }
+}
+
 /// What a status is put together from.
 struct View {
     config: Arc<Config>,
     tls: Arc<ServerTls>,
-    of_sinks: Vec<Expiry>,
     journal: Journal,
     health: Vec<(String, Health)>,
     metrics: Arc<Metrics>,
@@ -329,7 +339,7 @@ impl View {
         self.metrics.dedup_ids.set(found.dedup_ids.try_into().unwrap_or(i64::MAX));
         let now = SystemTime::now();
         let (letters, kept) = (found.dead_letters, found.quarantine);
-        let expiries = self.tls.expiries().into_iter().chain(self.of_sinks.iter().cloned());
+        let expiries = self.tls.expiries().into_iter().chain(self.reload.borrow().shown.clone());
         admin::Status {
             process: admin::Process::read(&self.metrics),
             journal: self.of_journal(&found, now),

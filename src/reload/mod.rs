@@ -4,8 +4,10 @@
 //! `tls.reload_interval`, since network file systems tell nothing. What counts is their contents. After every look, all
 //! connected clients are judged anew: also time makes a client one that is not allowed any more.
 
+mod reminders;
 mod watch;
 
+use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,7 +22,8 @@ use crate::blocking::joined;
 use crate::config::{Config, Problems, Warning};
 use crate::server::Phase;
 use crate::telemetry::Metrics;
-use crate::tls::{self, Files, Finding, Fingerprint, ServerTls, Severity};
+use crate::tls::{self, Expiry, Files, Finding, Fingerprint, ServerTls, Severity};
+use reminders::Reminders;
 use watch::Watch;
 
 /// Files that are being written are left alone until they hold still for so long,
@@ -46,6 +49,8 @@ pub struct Report {
     pub problems: Vec<String>,
     /// Keys whose values are others than at the start, and do not apply.
     pub restart_for: Vec<String>,
+    /// The certificates that the receiver shows to others.
+    pub shown: Vec<Expiry>,
 }
 
 /// Keeps the TLS files of a running receiver up to date.
@@ -59,6 +64,19 @@ pub struct Reload {
     in_use: Used,
     /// What the last look found, taken or not.
     last: Look,
+    /// The certificates that the receiver shows to others, besides those of the TLS set.
+    others: Others,
+    reminders: Reminders,
+}
+
+/// Reads files.
+#[derive(Clone)]
+struct Others(Arc<dyn Fn() -> Vec<Expiry> + Send + Sync>);
+
+impl fmt::Debug for Others {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Others")
+    }
 }
 
 /// The settings whose `[tls]` is in use, and its files.
@@ -84,16 +102,24 @@ struct Found {
 }
 
 impl Reload {
-    /// Of a receiver that has just loaded `tls` as `config` says.
+    /// Of a receiver that has just loaded `tls` as `config` says. `others` reads until when the certificates are good that
+    /// it shows to others.
     #[must_use]
-    pub fn new(config: Arc<Config>, tls: Arc<ServerTls>, metrics: Arc<Metrics>) -> (Self, Receiver<Report>) {
-        let first = Report { taken_at: SystemTime::now(), problems: Vec::new(), restart_for: Vec::new() };
+    pub fn new(
+        config: Arc<Config>,
+        tls: Arc<ServerTls>,
+        metrics: Arc<Metrics>,
+        others: impl Fn() -> Vec<Expiry> + Send + Sync + 'static,
+    ) -> (Self, Receiver<Report>) {
+        let first =
+            Report { taken_at: SystemTime::now(), problems: Vec::new(), restart_for: Vec::new(), shown: others() };
         metrics.reload_last_good.set(seconds(first.taken_at));
         let (report, reports) = channel::channel(first);
         let files = tls.fingerprint();
         let last = Look { settings: Ok(Arc::clone(&config)), files: files.clone() };
         let in_use = Used { config: Arc::clone(&config), files };
-        (Self { started: config, tls, metrics, report, in_use, last }, reports)
+        let (others, reminders) = (Others(Arc::new(others)), Reminders::default());
+        (Self { started: config, tls, metrics, report, in_use, last, others, reminders }, reports)
     }
 
     /// Looks when asked to (and answers afterwards), when files may have changed and at intervals, until `phase` says that connections end.
@@ -122,6 +148,7 @@ impl Reload {
             let found = self.found().await;
             self.decide(found, insist.is_some()).await;
             self.dismiss_clients().await;
+            self.remind().await;
             // Whoever asked may have gone.
             let _ = insist.take().map(|asker| asker.send(()));
             insist = tokio::select! {
@@ -261,7 +288,10 @@ impl Reload {
             }
         }
         self.metrics.reload_failing.set(0);
-        self.report.send_replace(Report { taken_at, problems: Vec::new(), restart_for });
+        self.report.send_modify(|report| {
+            let shown = std::mem::take(&mut report.shown);
+            *report = Report { taken_at, problems: Vec::new(), restart_for, shown };
+        });
     }
 
     /// `known`: these files were tried before.
@@ -272,6 +302,29 @@ impl Reload {
         }
         self.metrics.reload_failing.set(1);
         self.report.send_modify(|report| report.problems = problems);
+    }
+
+    /// Logs which certificates and lists end soon, or have ended.
+    async fn remind(&mut self) {
+        let (tls, others) = (Arc::clone(&self.tls), self.others.clone());
+        let mut all = blocking(move || (others.0)()).await;
+        self.report.send_if_modified(|report| {
+            let is_new = report.shown != all;
+            report.shown.clone_from(&all);
+            is_new
+        });
+        all.extend(tls.expiries());
+        let now = SystemTime::now();
+        for expiry in self.reminders.due(all, now) {
+            let Expiry { key, file, subject, at, .. } = &expiry;
+            let (file, days_left) = (file.display(), expiry.days_left(now));
+            let not_after = humantime::format_rfc3339_seconds(*at);
+            if expiry.is_over(now) {
+                tracing::error!(key, %file, subject, %not_after, days_left, "a certificate or revocation list has ended: replace it");
+            } else {
+                tracing::warn!(key, %file, subject, %not_after, days_left, "a certificate or revocation list ends soon: renew it");
+            }
+        }
     }
 
     async fn dismiss_clients(&self) {

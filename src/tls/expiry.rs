@@ -20,7 +20,14 @@ pub struct Expiry {
     /// RFC 4514: whom a certificate names; who issued a revocation list.
     pub subject: String,
     pub at: SystemTime,
+    /// How long before that it is time to do something.
+    pub soon: Duration,
 }
+
+/// Time to have a certificate renewed by hand.
+const CERTIFICATE_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+/// Lists are renewed by a job, daily or weekly.
+pub(super) const LIST_SOON: Duration = Duration::from_secs(48 * 60 * 60);
 
 impl Expiry {
     /// Of the first certificate in a PEM file, read now; `None` if it cannot be read.
@@ -33,7 +40,7 @@ impl Expiry {
 
     pub(super) fn of_certificate(key: impl Into<String>, file: &Path, certificate: &Certificate) -> Self {
         let tbs = certificate.tbs_certificate();
-        Self::new(key.into(), file, rfc4514(tbs.subject()), tbs.validity().not_after)
+        Self::new(key.into(), file, rfc4514(tbs.subject()), tbs.validity().not_after, CERTIFICATE_SOON)
     }
 
     /// `None` for a list that does not say when the next one is due.
@@ -42,7 +49,7 @@ impl Expiry {
         file: &Path,
         list: &TbsCertList<P>,
     ) -> Option<Self> {
-        list.next_update.map(|next| Self::new(key.to_owned(), file, rfc4514(&list.issuer), next))
+        list.next_update.map(|next| Self::new(key.to_owned(), file, rfc4514(&list.issuer), next, LIST_SOON))
     }
 
     /// Seconds since 1970.
@@ -62,9 +69,20 @@ impl Expiry {
         }
     }
 
-    fn new(key: String, file: &Path, subject: String, at: Time) -> Self {
+    #[must_use]
+    pub fn is_over(&self, now: SystemTime) -> bool {
+        self.at <= now
+    }
+
+    /// Also when it is over.
+    #[must_use]
+    pub fn ends_soon(&self, now: SystemTime) -> bool {
+        self.at.duration_since(now).map_or(true, |left| left <= self.soon)
+    }
+
+    fn new(key: String, file: &Path, subject: String, at: Time, soon: Duration) -> Self {
         let at = UNIX_EPOCH.checked_add(at.to_unix_duration()).unwrap_or(UNIX_EPOCH);
-        Self { key, file: file.to_owned(), subject, at }
+        Self { key, file: file.to_owned(), subject, at, soon }
     }
 }
 
@@ -76,7 +94,7 @@ mod tests {
     fn days_are_counted_down_and_past_zero() {
         let day = Duration::from_secs(24 * 60 * 60);
         let at = UNIX_EPOCH + 100 * day;
-        let expiry = Expiry { key: String::new(), file: PathBuf::new(), subject: String::new(), at };
+        let expiry = Expiry { key: String::new(), file: PathBuf::new(), subject: String::new(), at, soon: day };
         let second = Duration::from_secs(1);
         for (now, left) in [(at - 2 * day, 2), (at - day + second, 0), (at, 0), (at + second, -1), (at + day, -2)] {
             assert_eq!(expiry.days_left(now), left, "{now:?}");

@@ -14,6 +14,7 @@ mod peers;
 mod portrait;
 pub mod profile;
 mod servers;
+mod shown;
 mod verify;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +37,7 @@ use self::load::Material;
 use self::peers::Peers;
 pub use self::portrait::{Portrait, Vouched};
 pub use self::servers::{Anchors, trusting, trusting_as_of_now};
+pub use self::shown::shown_to_servers;
 use self::verify::{Judge, Refusal};
 use crate::config;
 

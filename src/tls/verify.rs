@@ -254,7 +254,7 @@ pub(super) fn extended_key_usages(certificate: &Certificate) -> Option<Vec<Objec
 
 /// Whether a client may prove itself by a signature with this key (RFC 5280 4.2.1.3, RFC 8446 4.4.2.2). Without the
 /// extension it may.
-fn may_sign(certificate: &Certificate) -> bool {
+pub(super) fn may_sign(certificate: &Certificate) -> bool {
     match certificate.tbs_certificate().get_extension::<KeyUsage>() {
         Ok(usage) => usage.is_none_or(|(_, usage)| usage.digital_signature()),
         Err(_) => false,

@@ -275,6 +275,31 @@ fn connect_tries_targets_and_sends_nothing() {
 }
 
 #[test]
+fn the_certificate_that_a_target_is_shown_is_looked_at() {
+    let days = |days| OffsetDateTime::now_utc() + time::Duration::days(days) + time::Duration::hours(1);
+    let showing = |client: &crate::harness::pki::Identity| {
+        let setup = good().set("sinks.web.type", "http").set("sinks.web.url", "https://crm.example.com/events");
+        let setup = setup.set("sinks.web.tls.ca", [&PKI.ca.certificate]);
+        setup.set("sinks.web.tls.certificate", &client.chain).set("sinks.web.tls.private_key", &client.key)
+    };
+    let key = "sinks.web.tls.certificate";
+    check(&showing(&PKI.client), &[])
+        .has("ok", key, "is valid for 89 more days")
+        .has("warning", "sinks.web.url", "crm.example.com is an example's name")
+        .ends_with(0);
+    let soon = PKI.ca.client(|profile| profile.not_after = days(5));
+    check(&showing(&soon), &[]).has("warning", key, "is valid for 5 more days").ends_with(0);
+    let over = PKI.ca.client(|profile| profile.not_after = days(-2));
+    check(&showing(&over), &[]).has("error", key, "expired on").ends_with(1);
+    let early = PKI.ca.client(|profile| profile.not_before = days(2));
+    check(&showing(&early), &[]).has("error", key, "is not valid yet").ends_with(1);
+    check(&showing(&PKI.server), &[]).has("warning", key, "not meant for client authentication").ends_with(0);
+    let other = PKI.ca.client(|_| ());
+    let unpaired = showing(&PKI.client).set("sinks.web.tls.private_key", &other.key);
+    check(&unpaired, &[]).has("error", "sinks.web.tls.private_key", "does not go with tls.certificate").ends_with(78);
+}
+
+#[test]
 fn feeds_are_held_against_filters_and_endpoints() {
     let journey = good().set_toml("sinks.stdout.filter.feeds", "['journey']");
     let url = "https://localhost/events";

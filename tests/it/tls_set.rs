@@ -1,4 +1,5 @@
-//! What is wrong with a set of TLS files comes to light when it is loaded, not when the first client is refused.
+//! What is wrong with a set of TLS files comes to light when it is loaded, not when the first client is refused; and the log
+//! says in time what is going to end.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,11 +7,13 @@ use std::process::Command;
 
 use rcgen::{BasicConstraints, IsCa, KeyUsagePurpose};
 use rustix::process::Signal;
+use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 
+use crate::harness::clock::Clock;
 use crate::harness::event::new_event;
 use crate::harness::pki::{Ca, Identity, PKI};
-use crate::harness::receiver::Setup;
+use crate::harness::receiver::{Receiver, Setup, log_line};
 use crate::harness::wait_for;
 
 /// Neither starts nor passes `check`, and both say so with these words.
@@ -163,4 +166,48 @@ fn an_own_chain_that_no_client_could_trust_is_a_bad_set() {
     });
     assert_bad(&with(&followed_by(good.server(|_| ()), &twin)), "is not signed by the key of `CN=Intermediate`");
     with(&followed_by(good.server(|_| ()), &good)).start().finish();
+}
+
+const DAY: i64 = 86_400;
+
+/// Lines of the log about this setting's file: level and days left.
+fn reminders(receiver: &Receiver, key: &str) -> Vec<(String, i64)> {
+    let said = receiver.log.so_far();
+    let lines = said.iter().filter_map(|line| log_line(line)).filter(|line: &Value| {
+        line["key"] == key && line["message"].as_str().is_some_and(|text| text.starts_with("a certificate or"))
+    });
+    lines.map(|line| (line["level"].as_str().unwrap().to_owned(), line["days_left"].as_i64().unwrap())).collect()
+}
+
+#[test]
+fn what_is_going_to_end_is_logged_daily_and_at_the_end() {
+    let days = |days| OffsetDateTime::now_utc() + Duration::days(days) + Duration::hours(1);
+    let server = PKI.ca.server(|profile| profile.not_after = days(10));
+    let shown = PKI.ca.client(|profile| profile.not_after = days(20));
+    let Some((setup, clock)) = Clock::of(Setup::embedded()) else { return };
+    let receiver = setup
+        .set("tls.certificate", &server.chain)
+        .set("tls.private_key", &server.key)
+        .set("tls.client_crl", [&PKI.ca.crl(&[], days(4))])
+        .set("tls.reload_interval", "1s")
+        .set("sinks.web.type", "http")
+        .set("sinks.web.url", "https://localhost:1/")
+        .set("sinks.web.tls.certificate", &shown.chain)
+        .set("sinks.web.tls.private_key", &shown.key)
+        .start();
+    let logged = |key: &str, expected: &[(&str, i64)]| {
+        let expected: Vec<(String, i64)> = expected.iter().map(|(level, days)| ((*level).to_owned(), *days)).collect();
+        wait_for(&format!("{expected:?} about {key}"), || (reminders(&receiver, key) == expected).then_some(()));
+    };
+    logged("tls.certificate", &[("WARN", 10)]);
+    clock.set(3 * DAY);
+    logged("tls.certificate", &[("WARN", 10), ("WARN", 7)]);
+    logged("tls.client_crl", &[("WARN", 1)]);
+    logged("sinks.web.tls.certificate", &[]);
+    clock.set(11 * DAY);
+    logged("tls.certificate", &[("WARN", 10), ("WARN", 7), ("ERROR", -1)]);
+    logged("tls.client_crl", &[("WARN", 1), ("ERROR", -7)]);
+    logged("sinks.web.tls.certificate", &[("WARN", 9)]);
+    assert!(receiver.is_ready());
+    receiver.finish();
 }

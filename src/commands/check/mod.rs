@@ -7,8 +7,8 @@ mod host;
 mod sinks;
 
 use std::fmt;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use super::{Failure, print};
 use crate::config::{self, AllowedClients, Config};
@@ -150,6 +150,16 @@ fn own_certificate(config: &Config) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// A certificate that servers are shown. One that they refuse keeps the receiver from nothing but them.
+fn shown_certificate(key: &str, file: &Path) -> Vec<Finding> {
+    let finding = |found: tls::Finding| match found.severity {
+        tls::Severity::Info => Finding::good(key, found.to_string()),
+        tls::Severity::Warning => Finding::warning(key, found.to_string()),
+        tls::Severity::Error => Finding::failed(key, found.to_string()),
+    };
+    tls::shown_to_servers(file, SystemTime::now()).into_iter().map(finding).collect()
 }
 
 /// The examples of the shipped settings are under names that belong to nobody (RFC 2606).

@@ -19,11 +19,10 @@ use x509_cert::name::Name;
 use super::signed::{Algorithms, Signature, signature};
 use super::{Loading, Root, date, key_usage};
 use crate::pem;
-use crate::tls::expiry::Expiry;
+use crate::tls::expiry::{Expiry, LIST_SOON};
 use crate::tls::finding::Finding;
 use crate::tls::identity::rfc4514;
 
-const SOON: Duration = Duration::from_secs(48 * 60 * 60);
 /// Each handshake with a client of its CA hashes all of it, which takes about as many milliseconds.
 const LARGEST: usize = 16 << 20;
 
@@ -158,7 +157,7 @@ impl Loading<'_> {
             Some(next) => {
                 let left = next.to_unix_duration().saturating_sub(self.now);
                 let what = format!("the list of `{issuer}` is good for {} more hours", left.as_secs() / 3600);
-                self.findings.push(if left < SOON {
+                self.findings.push(if left < LIST_SOON {
                     Finding::warning(what, file, "fetch the new one before its clients are refused")
                 } else {
                     Finding::info(what, file)
