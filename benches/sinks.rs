@@ -151,7 +151,7 @@ async fn deliver(name: &str, sink: &str, folder: &Path, pki: &Pki, count: usize)
     let (config, _) = Config::from_sources(&[pki.settings(folder, &settings)], std::iter::empty()).unwrap();
     let (door, cursors) = Door::open(config, pki).await;
     let (start, cpu_before) = (Instant::now(), cpu());
-    let lanes = Lanes::start(cursors, &door.config.sinks, &door.metrics, &Traces::none()).unwrap();
+    let lanes = Lanes::start(cursors, &door.config.sinks, &Arc::default(), &door.metrics, &Traces::none()).unwrap();
     let delivered = || {
         let status = door.journal.status();
         status.sinks.iter().find(|sink| &*sink.name == name).map_or(0, |sink| sink.account.delivered)

@@ -31,7 +31,8 @@
 //! Around the path: [`service`] (puts all of it together, and drains it), [`config`] (settings), [`reload`] (takes them
 //! and the TLS files anew while all goes on), [`admin`] (the operators' port), [`problem`] (error answers of both ports),
 //! `pem` and `whole` (files of
-//! certificates, keys and secrets, taken whole or refused), [`telemetry`] (names of metrics and log fields), [`traces`] (spans, in builds that have them), [`notify`] (what a service
+//! certificates, keys and secrets, taken whole or refused), [`telemetry`] (names of metrics and log fields), [`traces`] (spans, in builds that have them), [`places`] (where
+//! paths lead), [`notify`] (what a service
 //! manager is told), [`simulator`] (ASAPP's side) and [`commands`] (the command line). Imports run one way, from the door
 //! inwards.
 //!
@@ -55,6 +56,7 @@ pub mod ingest;
 pub mod journal;
 pub mod notify;
 mod pem;
+pub mod places;
 pub mod problem;
 pub mod receiver;
 pub mod reload;

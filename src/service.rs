@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Gate, GateError, Insight};
 use crate::admission::Admission;
-use crate::config::{self, Config, Engine, SinkKind};
+use crate::config::{self, Config, Engine, Problems, SinkKind};
 use crate::dispatch::{Health, Lanes};
 use crate::ingest::Ingest;
 use crate::journal::{self, Journal, OpenError};
@@ -53,6 +53,9 @@ pub struct Running {
 /// Why the receiver did not start. Nothing listens.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// Where standard output and error go is known only now.
+    #[error(transparent)]
+    Settings(Problems),
     #[error("the TLS files cannot be used:{}", lines(.0))]
     Tls(Vec<Finding>),
     #[error("cannot listen on {address} ({key}): another program may have it, or this user may not")]
@@ -88,6 +91,11 @@ impl Service {
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
         metrics.journal_max_bytes.set(config.journal.capacity().try_into().unwrap_or(i64::MAX));
+        let own = Arc::new(config.own_files().with_streams());
+        let problems = own.problems();
+        if !problems.is_empty() {
+            return Err(StartError::Settings(Problems(problems)));
+        }
         let tls = Arc::new(ServerTls::load(&config.tls).map_err(StartError::Tls)?);
         for finding in tls.findings().iter().filter(|finding| finding.severity == Severity::Warning) {
             tracing::warn!("tls: {finding}");
@@ -102,7 +110,7 @@ impl Service {
 
         let traces = Traces::start();
         let (journal, cursors) = open_journal(&config, &metrics).await?;
-        let lanes = Lanes::start(cursors, &config.sinks, &metrics, &traces).map_err(StartError::Sink)?;
+        let lanes = Lanes::start(cursors, &config.sinks, &own, &metrics, &traces).map_err(StartError::Sink)?;
         lanes.observe(&journal, &metrics);
         let connections = TaskTracker::new();
 

@@ -6,6 +6,7 @@
 mod layers;
 mod nats;
 mod origin;
+mod own;
 mod reader;
 mod sections;
 mod sinks;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use own::{Clash, OwnFiles};
 pub(crate) use units::feed as feed_name;
 pub(crate) use units::glob;
 
@@ -41,6 +43,7 @@ pub struct Config {
     pub admin: Admin,
     pub log: Log,
     origin: origin::Origin,
+    own: OwnFiles,
 }
 
 impl Config {
@@ -98,6 +101,12 @@ impl Config {
         self.origin.changes(&other.origin)
     }
 
+    /// The files that no sink may write to, and those that the sinks write.
+    #[must_use]
+    pub fn own_files(&self) -> &OwnFiles {
+        &self.own
+    }
+
     fn read(
         files: &[PathBuf],
         env: Vec<(String, String)>,
@@ -107,6 +116,8 @@ impl Config {
         let unread = problems.iter().any(|problem| [layers::NO_FILE, layers::NO_TOML].contains(&problem.key.as_str()));
         let mut reader = reader::Reader::new(problems);
         let mut config = sections::config(&mut reader, &merged);
+        config.own = OwnFiles::new(&reader, &config, files);
+        reader.problems.extend(config.own.problems());
         config.origin = origin::Origin { files: files.to_vec(), env, table: merged };
         if unread {
             // What seems to be missing may well be in the file that could not be read.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ::config::{Map, Value, ValueKind};
@@ -26,8 +26,18 @@ pub(super) struct Reader {
     pub(super) warnings: Vec<Warning>,
     /// Every key that was asked for, with the origin of its value.
     pub(super) asked: BTreeMap<String, String>,
+    /// Every file and folder that a key names, with that key, and the key's source.
+    pub(super) named: Vec<NamedFile>,
     /// Keys and tables with a problem already.
     bad: BTreeSet<String>,
+}
+
+/// A file or folder, the key that names it, and where that stands.
+#[derive(Debug, Clone)]
+pub(super) struct NamedFile {
+    pub(super) key: String,
+    pub(super) source: String,
+    pub(super) path: PathBuf,
 }
 
 /// A table being read.
@@ -296,8 +306,24 @@ impl<'t> Section<'_, 't> {
         parsed
     }
 
+    /// A file or folder. No file sink may write to it ([`OwnFiles`](super::OwnFiles)).
     pub(super) fn file(&mut self, key: &'static str) -> Option<PathBuf> {
-        self.text(key).map(PathBuf::from)
+        let file = self.text(key).map(PathBuf::from);
+        file.iter().for_each(|file| self.name_file(key, file));
+        file
+    }
+
+    /// A list of such files.
+    pub(super) fn files(&mut self, key: &'static str) -> Vec<PathBuf> {
+        let files = self.list(key, |text| Some(PathBuf::from(text)), "name PEM files");
+        files.iter().for_each(|file| self.name_file(key, file));
+        files
+    }
+
+    fn name_file(&mut self, key: &str, path: &Path) {
+        let key = self.path(key);
+        let source = self.reader.asked.get(&key).cloned().unwrap_or_else(|| NOWHERE.to_owned());
+        self.reader.named.push(NamedFile { key, source, path: path.to_owned() });
     }
 
     /// A list of texts; in the environment separated by commas.

@@ -11,7 +11,7 @@ use super::origin::Origin;
 use super::reader::{Reader, Section};
 use super::{
     Admin, AllowedClient, AllowedClients, Config, DeadLetters, Dedup, Endpoint, Engine, Journal, Listen, Log,
-    LogFormat, Nats, Ordering, Quarantine, SinkKind, Tls, TlsVersion, nats, sinks, units,
+    LogFormat, Nats, Ordering, OwnFiles, Quarantine, SinkKind, Tls, TlsVersion, nats, sinks, units,
 };
 
 pub(super) const INSTANT: Duration = Duration::from_millis(10);
@@ -42,6 +42,7 @@ pub(super) fn config(reader: &mut Reader, table: &::config::Map<String, ::config
         admin: admin(root.section("admin")),
         log: log(root.section("log")),
         origin: Origin::default(),
+        own: OwnFiles::default(),
     };
     root.finish();
     between_sections(reader, &config);
@@ -129,7 +130,7 @@ fn endpoint(name: String, mut s: Section<'_, '_>) -> Endpoint {
 fn tls(mut s: Section<'_, '_>) -> Tls {
     let certificate = needed_file(&mut s, "certificate", "name the PEM file of the server's certificate and its chain");
     let private_key = needed_file(&mut s, "private_key", "name the PEM file of the server's private key");
-    let client_ca = s.list("client_ca", file, "name PEM files");
+    let client_ca = s.files("client_ca");
     if client_ca.is_empty() {
         s.missing("client_ca", "name the PEM files of the CAs that sign ASAPP's client certificates");
     }
@@ -138,7 +139,7 @@ fn tls(mut s: Section<'_, '_>) -> Tls {
         certificate,
         private_key,
         client_ca,
-        client_crl: s.list("client_crl", file, "name PEM files"),
+        client_crl: s.files("client_crl"),
         min_version: s.choice("min_version", &[("1.3", Some(TlsVersion::Tls13)), ("1.2", tls12)], TlsVersion::Tls13),
         reload_interval: s.duration("reload_interval", INSTANT..=DAY),
         allow_extra_key_usage: s.flag("allow_extra_key_usage"),
@@ -267,16 +268,6 @@ fn between_sections(reader: &mut Reader, config: &Config) {
     if let Some(nats) = &config.journal.nats {
         of_a_fleet(reader, config, nats);
     }
-    let mut files: BTreeMap<PathBuf, &str> = BTreeMap::new();
-    for sink in &config.sinks {
-        let SinkKind::File(file) = &sink.kind else { continue };
-        let Ok(absolute) = std::path::absolute(&file.path) else { continue };
-        let path = format!("sinks.{}.path", sink.name);
-        if let Some(other) = files.insert(absolute, &sink.name) {
-            let other = format!("sinks.{other}.path");
-            reader.contradiction(&[&other, &path], true, "are the same file", "give each sink its own");
-        }
-    }
     let (events, admin) = (config.listen.address, config.admin.address);
     reader.contradiction(
         &["listen.address", "admin.address"],
@@ -345,10 +336,6 @@ pub(super) fn needed_file(s: &mut Section<'_, '_>, key: &'static str, remedy: &s
         s.missing(key, remedy);
     }
     s.file(key).unwrap_or_default()
-}
-
-pub(super) fn file(text: &str) -> Option<PathBuf> {
-    Some(PathBuf::from(text))
 }
 
 /// A path that the router takes literally.

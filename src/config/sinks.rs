@@ -8,7 +8,7 @@ use hyper::http::uri::Scheme;
 use hyper::{HeaderMap, Method, Uri};
 
 use super::reader::Section;
-use super::sections::{DAY, HOUR, INSTANT, KIB, MIB, MINUTE, YEAR, feeds, file, needed_file};
+use super::sections::{DAY, HOUR, INSTANT, KIB, MIB, MINUTE, YEAR, feeds, needed_file};
 use super::{
     Batch, Compress, FileSink, Filter, Format, HttpSink, HttpTls, Ordering, Retry, Sink, SinkKind, Start, Sync,
 };
@@ -231,11 +231,7 @@ fn batch(mut s: Section<'_, '_>) -> Batch {
 }
 
 fn tls(mut s: Section<'_, '_>) -> HttpTls {
-    let tls = HttpTls {
-        ca: s.list("ca", file, "name PEM files"),
-        certificate: s.file("certificate"),
-        private_key: s.file("private_key"),
-    };
+    let tls = HttpTls { ca: s.files("ca"), certificate: s.file("certificate"), private_key: s.file("private_key") };
     s.contradiction(
         &["certificate", "private_key"],
         tls.certificate.is_some() != tls.private_key.is_some(),

@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 pub use filter::Filter;
 pub use replay::{Bound, DEFAULT_RATE, Progress, ReplayError, Replays, Request, State as ReplayState};
 
-use crate::config::{HttpSink, Ordering, Sink as SinkSettings, SinkKind};
+use crate::config::{HttpSink, Ordering, OwnFiles, Sink as SinkSettings, SinkKind};
 use crate::journal::{Cursor, Journal};
 use crate::shape::Shape;
 use crate::sinks::{FileSink, Http, Sink, Stdout};
@@ -70,13 +70,14 @@ pub struct Condition {
 }
 
 impl Lanes {
-    /// Starts a lane for every cursor whose sink is configured.
+    /// Starts a lane for every cursor whose sink is configured. No file sink touches what `own` has.
     ///
     /// # Errors
     /// When a sink cannot even be made.
     pub fn start(
         cursors: Vec<Cursor>,
         sinks: &[SinkSettings],
+        own: &Arc<OwnFiles>,
         metrics: &Arc<Metrics>,
         traces: &Traces,
     ) -> io::Result<Self> {
@@ -95,7 +96,7 @@ impl Lanes {
                     lanes.add(cursor, settings, vec![Stdout::new(shape)?], lines(settings), told);
                 }
                 SinkKind::File(file) => {
-                    let sink = FileSink::new(file.clone(), shape);
+                    let sink = FileSink::new(&settings.name, file.clone(), shape, Arc::clone(own));
                     let (plan, ordering) = lines(settings);
                     let plan = Plan { max_wait: FILE_WAIT, ..plan };
                     let told = (metrics, Deliveries::none());

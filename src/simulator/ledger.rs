@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,9 @@ use super::sender::Outcome;
 
 /// At most so much of a run is lost when it is killed, as long as events are being sent.
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
+
+/// An entry is shorter: ids have at most 256 bytes.
+const MAX_LINE: u64 = 4096;
 
 /// One line for each sending: an event that is sent again on purpose has several.
 #[derive(Debug)]
@@ -43,11 +46,13 @@ pub struct Digest([u8; 32]);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the ledger {} cannot be made: name a file in a folder that this user may write to", .path.display())]
+    #[error("the ledger {} cannot be made", .path.display())]
     Create { path: PathBuf, source: io::Error },
-    #[error("the ledger {} cannot be written to: make room, or name another file", .path.display())]
+    #[error("{} is there already and is no ledger: name another file, or delete it", .path.display())]
+    Foreign { path: PathBuf },
+    #[error("the ledger {} cannot be written to", .path.display())]
     Write { path: PathBuf, source: io::Error },
-    #[error("the ledger {} cannot be read: name a file that `simulate --ledger` has written", .path.display())]
+    #[error("the ledger {} cannot be read", .path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error(
         "the ledger {}, line {line}, column {column}, is no entry: name a file that `simulate --ledger` has written; \
@@ -69,11 +74,14 @@ struct Line<'a> {
 }
 
 impl Ledger {
-    /// An empty file; what was in it before is gone.
+    /// An empty file; a ledger that was in it before is gone.
     ///
     /// # Errors
-    /// The file cannot be made.
+    /// The file cannot be made, or holds something else than a ledger.
     pub fn create(path: &Path) -> Result<Self, Error> {
+        if !is_free(path) {
+            return Err(Error::Foreign { path: path.to_owned() });
+        }
         match File::create(path) {
             Ok(file) => Ok(Self { path: path.to_owned(), file: BufWriter::new(file), flushed: Instant::now() }),
             Err(source) => Err(Error::Create { path: path.to_owned(), source }),
@@ -112,6 +120,17 @@ impl Ledger {
     fn failed(&self, source: io::Error) -> Error {
         Error::Write { path: self.path.clone(), source }
     }
+}
+
+/// Whether nothing is lost when a ledger takes the place of what is there: another ledger, nothing, or no file at all.
+fn is_free(path: &Path) -> bool {
+    let is_file = std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0);
+    let begins_as_one = || -> io::Result<bool> {
+        let mut first = Vec::new();
+        BufReader::new(File::open(path)?).take(MAX_LINE).read_until(b'\n', &mut first)?;
+        Ok(Entry::parse(&first).is_ok())
+    };
+    !is_file || begins_as_one().unwrap_or(false)
 }
 
 /// Hands each entry to `each`, in order.
@@ -200,7 +219,9 @@ mod tests {
     fn what_is_noted_is_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.jsonl");
-        fs::write(&path, "of another run").unwrap();
+        fs::write(&path, "no ledger").unwrap();
+        assert!(matches!(Ledger::create(&path), Err(Error::Foreign { .. })));
+        fs::write(&path, "").unwrap();
         let outcomes = [Outcome::Stored, Outcome::Duplicate, Outcome::Rejected, Outcome::Dropped];
         let entries = outcomes.map(|outcome| Entry {
             event_id: "é \"\n\u{9b}".to_owned(),

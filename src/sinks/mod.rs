@@ -11,7 +11,7 @@ mod stdout;
 
 use std::time::Duration;
 
-pub use file::FileSink;
+pub use file::{FileSink, LONGEST_SUFFIX, is_rotated_from};
 pub use http::{Http, Unusable, connect};
 pub use stdout::Stdout;
 

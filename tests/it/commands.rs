@@ -64,6 +64,9 @@ fn check_looks_at_the_data_folder_and_at_secrets() {
     let open = folder.path().join("open");
     fs::create_dir(&open).unwrap();
     fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();
+    let used = folder.path().join("used");
+    fs::create_dir(&used).unwrap();
+    fs::set_permissions(&used, fs::Permissions::from_mode(0o755)).unwrap();
     let no_folder = folder.path().join("file");
     fs::write(&no_folder, "").unwrap();
     let token = folder.path().join("token");
@@ -72,7 +75,7 @@ fn check_looks_at_the_data_folder_and_at_secrets() {
 
     for (journal, line) in [
         (folder.path().join("new"), "ok       journal.path:"),
-        (open, "warning  journal.path:"),
+        (used, "warning  journal.path:"),
         (no_folder.clone(), "error    journal.path:"),
         (no_folder.join("below"), "error    journal.path:"),
         (folder.path().join("a/b"), "error    journal.path:"),

@@ -32,6 +32,7 @@ mod migrate;
 mod nats;
 mod night;
 mod order;
+mod own_files;
 mod pem;
 mod process;
 mod proxy;

@@ -1,5 +1,6 @@
 //! The data folder, the secrets, and the files of sinks: whether they can be used, by whom, and how much room there is.
 
+use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -11,6 +12,7 @@ use rustix::fs::Access;
 use super::Finding;
 use crate::config::{self, Config, Engine, FileSink};
 use crate::journal::{Disk, denied, holder, volatile_file_system};
+use crate::sinks;
 
 /// Clocks of file servers may differ by so much.
 const LEEWAY: Duration = Duration::from_secs(60);
@@ -156,6 +158,18 @@ pub(super) fn file_sink(key: &str, file: &FileSink, journal: &config::Journal) -
     {
         let text =
             format!("others can write to the folder {}, and so exchange the file: chmod go-w it", folder.display());
+        findings.push(Finding::warning(&path_key, text));
+    }
+    let rotates = file.rotate_bytes.is_some() || file.rotate_every.is_some();
+    let name = file.path.file_name().map_or(0, OsStr::len);
+    let longest = rustix::fs::statvfs(folder).map_or(u64::MAX, |found| found.f_namemax);
+    if rotates && name.saturating_add(sinks::LONGEST_SUFFIX) as u64 > longest {
+        let text = format!(
+            "its name has {name} bytes, and a rotated file's up to {} bytes more, which {} does not permit (at most \
+             {longest}): it would not be rotated or compressed; give it a shorter name",
+            sinks::LONGEST_SUFFIX,
+            folder.display()
+        );
         findings.push(Finding::warning(&path_key, text));
     }
     let is_endless = file.keep_files.is_none();

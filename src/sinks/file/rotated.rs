@@ -3,24 +3,23 @@
 //! `events.jsonl` becomes `events.jsonl.20261122T161004.123Z`, then `events.jsonl.20261122T161004.123Z.gz` by way of
 //! `events.jsonl.20261122T161004.123Z.gz.tmp`. Names sort by age. Nothing else in the folder is ever touched.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::ffi::OsStrExt;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
-use time::format_description::StaticFormatDescription;
-use time::macros::format_description;
 use time::{Duration, OffsetDateTime, PrimitiveDateTime};
 
-use crate::config::{Compress, FileSink};
+use super::name::{Extension, Form, Name};
+use super::{Permit, remedy};
+use crate::config::{Clash, Compress, FileSink};
+use crate::places::{Inode, Place};
 
-const STAMP: StaticFormatDescription =
-    format_description!("[year][month][day]T[hour][minute][second].[subsecond digits:3]Z");
-const TEMPORARY: &str = ".tmp";
+/// Bytes that are read at a time.
+const BUFFER: usize = 128 << 10;
 
 /// Whether to leave the rest for another time.
 type Stop<'a> = &'a dyn Fn() -> bool;
@@ -34,31 +33,11 @@ pub(super) struct Rotated {
     name: OsString,
     compress: Compress,
     keep: Option<usize>,
-}
-
-/// A name that is one of ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Name {
-    at: PrimitiveDateTime,
-    form: Form,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Form {
-    Plain,
-    Compressed(Extension),
-    /// On its way to be compressed.
-    Temporary(Extension),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Extension {
-    Gz,
-    Zst,
+    permit: Permit,
 }
 
 impl Rotated {
-    pub(super) fn new(settings: &FileSink) -> Self {
+    pub(super) fn new(settings: &FileSink, permit: Permit) -> Self {
         let path = settings.path.clone();
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         Self {
@@ -66,18 +45,23 @@ impl Rotated {
             name: path.file_name().unwrap_or_default().to_owned(),
             compress: settings.compress,
             keep: settings.keep_files,
+            permit,
             path,
         }
     }
 
     /// Gives the file at the path a name of its own, which no other file ever had. Durable once the folder is synced.
     pub(super) fn take_away(&self) -> io::Result<()> {
-        let now = OffsetDateTime::now_utc();
-        let now = PrimitiveDateTime::new(now.date(), now.time());
+        let now = Name::plain(OffsetDateTime::now_utc()).at;
         // Later than all others, even when the clock was set back, so that the oldest is always deleted first.
         let newest = self.list()?.last().map(|newest| newest.at);
         let at = newest.map_or(now, |newest| now.max(newest.saturating_add(Duration::MILLISECOND)));
         rename_to_new(&self.path, &self.file(Name { at, form: Form::Plain })?)
+    }
+
+    /// Where the path leads, if its sink may write there.
+    pub(super) fn place(&self) -> Result<Place, Clash> {
+        self.permit.place(&self.path)
     }
 
     pub(super) fn sync_folder(&self) -> io::Result<()> {
@@ -88,65 +72,122 @@ impl Rotated {
         }
     }
 
-    /// Finishes what a crash left, deletes what is too much and compresses the rest. Tells its errors in the log; what
-    /// failed is done at the next rotation.
+    /// Finishes what a crash left, deletes what is too much and compresses the rest. Logs its errors; what failed is done
+    /// at the next rotation.
     pub(super) fn tidy(&self, stop: Stop<'_>) {
         let files = match self.list() {
             Ok(files) => files,
             // There is nothing to see to where there is no folder.
             Err(error) if error.kind() == ErrorKind::NotFound => return,
-            Err(error) => {
-                return self.warn("rotated files cannot be listed: let the receiver's user read their folder", &error);
-            }
+            Err(error) => return self.warn("rotated files cannot be listed", &error),
         };
-        let (left_over, files): (Vec<Name>, Vec<Name>) =
-            files.iter().partition(|file| self.is_left_over(**file, &files));
+        let mut files: Vec<Name> = files.into_iter().filter(|file| self.is_ours(*file)).collect();
+        let compressed = |among: &[Name], at| {
+            among.iter().find_map(|file| match file.form {
+                Form::Compressed(extension) if file.at == at => Some(extension),
+                _ => None,
+            })
+        };
+        for file in files.clone() {
+            let is_left_over = match file.form {
+                Form::Temporary(_) => true,
+                // Whole, it had reached the disk before it got its name.
+                Form::Plain => compressed(&files, file.at).is_some_and(|extension| self.is_copied(file.at, extension)),
+                Form::Compressed(_) => false,
+            };
+            if is_left_over {
+                self.delete(file);
+                files.retain(|other| *other != file);
+            }
+        }
         let mut ages: Vec<PrimitiveDateTime> = files.iter().map(|file| file.at).collect();
         ages.dedup();
         let too_many = self.keep.map_or(0, |keep| ages.len().saturating_sub(keep));
         let oldest = ages.get(too_many);
         let (kept, too_old): (Vec<Name>, Vec<Name>) =
             files.into_iter().partition(|file| oldest.is_some_and(|oldest| file.at >= *oldest));
-        for file in left_over.into_iter().chain(too_old) {
-            if let Err(error) = self.file(file).and_then(fs::remove_file) {
-                self.warn("a rotated file cannot be deleted: let the receiver's user write to its folder", &error);
-            }
-        }
+        too_old.into_iter().for_each(|file| self.delete(file));
         let Some(extension) = Extension::of(self.compress) else { return };
-        for file in kept.into_iter().filter(|file| file.form == Form::Plain) {
+        let is_next = |file: &&Name| file.form == Form::Plain && compressed(&kept, file.at).is_none();
+        for file in kept.iter().filter(is_next) {
             match self.compress(file.at, extension, stop) {
                 Ok(()) => {}
                 Err(_) if stop() => return,
-                Err(error) => {
-                    self.warn("a rotated file cannot be compressed: make room on its disk, or look at it", &error)
-                }
+                Err(error) => self.warn("a rotated file cannot be compressed", &error),
             }
         }
     }
 
-    /// Half a compressed file; or the original of a whole one, which had reached the disk before it got its name.
-    fn is_left_over(&self, file: Name, among: &[Name]) -> bool {
-        match file.form {
-            Form::Temporary(_) => true,
-            Form::Plain => among.iter().any(|other| other.at == file.at && matches!(other.form, Form::Compressed(_))),
-            Form::Compressed(_) => false,
+    /// Whether a file with such a name is one of this sink's: no pipe, no link, and no other's, wherever links lead by now.
+    fn is_ours(&self, file: Name) -> bool {
+        let Ok(path) = self.file(file) else { return false };
+        if !fs::symlink_metadata(&path).is_ok_and(|found| found.is_file()) {
+            return false;
+        }
+        match self.permit.place(&path) {
+            Ok(_) => true,
+            Err(clash) => {
+                tracing::warn!(path = %path.display(), "a file that is named like a rotated one is let alone: it {clash}");
+                false
+            }
         }
     }
 
+    /// Whether the compressed file holds all of the original. One that somebody else made, or is making, may not.
+    fn is_copied(&self, at: PrimitiveDateTime, extension: Extension) -> bool {
+        let same = || -> io::Result<bool> {
+            let plain = open_regular(&self.file(Name { at, form: Form::Plain })?)?;
+            let packed = open_regular(&self.file(Name { at, form: Form::Compressed(extension) })?)?;
+            match extension {
+                Extension::Gz => same_bytes(plain, flate2::read::MultiGzDecoder::new(packed)),
+                Extension::Zst => same_bytes(plain, zstd::Decoder::new(packed)?),
+            }
+        };
+        let different = || io::Error::other("they differ: look at both, and move one away");
+        match same().and_then(|same| if same { Ok(()) } else { Err(different()) }) {
+            Ok(()) => true,
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            Err(error) => {
+                self.warn("a rotated file and a compressed one of its name are both kept", &error);
+                false
+            }
+        }
+    }
+
+    fn delete(&self, file: Name) {
+        match self.file(file).and_then(fs::remove_file) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                self.warn("a rotated file cannot be deleted", &error);
+            }
+            _ => {}
+        }
+    }
+
+    /// Nothing is left to do where somebody has taken the file away.
     fn compress(&self, at: PrimitiveDateTime, extension: Extension, stop: Stop<'_>) -> io::Result<()> {
         let plain = self.file(Name { at, form: Form::Plain })?;
         let temporary = self.file(Name { at, form: Form::Temporary(extension) })?;
-        let written = write_compressed(&plain, &temporary, extension, stop)
-            .and_then(|()| rename_to_new(&temporary, &self.file(Name { at, form: Form::Compressed(extension) })?));
-        if let Err(error) = written {
-            let _ = fs::remove_file(temporary);
-            return Err(error);
-        }
+        let source = match open_regular(&plain) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            source => source?,
+        };
+        let read = write_compressed(&source, &temporary, extension, stop).and_then(|read| {
+            rename_to_new(&temporary, &self.file(Name { at, form: Form::Compressed(extension) })?)?;
+            Ok(read)
+        });
+        let read = read.inspect_err(|_| drop(fs::remove_file(&temporary)))?;
         self.sync_folder()?;
-        fs::remove_file(plain)
+        match fs::symlink_metadata(&plain) {
+            Ok(found) if Inode::of(&found) == Inode::of(&source.metadata()?) && found.len() == read => {
+                fs::remove_file(plain)
+            }
+            Ok(_) => Err(io::Error::other("it has changed meanwhile: both are kept")),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
-    /// Every file of ours, oldest first.
+    /// Every name like those of ours, oldest first.
     fn list(&self) -> io::Result<Vec<Name>> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
@@ -157,61 +198,12 @@ impl Rotated {
     }
 
     fn file(&self, name: Name) -> io::Result<PathBuf> {
-        let stamp = name.at.format(STAMP).map_err(io::Error::other)?;
-        let mut file = self.name.clone();
-        file.push(".");
-        file.push(stamp);
-        file.push(name.form.suffix());
-        Ok(self.folder.join(file))
+        Ok(self.folder.join(name.of(&self.name).map_err(io::Error::other)?))
     }
 
     fn warn(&self, what: &str, error: &io::Error) {
-        tracing::warn!(path = %self.path.display(), %error, "{what}; tried again at the next rotation");
-    }
-}
-
-impl Name {
-    fn parse(name: &OsStr, base: &OsStr) -> Option<Self> {
-        let rest = name.as_bytes().strip_prefix(base.as_bytes())?.strip_prefix(b".")?;
-        let (stamp, suffix) = std::str::from_utf8(rest).ok()?.split_at_checked("20261122T161004.123Z".len())?;
-        let at = PrimitiveDateTime::parse(stamp, STAMP).ok()?;
-        let form = Form::ALL.into_iter().find(|form| form.suffix() == suffix)?;
-        Some(Self { at, form })
-    }
-}
-
-impl Form {
-    const ALL: [Self; 5] = [
-        Self::Plain,
-        Self::Compressed(Extension::Gz),
-        Self::Compressed(Extension::Zst),
-        Self::Temporary(Extension::Gz),
-        Self::Temporary(Extension::Zst),
-    ];
-
-    fn suffix(self) -> String {
-        match self {
-            Self::Plain => String::new(),
-            Self::Compressed(extension) => extension.suffix().to_owned(),
-            Self::Temporary(extension) => extension.suffix().to_owned() + TEMPORARY,
-        }
-    }
-}
-
-impl Extension {
-    fn of(compress: Compress) -> Option<Self> {
-        match compress {
-            Compress::None => None,
-            Compress::Gzip => Some(Self::Gz),
-            Compress::Zstd => Some(Self::Zst),
-        }
-    }
-
-    fn suffix(self) -> &'static str {
-        match self {
-            Self::Gz => ".gz",
-            Self::Zst => ".zst",
-        }
+        let (path, remedy) = (self.path.display(), remedy(error));
+        tracing::warn!(%path, %error, "{what}{remedy}; tried again at the next rotation");
     }
 }
 
@@ -224,39 +216,65 @@ pub(super) fn inherit(file: &File, from: &Metadata) {
     let _ = file.set_permissions(Permissions::from_mode(from.mode() & mode | 0o600));
 }
 
-fn write_compressed(from: &Path, to: &Path, extension: Extension, stop: Stop<'_>) -> io::Result<()> {
-    // Whatever has come there under such a name: nothing is followed, and no pipe is waited for.
+/// Whatever has come there under such a name: nothing is followed, and no pipe is waited for.
+fn open_regular(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let mut source = File::from(rustix::fs::open(from, flags, Mode::empty())?);
-    let found = source.metadata()?;
-    if !found.is_file() {
-        return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file")),
     }
+}
+
+/// How many bytes it has read.
+fn write_compressed(source: &File, to: &Path, extension: Extension, stop: Stop<'_>) -> io::Result<u64> {
+    let found = source.metadata()?;
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
     inherit(&file, &found);
-    let file = match extension {
+    let (file, read) = match extension {
         Extension::Gz => {
             let mut encoder = flate2::write::GzEncoder::new(file, flate2::Compression::default());
-            pour(&mut source, &mut encoder, stop)?;
-            encoder.finish()?
+            let read = pour(source, &mut encoder, stop)?;
+            (encoder.finish()?, read)
         }
         Extension::Zst => {
             let mut encoder = zstd::Encoder::new(file, zstd::DEFAULT_COMPRESSION_LEVEL)?;
             encoder.include_checksum(true)?;
-            pour(&mut source, &mut encoder, stop)?;
-            encoder.finish()?
+            let read = pour(source, &mut encoder, stop)?;
+            (encoder.finish()?, read)
         }
     };
     file.set_modified(found.modified()?)?;
-    file.sync_all()
+    file.sync_all()?;
+    Ok(read)
 }
 
-fn pour(from: &mut File, to: &mut impl Write, stop: Stop<'_>) -> io::Result<()> {
-    let mut buffer = vec![0; 128 << 10];
+fn same_bytes(one: File, other: impl Read) -> io::Result<bool> {
+    let (mut one, mut other) = (BufReader::with_capacity(BUFFER, one), BufReader::with_capacity(BUFFER, other));
+    loop {
+        let (left, right) = (one.fill_buf()?, other.fill_buf()?);
+        let both = left.len().min(right.len());
+        if both == 0 {
+            return Ok(left.is_empty() && right.is_empty());
+        }
+        if left[..both] != right[..both] {
+            return Ok(false);
+        }
+        one.consume(both);
+        other.consume(both);
+    }
+}
+
+fn pour(mut from: &File, to: &mut impl Write, stop: Stop<'_>) -> io::Result<u64> {
+    let mut buffer = vec![0; BUFFER];
+    let mut all = 0;
     while !stop() {
         match from.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(read) => to.write_all(&buffer[..read])?,
+            Ok(0) => return Ok(all),
+            Ok(read) => {
+                to.write_all(&buffer[..read])?;
+                all += read as u64;
+            }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

@@ -9,8 +9,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{Mode, OFlags};
 
 use super::background::Orders;
+use super::remedy;
 use super::rotated::{self, Rotated};
-use crate::config::{self, Sync};
+use crate::config::{self, Clash, Sync};
+use crate::places::Inode;
 use crate::sinks::Failure;
 use crate::sinks::lines::{self, Lines, Output};
 
@@ -29,8 +31,7 @@ pub(super) struct Writer {
 #[derive(Debug)]
 struct Open {
     file: Arc<File>,
-    device: u64,
-    inode: u64,
+    inode: Inode,
     size: u64,
     /// The period of `rotate_every` its lines are of.
     period: u128,
@@ -113,7 +114,7 @@ impl Writer {
             Err(error) => return Err(self.failed("cannot be looked at", &error)),
         };
         match (self.open.take(), found) {
-            (Some(mut open), Some(found)) if (open.device, open.inode) == (found.dev(), found.ino()) => {
+            (Some(mut open), Some(found)) if open.inode == Inode::of(&found) => {
                 if open.size != found.len() {
                     // Somebody has truncated it, or appended to it.
                     self.end_partial_line(&mut open)?;
@@ -134,6 +135,8 @@ impl Writer {
 
     /// Opens the file at the path, or makes it.
     fn open(&self) -> Result<Open, Reason> {
+        let clash = |clash: &Clash| format!("{} {clash}: give each its own file", self.settings.path.display());
+        self.rotated.place().map_err(|found| clash(&found))?;
         // Without waiting for the reader of a pipe that has come there just now.
         let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -144,13 +147,16 @@ impl Writer {
         if !found.is_file() {
             return Err(self.not_regular());
         }
+        // Its way may have changed in between: what counts is what was opened.
+        if !self.rotated.place().map_err(|found| clash(&found))?.holds(Inode::of(&found)) {
+            return Err(format!("{} was exchanged while it was opened", self.settings.path.display()));
+        }
         if self.settings.sync != Sync::Never {
             // Whoever made it, its name may not be on the disk yet.
             self.rotated.sync_folder().map_err(|error| self.failed("is in a folder that cannot be synced", &error))?;
         }
         let period = self.period(found.modified().unwrap_or(UNIX_EPOCH));
-        let mut open =
-            Open { file: Arc::new(file), device: found.dev(), inode: found.ino(), size: found.len(), period };
+        let mut open = Open { file: Arc::new(file), inode: Inode::of(&found), size: found.len(), period };
         self.end_partial_line(&mut open)?;
         Ok(open)
     }
@@ -172,7 +178,8 @@ impl Writer {
         if let Err(error) = self.rotated.take_away() {
             if !self.rotation_failed {
                 let path = self.settings.path.display();
-                tracing::warn!(%path, %error, "a file cannot be rotated and grows on: permit the receiver to rename it");
+                let remedy = remedy(&error);
+                tracing::warn!(%path, %error, "a file cannot be rotated and grows on{remedy}");
             }
             self.rotation_failed = true;
             return Ok((full, u64::MAX));
@@ -207,13 +214,6 @@ impl Writer {
     }
 
     fn failed(&self, what: &str, error: &io::Error) -> Reason {
-        let remedy = match error.kind() {
-            ErrorKind::NotFound | ErrorKind::NotADirectory => ": make its folder, or mount its volume",
-            ErrorKind::PermissionDenied => ": let the receiver's user read and write it and its folder",
-            ErrorKind::ReadOnlyFilesystem => ": mount its volume writable",
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ": make room; it goes on by itself",
-            _ => "",
-        };
-        format!("{} {what} ({error}){remedy}", self.settings.path.display())
+        format!("{} {what} ({error}){}", self.settings.path.display(), remedy(error))
     }
 }
