@@ -14,6 +14,8 @@ use crate::shape::Shape;
 
 const NONE: &str = "standard output is closed: open it, or switch the sink off (enabled = false)";
 
+const DELETED: &str = "its file was deleted: start the receiver again, or write to a file with a sink of type \"file\"";
+
 /// Writes past Rust's own buffer of standard output, which after an error would not say what it still holds.
 #[derive(Debug)]
 pub struct Stdout(LineSink<Stream>);
@@ -43,6 +45,8 @@ struct Open {
     out: File,
     /// The last line is not ended: a write broke off, or an earlier process was killed.
     partial: bool,
+    /// It is a file, and that had a name at first.
+    named: bool,
 }
 
 impl Output for Stream {
@@ -63,7 +67,8 @@ impl Open {
             return Ok(None);
         }
         let partial = ends_in_partial_line(&out);
-        Ok(Some(Self { out, partial }))
+        let named = links(&out)? > 0;
+        Ok(Some(Self { out, partial, named }))
     }
 
     /// How many lines went out whole, and what stopped the rest.
@@ -77,6 +82,10 @@ impl Open {
         let text = all.text(0, all.count());
         let (written, result) = lines::write(&self.out, text);
         self.partial = written > 0 && text.get(written - 1) != Some(&b'\n');
+        if self.named && links(&self.out).is_ok_and(|links| links == 0) {
+            // Nobody would ever find the lines there, and there is no way to another file of that name.
+            return (0, Err(io::Error::other(DELETED)));
+        }
         (all.whole(0, written as u64), result)
     }
 }
@@ -90,6 +99,12 @@ fn is_stand_in(out: &File) -> bool {
     };
     let read_and_write = fcntl_getfl(out).is_ok_and(|flags| flags & OFlags::ACCMODE == OFlags::RDWR);
     read_and_write && matches!(is_null(), Ok(true))
+}
+
+/// How many names the file has that output goes to; none where it is something else.
+fn links(out: &File) -> io::Result<u64> {
+    let found = out.metadata()?;
+    Ok(if found.is_file() { found.nlink() } else { 0 })
 }
 
 /// Whether output is a file whose last line an earlier process left unfinished.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::harness::disk::Disk;
@@ -339,6 +340,136 @@ fn with_sync_batch_no_event_counts_before_it_is_synced() {
     assert_eq!(before, expected);
     assert!(after.len() > 1 && after.iter().all(|line| *line == event(&id[0])), "{after:?}");
     receiver.finish();
+}
+
+/// Stops the receiver in the midst of a sync of the file, lets `meanwhile` have its way with it, and goes on.
+fn while_it_syncs(receiver: &Receiver, path: &Path, meanwhile: impl FnOnce()) {
+    let trace = receiver.setup().folder().join("trace");
+    let faults = receiver.inject_on(path, "fdatasync:signal=STOP:when=1", &trace);
+    let mut wire = receiver.connect();
+    let id = new_id();
+    wire.post(event(&id).as_bytes()).assert_durable("stored", &id);
+    wait_for("the stop", || fs::read_to_string(&trace).unwrap().contains("stopped by SIGSTOP").then_some(()));
+    assert!(lines(path).contains(&event(&id)), "it is written, and not yet acknowledged");
+    meanwhile();
+    drop(faults);
+    receiver.signal(Signal::CONT);
+    receiver.sink_settled("out");
+}
+
+#[test]
+fn what_is_taken_away_while_it_is_written_is_written_again() {
+    let (setup, path) = file_sink();
+    let receiver = setup.start();
+    let ends_in_new_line = |path: &Path, before: &[String]| {
+        let (new, old) = (lines(path), before.len());
+        assert_eq!(new[..old], *before);
+        assert_eq!(new.len(), old + 1, "{new:?}");
+        assert!(new[old].starts_with('{'));
+        new
+    };
+    deliver(&receiver, 2);
+    while_it_syncs(&receiver, &path, || fs::remove_file(&path).unwrap());
+    ends_in_new_line(&path, &[]);
+
+    let other = path.with_extension("other");
+    fs::write(&other, "{\"other\":1}\n").unwrap();
+    while_it_syncs(&receiver, &path, || rename(&other, &path));
+    ends_in_new_line(&path, &["{\"other\":1}".to_owned()]);
+
+    while_it_syncs(&receiver, &path, || File::options().write(true).open(&path).unwrap().set_len(0).unwrap());
+    let after = ends_in_new_line(&path, &[]);
+
+    // Under another name it is still there, and nothing is doubled.
+    let aside = path.with_extension("aside");
+    while_it_syncs(&receiver, &path, || rename(&path, &aside));
+    ends_in_new_line(&aside, &after);
+    assert!(!path.exists());
+
+    let (folder, gone) = (path.parent().unwrap().to_owned(), path.parent().unwrap().with_extension("gone"));
+    let first = deliver(&receiver, 1);
+    while_it_syncs(&receiver, &path, || rename(&folder, &gone));
+    ends_in_new_line(&gone.join("events.jsonl"), &first);
+    fs::create_dir(&folder).unwrap();
+    let last = deliver(&receiver, 1);
+    assert_eq!(lines(&path), last);
+    receiver.finish();
+}
+
+#[test]
+fn a_compressed_file_of_other_bytes_costs_no_rotated_one() {
+    let (setup, path) = file_sink();
+    let beside = |more: &str| path.with_file_name(format!("events.jsonl{more}"));
+    let stamps = [".20260101T000000.000Z", ".20260102T000000.000Z", ".20260103T000000.000Z", ".20260104T000000.000Z"];
+    let [copied, other, half, zstd] = stamps;
+    let line = |stamp: &str| format!("{{\"of\":\"{stamp}\"}}\n");
+    for stamp in stamps {
+        fs::write(beside(stamp), line(stamp)).unwrap();
+    }
+    for stamp in [copied, other, half] {
+        assert!(Command::new("gzip").arg("-k").arg(beside(stamp)).status().unwrap().success());
+    }
+    assert!(Command::new("zstd").args(["-q", "-k"]).arg(beside(zstd)).status().unwrap().success());
+    fs::write(beside(other), line("another")).unwrap();
+    let whole = fs::read(beside(&format!("{half}.gz"))).unwrap();
+    fs::write(beside(&format!("{half}.gz")), &whole[..whole.len() - 12]).unwrap();
+
+    let setup = setup.set("sinks.out.compress", "gzip").set("sinks.out.rotate_bytes", 10_000);
+    let receiver = setup.start();
+    wait_for("copies to be known", || (!beside(copied).exists() && !beside(zstd).exists()).then_some(()));
+    for stamp in [other, half] {
+        receiver.log.wait("the warning", |line| line.contains("are both kept").then_some(()));
+        assert!(beside(stamp).exists() && beside(&format!("{stamp}.gz")).exists());
+    }
+    receiver.finish();
+    assert_eq!(fs::read_to_string(beside(other)).unwrap(), line("another"));
+    assert_eq!(fs::read_to_string(beside(half)).unwrap(), line(half));
+}
+
+#[test]
+fn what_only_looks_like_a_rotated_file_is_not_deleted() {
+    let (setup, path) = file_sink();
+    let beside = |more: &str| path.with_file_name(format!("events.jsonl{more}"));
+    let (link, folder, file) = (".20260101T000000.000Z", ".20260102T000000.000Z", ".20260103T000000.000Z");
+    symlink("elsewhere", beside(link)).unwrap();
+    fs::create_dir(beside(folder)).unwrap();
+    fs::write(beside(file), "{}\n").unwrap();
+    let setup = setup.set("sinks.out.keep_files", 1).set("sinks.out.rotate_bytes", 1_000);
+    let receiver = setup.start();
+    deliver(&receiver, 10);
+    wait_for("the oldest to be deleted", || (rotated(&path).len() == 3 && !beside(file).exists()).then_some(()));
+    receiver.finish();
+    assert!(beside(link).symlink_metadata().is_ok() && beside(folder).is_dir());
+}
+
+#[test]
+fn a_failure_names_its_own_cause() {
+    let (setup, path) = file_sink();
+    // With the time of its rotation it is too long a name.
+    let long = path.with_file_name("e".repeat(240));
+    let setup = to_file(setup, "out", &long).set("sinks.out.rotate_bytes", 1_000);
+    let checked = setup.command().arg("check").output().unwrap();
+    let said = String::from_utf8_lossy(&checked.stdout);
+    assert!(
+        said.lines().any(|line| line.starts_with("warning  sinks.out.path: ") && line.contains("29 bytes")),
+        "{said}"
+    );
+    let receiver = setup.start();
+    let expected = deliver(&receiver, 10);
+    let told = receiver.log.wait("the warning", |line| line.contains("cannot be rotated").then(|| line.to_owned()));
+    assert!(told.contains("shorter name") && !told.contains("permit"), "{told}");
+    assert_eq!(lines(&long), expected);
+    receiver.finish();
+
+    let Some(disk) = Disk::tmpfs(1 << 20) else { return };
+    let receiver = to_file(Setup::new(), "out", &disk.path().join("events.jsonl")).start();
+    disk.read_only(true);
+    let expected = events(&receiver.store(1));
+    failing(&receiver, &["Read-only file system", "mount its volume writable"]);
+    disk.read_only(false);
+    receiver.sink_settled("out");
+    receiver.finish();
+    assert_eq!(lines(&disk.path().join("events.jsonl")), expected);
 }
 
 #[test]

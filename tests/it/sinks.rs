@@ -149,6 +149,27 @@ fn a_partial_last_line_is_ended_first() {
 }
 
 #[test]
+fn nothing_counts_as_delivered_into_a_stdout_that_was_deleted() {
+    let setup = Setup::new().durable();
+    let out = setup.folder().join("out");
+    let setup = setup.set("sinks.stdout.retry.max_backoff", "300ms").stdout_to(&out);
+    let receiver = setup.start();
+    receiver.store(2);
+    receiver.sink_settled("stdout");
+    fs::remove_file(&out).unwrap();
+    let ids = receiver.store(3);
+    let failing = || Some(receiver.sink("stdout")).filter(|sink| sink["state"] == "failing");
+    let sink = wait_for("the failure to show", failing);
+    assert!(sink["last_error"].as_str().unwrap().contains("its file was deleted"), "{sink}");
+    assert_eq!(sink["pending"], 3);
+    receiver.finish();
+    let receiver = setup.start();
+    receiver.sink_settled("stdout");
+    receiver.finish();
+    assert_eq!(fs::read_to_string(&out).unwrap(), events(&ids).join("\n") + "\n");
+}
+
+#[test]
 fn a_stdout_on_a_full_disk_is_tried_again() {
     let Some(disk) = crate::harness::disk::Disk::tmpfs(1 << 20) else { return };
     let out = disk.path().join("out");

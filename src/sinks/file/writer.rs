@@ -90,17 +90,35 @@ impl Writer {
         let (written, result) = lines::write(&open.file, all.text(from, to));
         open.size += written as u64;
         let whole = all.whole(from, written as u64);
-        match self.settings.sync {
-            Sync::Batch if whole > 0 => {
-                if let Err(error) = open.file.sync_data() {
-                    // What reached the disk is not known: all of it is written again.
-                    return (0, Err(self.failed("cannot be synced", &error)));
-                }
+        let synced = match self.settings.sync {
+            Sync::Batch if whole > 0 => open.file.sync_data(),
+            Sync::Interval => {
+                self.orders.written(&open.file);
+                Ok(())
             }
-            Sync::Interval => self.orders.written(&open.file),
-            Sync::Batch | Sync::Never => {}
+            Sync::Batch | Sync::Never => Ok(()),
+        };
+        if let Err(error) = synced {
+            // What reached the disk is not known: all of it is written again.
+            return (0, Err(self.failed("cannot be synced", &error)));
+        }
+        if let Err(reason) = self.still_has(open) {
+            return (0, Err(reason));
         }
         (whole, result.map_err(|error| self.failed("cannot be written to", &error)))
+    }
+
+    /// Lines count as delivered only where somebody can find them: whoever deletes or truncates the file while they are
+    /// being written takes them along, and they are written again. Under another name they are still there.
+    fn still_has(&self, open: &Open) -> Result<(), Reason> {
+        let found = open.file.metadata().map_err(|error| self.failed("cannot be looked at", &error))?;
+        let what = match (found.nlink(), found.len()) {
+            (0, _) => "deleted",
+            (_, size) if size < open.size => "truncated",
+            _ => return Ok(()),
+        };
+        let path = self.settings.path.display();
+        Err(format!("{path} was {what} while it was written to: the events of that moment are written again"))
     }
 
     /// The file at the path now, which ends in a whole line.
