@@ -58,7 +58,7 @@ pub enum StartError {
     Settings(Problems),
     #[error("the TLS files cannot be used:{}", lines(.0))]
     Tls(Vec<Finding>),
-    #[error("cannot listen on {address} ({key}): another program may have it, or this user may not")]
+    #[error("cannot listen on {address} ({key}){}", remedy_of_listen(.source))]
     Listen { key: &'static str, address: SocketAddr, source: io::Error },
     #[error("the admin port's token cannot be used")]
     Gate(#[from] GateError),
@@ -72,6 +72,16 @@ pub enum StartError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the journal has failed; start again to recover it")]
 pub struct JournalFailed;
+
+/// What helps, where the error has one cause only.
+fn remedy_of_listen(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => ", which another program has: end that, or choose another port",
+        io::ErrorKind::AddrNotAvailable => ", which is no address of this machine: correct it, or listen on 0.0.0.0",
+        io::ErrorKind::PermissionDenied => ", which this user may not: choose a port from 1024 on, or permit it",
+        _ => "",
+    }
+}
 
 fn lines(findings: &[Finding]) -> String {
     let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);

@@ -84,8 +84,13 @@ pub async fn run(args: Args) -> Result<(), Failure> {
 fn empty_folder() -> Result<PathBuf, Failure> {
     let folder = Path::new(FOLDER);
     let failed = |error: std::io::Error| {
-        let here = "it is made in the current folder: run the demo where you may write";
-        Failure::failed(format!("{FOLDER} cannot be made anew: {error}; {here}"))
+        let remedy = match error.kind() {
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                "; it is made in the current folder: run the demo where you may write"
+            }
+            _ => "",
+        };
+        Failure::failed(format!("{FOLDER} cannot be made anew: {error}{remedy}"))
     };
     if let Ok(lock) = File::open(folder.join("journal/lock"))
         && let Err(TryLockError::WouldBlock) = lock.try_lock()

@@ -52,7 +52,7 @@ pub enum Error {
     Foreign { path: PathBuf },
     #[error("the ledger {} cannot be written to", .path.display())]
     Write { path: PathBuf, source: io::Error },
-    #[error("the ledger {} cannot be read", .path.display())]
+    #[error("the ledger {} cannot be read{}", .path.display(), remedy(.source))]
     Read { path: PathBuf, source: io::Error },
     #[error(
         "the ledger {}, line {line}, column {column}, is no entry: name a file that `simulate --ledger` has written; \
@@ -119,6 +119,13 @@ impl Ledger {
 
     fn failed(&self, source: io::Error) -> Error {
         Error::Write { path: self.path.clone(), source }
+    }
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => ": name a file that `simulate --ledger` has written",
+        _ => "",
     }
 }
 

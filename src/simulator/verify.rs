@@ -89,12 +89,21 @@ pub struct Place {
 pub enum Error {
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
-    #[error("{file} cannot be read: name a whole file, plain or packed with gzip or zstd")]
+    #[error("{file} cannot be read{}", remedy(.source))]
     Read { file: String, source: io::Error },
     #[error(
         "{file}, line {line}, is an event in the format `{format}`: verify the lines of a sink with the format `raw`"
     )]
     Format { file: String, line: u64, format: &'static str },
+}
+
+/// An error of the system says all there is to say; one without a number comes from unpacking.
+fn remedy(error: &io::Error) -> &'static str {
+    match (error.kind(), error.raw_os_error()) {
+        (io::ErrorKind::NotFound, _) => ": name a file that is there",
+        (_, Some(_)) => "",
+        (_, None) => ": name a whole file, plain or packed with gzip or zstd",
+    }
 }
 
 /// Reads the ledger, then each file once. Takes about 100 bytes of memory for each id in the ledger, and once more where a

@@ -52,7 +52,8 @@ struct Open {
 impl Output for Stream {
     fn put(&mut self, lines: &Lines) -> Result<(), Failure> {
         if self.out.is_none() {
-            self.out = Open::new().ok().flatten();
+            let failed = |error| Failure::of_target(0, format!("standard output cannot be opened: {error}"));
+            self.out = Open::new().map_err(failed)?;
         }
         let Some(open) = &mut self.out else { return Err(Failure::of_target(0, NONE.to_owned())) };
         let (delivered, result) = open.write(lines);

@@ -339,6 +339,8 @@ fn the_admin_port_off_loopback_is_told_and_needs_a_token() {
     let token = open.folder().join("token");
     fs::write(&token, "a-token-of-the-test").unwrap();
     fs::set_permissions(&token, fs::Permissions::from_mode(0o640)).unwrap();
+    let missing = check(&open.clone().set("admin.token_file", &token.with_extension("none")), &[]);
+    missing.has("error", "admin.token_file", "make it, or mount it").ends_with(78);
     check(&open.set("admin.token_file", &token), &[])
         .has("ok", "admin.address", "put TLS in front")
         .has("warning", "admin.token_file", "chmod 600")

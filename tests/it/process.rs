@@ -167,3 +167,18 @@ fn child_of(pid: Pid) -> Pid {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     Pid::from_raw(children.trim().parse().unwrap()).unwrap()
 }
+
+#[test]
+fn what_keeps_it_from_listening_is_named_and_nothing_else() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    for (address, says, says_not) in [
+        (taken.local_addr().unwrap().to_string(), "another program has", "permit"),
+        // Of the documentation's network: nobody's.
+        ("192.0.2.1:0".to_owned(), "no address of this machine", "another program"),
+    ] {
+        let ended = Setup::new().set("listen.address", &*address).start_in_vain();
+        let said = ended.log.join("\n");
+        assert!(said.contains(says) && !said.contains(says_not), "{said}");
+        assert_eq!(ended.status.code(), Some(1), "{said}");
+    }
+}

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::Access;
+use rustix::io::Errno;
 
 use super::Finding;
 use crate::config::{self, Config, Engine, FileSink};
@@ -131,7 +132,12 @@ pub(super) fn secret(key: &str, path: &Path) -> Finding {
     let shown = path.display();
     match fs::metadata(path).and_then(|found| Ok((found, fs::read(path)?))) {
         Err(error) => {
-            Finding::error(key, format!("{shown} cannot be read: {error}: give the receiver's user the file"))
+            let remedy = match error.kind() {
+                io::ErrorKind::PermissionDenied => ": give the receiver's user the file",
+                io::ErrorKind::NotFound => ": make it, or mount it",
+                _ => "",
+            };
+            Finding::error(key, format!("{shown} cannot be read: {error}{remedy}"))
         }
         Ok((_, secret)) if secret.trim_ascii().is_empty() => {
             Finding::error(key, format!("{shown} is empty: write the secret into it"))
@@ -202,7 +208,13 @@ fn unwritable(path: &Path) -> Option<String> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let denied = rustix::fs::access(folder_of(path), Access::WRITE_OK | Access::EXEC_OK).err()?;
-            Some(format!("cannot be made in its folder ({denied}): make the folder, or give it to the receiver's user"))
+            let remedy = match denied {
+                Errno::NOENT | Errno::NOTDIR => ": make the folder",
+                Errno::ACCESS => ": give the folder to the receiver's user",
+                Errno::ROFS => ": mount its volume writable",
+                _ => "",
+            };
+            Some(format!("cannot be made in its folder ({denied}){remedy}"))
         }
         Err(error) => Some(format!("cannot be looked at ({error})")),
     }
