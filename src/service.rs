@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{self, Gate, GateError, Insight};
 use crate::admission::Admission;
 use crate::config::{self, Config, Engine, Problems, SinkKind};
-use crate::dispatch::{Health, Lanes};
+use crate::dispatch::{Drifts, Health, Lanes, Seen};
 use crate::ingest::Ingest;
 use crate::journal::{self, Journal, OpenError};
 use crate::receiver::Receiver;
@@ -121,7 +121,7 @@ impl Service {
         let traces = Traces::start();
         let (journal, cursors) = open_journal(&config, &metrics).await?;
         let lanes = Lanes::start(cursors, &config.sinks, &own, &metrics, &traces).map_err(StartError::Sink)?;
-        lanes.observe(&journal, &metrics);
+        let drifts = lanes.observe(&journal, &metrics);
         let connections = TaskTracker::new();
 
         let ingest = Ingest::new(journal.clone(), config.listen.answer_within);
@@ -142,7 +142,7 @@ impl Service {
         let (ask, asked) = mpsc::channel(1);
         connections.spawn(reload.run(asked, phase.subscribe()));
 
-        let insight = insight(&config, tls, &journal, &lanes, &metrics, reports);
+        let insight = insight(&config, tls, &journal, (&lanes, drifts), &metrics, reports);
         admin_phase.send_replace(admin::Phase::Serving(insight.clone()));
         tracing::info!(%events, admin = %admin_address, "listening");
         Ok(Running {
@@ -302,7 +302,7 @@ fn insight(
     config: &Arc<Config>,
     tls: Arc<ServerTls>,
     journal: &Journal,
-    lanes: &Lanes,
+    (lanes, drifts): (&Lanes, Drifts),
     metrics: &Arc<Metrics>,
     reload: watch::Receiver<reload::Report>,
 ) -> Insight {
@@ -311,6 +311,7 @@ fn insight(
         tls,
         journal: journal.clone(),
         health: lanes.health().to_vec(),
+        drifts,
         metrics: Arc::clone(metrics),
         reload,
     };
@@ -346,6 +347,7 @@ struct View {
     tls: Arc<ServerTls>,
     journal: Journal,
     health: Vec<(String, Health)>,
+    drifts: Drifts,
     metrics: Arc<Metrics>,
     reload: watch::Receiver<reload::Report>,
 }
@@ -371,6 +373,7 @@ impl View {
             quarantine: admin::Quarantine { count: kept.count, bytes: kept.bytes, max_bytes: kept.max_bytes },
             certificates: expiries.map(|expiry| certificate(&expiry, now)).collect(),
             reload: self.of_reload(),
+            drift: self.drifts.recent().iter().map(drift).collect(),
         }
     }
 
@@ -477,6 +480,19 @@ fn held_bytes(found: &journal::Status) -> u64 {
 /// From `then` to `now`; none at all if the clock was set back meanwhile.
 fn seconds(then: SystemTime, now: SystemTime) -> f64 {
     now.duration_since(then).unwrap_or_default().as_secs_f64()
+}
+
+fn drift(seen: &Seen) -> admin::Drift {
+    let time = |at| humantime::format_rfc3339_seconds(at).to_string();
+    admin::Drift {
+        feed: seen.feed,
+        kind: seen.kind.label(),
+        at: seen.path.to_string(),
+        name: seen.name(),
+        count: seen.count,
+        first_seen: time(seen.first),
+        last_seen: time(seen.last),
+    }
 }
 
 fn certificate(expiry: &Expiry, now: SystemTime) -> admin::Certificate {

@@ -20,7 +20,7 @@ use axum::routing::{delete, get, post};
 use tokio::sync::{Semaphore, watch};
 
 pub use gate::{Gate, GateError};
-pub use status::{Certificate, Cluster, DeadLetters, Disk, Journal, Process, Quarantine, Reload, Sink, Status};
+pub use status::{Certificate, Cluster, DeadLetters, Disk, Drift, Journal, Process, Quarantine, Reload, Sink, Status};
 
 use crate::dispatch::Replays;
 use crate::journal::{self, Refused};

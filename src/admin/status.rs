@@ -14,6 +14,25 @@ pub struct Status {
     pub quarantine: Quarantine,
     pub certificates: Vec<Certificate>,
     pub reload: Reload,
+    /// Deviations from ASAPP's documentation that this process saw last, the newest first; at most 50.
+    pub drift: Vec<Drift>,
+}
+
+/// One deviation, of the events that were looked at.
+#[derive(Debug, Clone, Serialize)]
+pub struct Drift {
+    /// Short name, or `other`.
+    pub feed: &'static str,
+    /// As in the metric `drift_total`.
+    pub kind: &'static str,
+    /// The documented field or object where it was found.
+    pub at: String,
+    /// What events call a `field`, `event_type` or `feed` that is not documented: escaped, and cut off after 64 characters.
+    pub name: Option<String>,
+    pub count: u64,
+    /// RFC 3339, UTC.
+    pub first_seen: String,
+    pub last_seen: String,
 }
 
 /// Whether the settings and TLS files are those in use.
@@ -217,6 +236,7 @@ impl Status {
                 problems: Vec::new(),
                 restart_for: Vec::new(),
             },
+            drift: Vec::new(),
         }
     }
 }

@@ -119,6 +119,11 @@ fn tables(status: &Value) -> String {
             size(bytes)
         );
     }
+    let drift = list(&status["drift"]);
+    if !drift.is_empty() {
+        let columns = ["feed", "kind", "at", "name", "count", "first_seen", "last_seen"];
+        text += &format!("\nnot as documented by ASAPP\n{}", table(&columns, &drift));
+    }
     for problem in list(&status["reload"]["problems"]) {
         text += &format!("\nnot taken: {}\n", problem.as_str().unwrap_or_default());
     }

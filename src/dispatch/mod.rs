@@ -4,6 +4,7 @@
 //! its [`queue`] to say. What a lane cannot deliver it tries again, and when its `retry` settings end that, the event goes
 //! into the dead letters with the reason.
 
+mod drifts;
 mod filter;
 mod lane;
 mod observer;
@@ -21,6 +22,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use drifts::{Drifts, Seen};
 pub use filter::Filter;
 pub use replay::{Bound, DEFAULT_RATE, Progress, ReplayError, Replays, Request, State as ReplayState};
 
@@ -140,9 +142,12 @@ impl Lanes {
     }
 
     /// Counts, until the lanes end, what shows in the events that come from now on: drift, age, when each feed spoke last.
-    pub fn observe(&self, journal: &Journal, metrics: &Arc<Metrics>) {
-        let observer = Observer::new(journal, Arc::clone(metrics));
+    /// The deviations that were seen are in what it gives.
+    pub fn observe(&self, journal: &Journal, metrics: &Arc<Metrics>) -> Drifts {
+        let drifts = Drifts::default();
+        let observer = Observer::new(journal, Arc::clone(metrics), drifts.clone());
         self.tracker.spawn(self.finish.clone().run_until_cancelled_owned(observer.run()));
+        drifts
     }
 
     /// Replays to these lanes; those that the last process had under way go on.

@@ -11,12 +11,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-use crate::envelope::{Drift, Envelope, Feed, Kind, inspect};
+use super::drifts::{Drifts, Seen};
+use crate::envelope::{Envelope, Feed, Kind, inspect};
 use crate::journal::{Event, Journal, Scan, Watch};
 use crate::telemetry::Metrics;
 
 /// Reading a field-rich event takes some twenty microseconds: this keeps it at half a hundredth of a core.
 const EVENTS_A_SECOND: usize = 250;
+/// Deviations of one event that are looked up by name; all are counted.
+const NAMED_OF_AN_EVENT: usize = 32;
+const LOGGED_AN_HOUR: usize = 50;
+const HOUR: Duration = Duration::from_secs(60 * 60);
 /// How many of the events before this process's own are looked at for when each feed spoke last.
 const RECENT: u64 = 10_000;
 
@@ -28,16 +33,23 @@ pub(super) struct Observer {
     last: u64,
     watch: Watch,
     metrics: Arc<Metrics>,
-    /// Drift that the log has told.
-    told: HashSet<(&'static str, Kind)>,
+    drifts: Drifts,
+    log: Hourly,
+}
+
+/// How many deviations were logged in this hour.
+struct Hourly {
+    began: Instant,
+    logged: usize,
 }
 
 impl Observer {
-    pub(super) fn new(journal: &Journal, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(journal: &Journal, metrics: Arc<Metrics>, drifts: Drifts) -> Self {
         let watch = journal.watch_own();
         let (first, last) = journal.range();
         let recent = journal.scan(first.max((last + 1).saturating_sub(RECENT)));
-        Self { recent, last, watch, metrics, told: HashSet::new() }
+        let log = Hourly { began: Instant::now(), logged: 0 };
+        Self { recent, last, watch, metrics, drifts, log }
     }
 
     /// Looks on until the journal closes.
@@ -90,7 +102,16 @@ impl Observer {
         // It was parsed once; a body that is not an envelope any more would be damage, which readers of the journal find.
         let Ok(envelope) = Envelope::parse(event.body_bytes()) else { return };
         let feed = envelope.feed().short();
-        let happened = inspect(&envelope, |drift| tell(drift, feed, &self.metrics, &mut self.told));
+        let (mut count, metrics) = (0, &self.metrics);
+        let happened = inspect(&envelope, |drift| {
+            metrics.drift.get_or_create(&[("feed", feed), ("kind", drift.kind.label())]).inc();
+            count += 1;
+            if count <= NAMED_OF_AN_EVENT
+                && let Some(new) = self.drifts.note(feed, drift, event.received_at())
+            {
+                self.log.tell(&new);
+            }
+        });
         if let Some(happened) = happened {
             // An event from the future has a wrong clock, not a lag.
             let lag = event.received_at().duration_since(SystemTime::from(happened)).unwrap_or_default();
@@ -99,15 +120,29 @@ impl Observer {
     }
 }
 
-fn tell(drift: Drift, feed: &'static str, metrics: &Metrics, told: &mut HashSet<(&'static str, Kind)>) {
-    let Drift { kind, path } = drift;
-    metrics.drift.get_or_create(&[("feed", feed), ("kind", kind.label())]).inc();
-    if !told.insert((feed, kind)) {
-        return;
-    }
-    if kind == Kind::ApiVersion {
-        tracing::warn!(feed, %path, "events of a new major api_version arrive: fields may mean something else now");
-    } else {
-        tracing::info!(feed, kind = kind.label(), %path, "events deviate from ASAPP's documentation");
+impl Hourly {
+    /// Whatever senders make up, the log gets so many lines.
+    fn tell(&mut self, new: &Seen) {
+        if self.began.elapsed() >= HOUR {
+            *self = Self { began: Instant::now(), logged: 0 };
+        }
+        self.logged += 1;
+        if self.logged > LOGGED_AN_HOUR + 1 {
+            return;
+        }
+        if self.logged > LOGGED_AN_HOUR {
+            tracing::warn!(
+                "many new deviations from ASAPP's documentation: no more of them are logged within the hour, see `status`"
+            );
+            return;
+        }
+        let Seen { feed, kind, path, .. } = new;
+        let name = new.name();
+        if *kind == Kind::ApiVersion {
+            tracing::warn!(feed, %path, "events of a new major api_version arrive: fields may mean something else now");
+        } else {
+            let (kind, name) = (kind.label(), name.as_deref());
+            tracing::info!(feed, kind, %path, name, "events deviate from ASAPP's documentation");
+        }
     }
 }

@@ -10,12 +10,14 @@ use super::{Envelope, Typed, Version};
 /// The major version of `api_version` that ASAPP documents, as in `v1.3.0`.
 const MAJOR: u32 = 1;
 
-/// One deviation. It holds names of this program only: neither a value of the event nor a name the event brought along.
+/// One deviation. It holds no value of the event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Drift {
+pub struct Drift<'a> {
     pub kind: Kind,
     /// The documented field or object where it was found.
     pub path: Path,
+    /// What the event calls a field, type or feed that is not documented: whatever its sender makes up, of any length.
+    pub name: Option<&'a str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,19 +51,20 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Drift {
+/// Without the name, which is the sender's.
+impl fmt::Display for Drift<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} at {}", self.kind.label(), self.path)
     }
 }
 
 /// Tells `each` every deviation of an event; gives the time at which it happened, if it says so.
-pub fn inspect(envelope: &Envelope, mut each: impl FnMut(Drift)) -> Option<OffsetDateTime> {
+pub fn inspect(envelope: &Envelope, mut each: impl FnMut(Drift<'_>)) -> Option<OffsetDateTime> {
     Typed::read_telling(envelope, &mut each).event_time()
 }
 
 /// A version that cannot be read as one tells nothing, so it is no drift: ASAPP's own samples say `string`.
-pub(super) fn of_version(version: &Version, body: &[u8]) -> Option<Drift> {
+pub(super) fn of_version(version: &Version, body: &[u8]) -> Option<Drift<'static>> {
     let kind = match version {
         Version::Missing => return None,
         Version::Odd => Kind::Mismatch,
@@ -75,5 +78,5 @@ pub(super) fn of_version(version: &Version, body: &[u8]) -> Option<Drift> {
             }
         }
     };
-    Some(Drift { kind, path: Path::of("api_version") })
+    Some(Drift { kind, path: Path::of("api_version"), name: None })
 }

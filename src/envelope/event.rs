@@ -61,11 +61,12 @@ open! {
 }
 
 impl<'a> Typed<'a> {
-    /// Reads all documented fields, and tells what deviates from the documentation.
+    /// Reads all documented fields, and tells, without names, what deviates from the documentation.
     #[must_use]
-    pub fn read(envelope: &'a Envelope) -> (Self, Vec<Drift>) {
+    pub fn read(envelope: &'a Envelope) -> (Self, Vec<Drift<'static>>) {
         let mut found = Vec::new();
-        let typed = Self::read_telling(envelope, &mut |drift| found.push(drift));
+        let typed =
+            Self::read_telling(envelope, &mut |Drift { kind, path, .. }| found.push(Drift { kind, path, name: None }));
         (typed, found)
     }
 
@@ -81,13 +82,13 @@ impl<'a> Typed<'a> {
         meta_data.as_ref()?.event_time
     }
 
-    pub(super) fn read_telling(envelope: &'a Envelope, each: &mut dyn FnMut(Drift)) -> Self {
+    pub(super) fn read_telling(envelope: &'a Envelope, each: &mut dyn FnMut(Drift<'_>)) -> Self {
         if let Some(drift) = drift::of_version(&envelope.version, envelope.body()) {
             each(drift);
         }
         let feed = envelope.feed();
         if feed == Feed::Other {
-            each(Drift { kind: Kind::Feed, path: Path::of("name") });
+            each(Drift { kind: Kind::Feed, path: Path::of("name"), name: Some(envelope.name()) });
         }
         // Checked when the envelope was made; the default is never used.
         let text = std::str::from_utf8(envelope.body()).unwrap_or_default();

@@ -34,7 +34,7 @@ pub struct Path {
 pub(super) struct Reader<'a, 'd> {
     cursor: Cursor<'a>,
     path: Path,
-    drift: &'d mut dyn FnMut(Drift),
+    drift: &'d mut dyn FnMut(Drift<'_>),
 }
 
 /// A type that a field can have.
@@ -118,7 +118,7 @@ macro_rules! open {
                 Some(match &*text {
                     $($value => Self::$variant,)*
                     _ => {
-                        reader.tell($crate::envelope::Kind::$kind);
+                        reader.tell_unknown($crate::envelope::Kind::$kind, &text);
                         Self::Other(text)
                     }
                 })
@@ -130,7 +130,7 @@ pub(super) use open;
 
 impl<'a, 'd> Reader<'a, 'd> {
     /// `text` is the body of an envelope; every drift is told to `drift`.
-    pub(super) fn new(text: &'a str, drift: &'d mut dyn FnMut(Drift)) -> Self {
+    pub(super) fn new(text: &'a str, drift: &'d mut dyn FnMut(Drift<'_>)) -> Self {
         let mut cursor = Cursor::new(text);
         cursor.space();
         Self { cursor, path: Path::default(), drift }
@@ -152,8 +152,9 @@ impl<'a, 'd> Reader<'a, 'd> {
         let mut record = R::default();
         let mut expected = 0;
         while let Some(key) = self.next_key() {
-            let Some(field) = position(R::FIELDS, expected, &key.decode(self.cursor.text())) else {
-                self.tell(Kind::Field);
+            let name = key.decode(self.cursor.text());
+            let Some(field) = position(R::FIELDS, expected, &name) else {
+                (self.drift)(Drift { kind: Kind::Field, path: self.path, name: Some(&name) });
                 self.skip();
                 continue;
             };
@@ -174,7 +175,13 @@ impl<'a, 'd> Reader<'a, 'd> {
     }
 
     pub(super) fn tell(&mut self, kind: Kind) {
-        (self.drift)(Drift { kind, path: self.path });
+        (self.drift)(Drift { kind, path: self.path, name: None });
+    }
+
+    /// Of a text that is not among the documented ones. What an event is called is a name; all else is a value.
+    pub(super) fn tell_unknown(&mut self, kind: Kind, text: &str) {
+        let name = (kind == Kind::EventType).then_some(text);
+        (self.drift)(Drift { kind, path: self.path, name });
     }
 
     pub(super) fn skip(&mut self) {

@@ -267,6 +267,68 @@ fn drift_from_the_documented_schema_is_taken_and_counted() {
 }
 
 #[test]
+fn drift_is_named_in_the_log_and_in_status_without_values() {
+    let receiver = Setup::embedded().start();
+    let mut wire = receiver.connect();
+    let mut post = |change: &dyn Fn(String) -> String| {
+        let id = new_id();
+        wire.post(change(event(&id)).as_bytes()).assert_durable("stored", &id);
+    };
+    let long = "n".repeat(3_000);
+    for _ in 0..2 {
+        post(&|e| e.replace("com.asapp.event.journey", "com.asapp.event.weather"));
+        post(&|e| e.replace("customer_request", "customer_flies"));
+        post(&|e| e.replace("\"data\":{", "\"data\":{\"new_field\":\"mArKeR\","));
+        post(&|e| e.replace("\"data\":{", "\"data\":{\"odd\\u001b[2J\\u202e\\u00e9\":[\"mArKeR\"],"));
+        post(&|e| e.replace("\"data\":{", &format!("\"data\":{{\"{long}\":1,")));
+        post(&|e| e.replace("\"data\":{", "\"data\":{\"division_id\":[\"mArKeR\"],"));
+    }
+    let escaped = "odd\\u{1b}[2J\\u{202e}\\u{e9}";
+    let cut = format!("{}...", "n".repeat(64));
+    let wanted = [
+        ("other", "feed", "name", Some("com.asapp.event.weather")),
+        ("journey", "event_type", "event_type", Some("customer_flies")),
+        ("journey", "field", "data", Some("new_field")),
+        ("journey", "field", "data", Some(escaped)),
+        ("journey", "field", "data", Some(cut.as_str())),
+    ];
+    let status = crate::harness::wait_for("the drift to show", || {
+        let status = receiver.ask_admin("/api/v1/status").unwrap().json();
+        let seen = status["drift"].as_array()?.clone();
+        let has = |&(feed, kind, at, name): &(&str, &str, &str, Option<&str>)| {
+            seen.iter().any(|drift| {
+                let same = drift["feed"] == feed && drift["kind"] == kind && drift["at"] == at;
+                same && drift["name"].as_str() == name && drift["count"] == 2
+            })
+        };
+        wanted.iter().all(has).then_some(status)
+    });
+    assert!(!status.to_string().contains("mArKeR"), "{status}");
+    for (feed, kind, at, name) in wanted {
+        receiver.log.wait(&format!("{kind} {name:?}"), |line| {
+            let line = log_line(line)?;
+            let same = line["feed"] == feed && line["kind"] == kind && line["path"] == at;
+            (same && line["name"].as_str() == name).then_some(())
+        });
+    }
+    let shown = receiver.operate(&["status"]).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("not as documented by ASAPP") && shown.contains("customer_flies"), "{shown}");
+
+    // However many are made up, few are kept, and few are logged.
+    for number in 0..200 {
+        post(&|e| e.replace("\"data\":{", &format!("\"data\":{{\"made_up_{number}\":1,")));
+    }
+    receiver.wait_metric("drift_total{feed=\"journey\",kind=\"field\"}", 200);
+    let status = receiver.ask_admin("/api/v1/status").unwrap().json();
+    assert_eq!(status["drift"].as_array().unwrap().len(), 50);
+    let ended = receiver.finish();
+    let logged = ended.log.iter().filter(|line| line.contains("deviate")).count();
+    assert!((6..=50).contains(&logged), "{logged}");
+    assert!(ended.log.iter().all(|line| !line.contains("mArKeR")));
+}
+
+#[test]
 fn labels_stay_few_whatever_events_say() {
     let receiver = Setup::new().start();
     let mut wire = receiver.connect();
@@ -326,8 +388,9 @@ fn values_never_show_up_in_diagnostics() {
                 *member = format!("{marker} {member}").into();
             }
         }
-        value["data"][format!("{marker}-field")] = serde_json::json!({ "x": [marker, { marker: marker }] });
-        value[format!("{marker}-top")] = marker.into();
+        // Their names are logged, their values are not, whatever is in them.
+        value["data"]["unknown-field"] = serde_json::json!({ "x": [marker, { marker: marker }] });
+        value["unknown-top"] = marker.into();
         value["details"] = serde_json::json!({ "note": marker, "n": 987_654_321_987_u64 });
         value.to_string()
     };
