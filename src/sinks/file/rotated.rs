@@ -290,3 +290,71 @@ fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
         result => Ok(result?),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::Arc;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::config::Sync;
+
+    /// Has a file compressed that somebody has his way with once it is read to its end: what became of both, and of it.
+    fn compress_while(meanwhile: impl Fn(&Path)) -> (TempDir, io::Result<()>, Vec<String>) {
+        let folder = TempDir::new().unwrap();
+        let settings = FileSink {
+            path: folder.path().join("events"),
+            rotate_bytes: None,
+            rotate_every: None,
+            compress: Compress::Gzip,
+            keep_files: None,
+            sync: Sync::Batch,
+        };
+        let rotated = Rotated::new(&settings, Permit { sink: "out".to_owned(), own: Arc::default() });
+        let name = Name::plain(OffsetDateTime::UNIX_EPOCH);
+        let plain = rotated.file(name).unwrap();
+        fs::write(&plain, "{\"a\":1}\n").unwrap();
+        let asked = Cell::new(0);
+        let done = rotated.compress(name.at, Extension::Gz, &|| {
+            asked.set(asked.get() + 1);
+            if asked.get() == 2 {
+                meanwhile(&plain);
+            }
+            false
+        });
+        let mut left: Vec<String> = rotated.list().unwrap().iter().map(|name| format!("{:?}", name.form)).collect();
+        left.sort();
+        (folder, done, left)
+    }
+
+    #[test]
+    fn an_original_is_deleted_only_as_it_was_compressed() {
+        let packed = "Compressed(Gz)".to_owned();
+        let (_, done, left) = compress_while(|_| ());
+        assert!(done.is_ok() && left == [packed.clone()], "{done:?} {left:?}");
+        let (_, done, left) = compress_while(|plain| fs::remove_file(plain).unwrap());
+        assert!(done.is_ok() && left == [packed.clone()], "{done:?} {left:?}");
+        let (folder, done, left) =
+            compress_while(|plain| rustix::fs::rename(plain, plain.with_file_name("aside")).unwrap());
+        assert!(done.is_ok() && left == [packed.clone()], "{done:?} {left:?}");
+        assert_eq!(fs::read_to_string(folder.path().join("aside")).unwrap(), "{\"a\":1}\n");
+        // Exchanged, and cut: both stay.
+        let (_, done, left) = compress_while(|plain| {
+            fs::write(plain.with_file_name("other"), "{\"b\":2}\n").unwrap();
+            rustix::fs::rename(plain.with_file_name("other"), plain).unwrap();
+        });
+        assert!(done.is_err() && left == [packed.clone(), "Plain".to_owned()], "{done:?} {left:?}");
+        let (_, done, left) = compress_while(|plain| fs::write(plain, "").unwrap());
+        assert!(done.is_err() && left == [packed.clone(), "Plain".to_owned()], "{done:?} {left:?}");
+        // In the way of the whole one: that is not touched, and nothing is lost.
+        let (folder, done, left) = compress_while(|plain| {
+            let mut target = plain.as_os_str().to_owned();
+            target.push(".gz");
+            fs::write(target, "another's").unwrap();
+        });
+        assert!(done.is_err() && left == [packed, "Plain".to_owned()], "{done:?} {left:?}");
+        drop(folder);
+    }
+}
