@@ -302,7 +302,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
             let mut unread = [0; 4096];
             let mut buf = ReadBuf::new(&mut unread);
             match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf)) {
-                Ok(()) if !buf.filled().is_empty() => {}
+                // A flood goes on after its goodbye.
+                Ok(()) if !buf.filled().is_empty() => {
+                    let counted = self.frames.as_mut().map_or(Ok(()), |frames| frames.pass(buf.filled()));
+                    if counted.is_err() {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
                 // Gone, one way or another.
                 Ok(()) | Err(_) => return Poll::Ready(Ok(())),
             }

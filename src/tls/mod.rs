@@ -43,6 +43,8 @@ use crate::config;
 
 /// How long a refused client may take to fetch the alert.
 const LINGER: Duration = Duration::from_secs(1);
+/// What a refused client may send meanwhile.
+const MOST_UNREAD: usize = 256 * 1024;
 
 /// A client that was judged and let in. Cheap to clone; attached to its connections, which share it.
 #[derive(Debug, Clone)]
@@ -365,12 +367,18 @@ fn classify(error: &std::io::Error, first: [u8; 1]) -> Refused {
     Refused::new(reason, tls.to_string())
 }
 
-/// Says that no more will come, and reads on until the client has seen it.
+/// Says that no more will come, and reads on until the client has seen it, or sends so much that it does not look.
 async fn hang_up(stream: Option<TcpStream>) -> std::io::Result<()> {
     let Some(mut stream) = stream else { return Ok(()) };
     stream.shutdown().await?;
-    let mut unread = [0; 1024];
-    while stream.read(&mut unread).await? > 0 {}
+    let mut unread = [0; 4096];
+    let mut left = MOST_UNREAD;
+    while left > 0 {
+        match stream.read(&mut unread).await? {
+            0 => break,
+            read => left = left.saturating_sub(read),
+        }
+    }
     Ok(())
 }
 

@@ -88,6 +88,34 @@ fn a_handshake_that_does_not_get_on_is_ended() {
     receiver.finish();
 }
 
+/// A stranger is not worked for because it sends on and on.
+#[test]
+fn neither_a_handshake_nor_a_refusal_reads_on_and_on() {
+    let receiver = patient().start();
+    let before = receiver.cpu();
+    // A ClientHello that is nearly 64 KB long, a byte in each record, and never its last one: the library's buffer is full.
+    let mut hello = vec![1, 0, 0xff, 0xf0, 3, 3];
+    hello.resize(60_000, 0);
+    let records: Vec<u8> = hello.into_iter().flat_map(|byte| [0x16, 3, 1, 0, 1, byte]).collect();
+    let mut tcp = TcpStream::connect(receiver.events).unwrap();
+    let _ = tcp.write_all(&records);
+    until_ended(&mut tcp);
+    receiver.wait_metric("tls_refused_total", 1);
+    assert_eq!(receiver.metric(r#"tls_refused_total{reason="timeout"}"#), 0);
+
+    // It was refused for its first bytes, and goes on.
+    let mut tcp = TcpStream::connect(receiver.events).unwrap();
+    let mut sent = 0;
+    while let Ok(written) = tcp.write(&[b'x'; 64 << 10]) {
+        sent += written;
+        assert!(sent < 32 << 20, "still read");
+    }
+    receiver.wait_metric(r#"tls_refused_total{reason="not-tls"}"#, 1);
+    let busy = receiver.cpu() - before;
+    assert!(busy < Duration::from_millis(500), "{busy:?}");
+    receiver.finish();
+}
+
 #[test]
 fn a_load_balancers_probe_is_no_news() {
     let receiver = Setup::new().start();
