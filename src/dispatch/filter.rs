@@ -1,5 +1,7 @@
 //! Which events a sink wants (SPEC section 5).
 
+use std::collections::BTreeSet;
+
 use globset::{GlobSet, GlobSetBuilder};
 
 use crate::config;
@@ -9,35 +11,39 @@ use crate::journal::Event;
 /// A sink's filter, ready to use. An empty list lets everything pass.
 #[derive(Debug)]
 pub struct Filter {
-    settings: config::Filter,
+    feeds: Vec<String>,
     event_types: GlobSet,
     exclude_event_types: GlobSet,
-    /// Whether the body has to be read at all.
-    reads_company: bool,
+    /// Sets, as an event may have any number of values to be looked up.
+    company_ids: BTreeSet<String>,
+    company_segments: BTreeSet<String>,
+    company_subdivisions: BTreeSet<String>,
 }
 
 impl Filter {
     #[must_use]
     pub fn new(settings: &config::Filter) -> Self {
+        let set = |wanted: &[String]| wanted.iter().cloned().collect();
         Self {
+            feeds: settings.feeds.clone(),
             event_types: globs(&settings.event_types),
             exclude_event_types: globs(&settings.exclude_event_types),
-            reads_company: !(settings.company_ids.is_empty()
-                && settings.company_segments.is_empty()
-                && settings.company_subdivisions.is_empty()),
-            settings: settings.clone(),
+            company_ids: set(&settings.company_ids),
+            company_segments: set(&settings.company_segments),
+            company_subdivisions: set(&settings.company_subdivisions),
         }
     }
 
     #[must_use]
     pub fn passes(&self, event: &Event) -> bool {
-        self.wants_type(event.name(), event.event_type()) && (!self.reads_company || self.company_passes(event.body()))
+        self.wants_type(event.name(), event.event_type())
+            && (!self.reads_company() || self.company_passes(event.body()))
     }
 
     /// Whether events of this feed (full name) pass, as long as their type and company do.
     #[must_use]
     pub fn wants_feed(&self, feed: &str) -> bool {
-        self.settings.feeds.is_empty() || self.settings.feeds.iter().any(|wanted| wanted == feed)
+        self.feeds.is_empty() || self.feeds.iter().any(|wanted| wanted == feed)
     }
 
     /// Whether events of this feed (full name) and type pass, as long as their company does.
@@ -48,15 +54,20 @@ impl Filter {
             && !self.exclude_event_types.is_match(event_type)
     }
 
+    /// Whether the body has to be read at all.
+    fn reads_company(&self) -> bool {
+        !(self.company_ids.is_empty() && self.company_segments.is_empty() && self.company_subdivisions.is_empty())
+    }
+
     /// A value that is missing, or of another type than documented, matches nothing that is asked for.
     fn company_passes(&self, body: &[u8]) -> bool {
         let Company { company_id, company_subdivision, company_segments } = Company::read(body);
-        let asks = |wanted: &[String], values: &[Id<'_>]| {
-            wanted.is_empty() || values.iter().any(|value| wanted.iter().any(|wanted| *wanted == value.0))
+        let asks = |wanted: &BTreeSet<String>, values: &[Id<'_>]| {
+            wanted.is_empty() || values.iter().any(|value| wanted.contains(&*value.0))
         };
-        asks(&self.settings.company_ids, company_id.as_slice())
-            && asks(&self.settings.company_subdivisions, company_subdivision.as_slice())
-            && asks(&self.settings.company_segments, company_segments.as_deref().unwrap_or_default())
+        asks(&self.company_ids, company_id.as_slice())
+            && asks(&self.company_subdivisions, company_subdivision.as_slice())
+            && asks(&self.company_segments, company_segments.as_deref().unwrap_or_default())
     }
 }
 

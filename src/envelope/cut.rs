@@ -10,7 +10,17 @@ use super::scan::{Cursor, Fault, MAX_DEPTH, Str};
 #[derive(Debug, Default)]
 pub struct Cuts {
     /// Below the event itself.
-    root: Vec<Branch>,
+    root: Branches,
+}
+
+/// The steps that lead on from one place. Every member of a body is looked up here, so a lookup does not get slower with
+/// each pointer.
+#[derive(Debug, Default)]
+struct Branches {
+    /// In the order of their names.
+    named: Vec<Branch>,
+    /// Where in `named` those are that mean an element of an array; in the order of the elements.
+    indexed: Vec<(usize, usize)>,
 }
 
 /// A step on the way to what is cut out.
@@ -18,22 +28,20 @@ pub struct Cuts {
 struct Branch {
     /// Decoded.
     name: String,
-    /// What the name means in an array.
-    index: Option<usize>,
     /// Empty: this is cut out.
-    next: Vec<Branch>,
+    next: Branches,
 }
 
 impl Cuts {
     /// One that is no pointer cuts nothing; the empty pointer, which means the whole event, does not either.
     pub fn new<'p>(pointers: impl IntoIterator<Item = &'p str>) -> Self {
-        let mut root = Vec::new();
+        let mut root = Branches::default();
         for pointer in pointers {
             let steps: Vec<String> =
                 pointer.split('/').skip(1).map(|step| step.replace("~1", "/").replace("~0", "~")).collect();
             // Further down there is nothing in any body.
             if steps.len() <= MAX_DEPTH as usize {
-                plant(&mut root, &steps);
+                root.plant(&steps);
             }
         }
         Self { root }
@@ -77,25 +85,48 @@ impl Cuts {
     }
 }
 
-fn plant(branches: &mut Vec<Branch>, steps: &[String]) {
-    let [step, rest @ ..] = steps else { return };
-    let known = branches.iter().position(|branch| branch.name == *step);
-    let at = known.unwrap_or_else(|| {
-        let index = step.parse().ok().filter(|index: &usize| index.to_string() == *step);
-        branches.push(Branch { name: step.clone(), index, next: Vec::new() });
-        branches.len() - 1
-    });
-    let next = &mut branches[at].next;
-    if rest.is_empty() {
-        // It takes with it whatever other pointers mean in it.
-        next.clear();
-    } else if known.is_none() || !next.is_empty() {
-        plant(next, rest);
+impl Branches {
+    fn is_empty(&self) -> bool {
+        self.named.is_empty()
+    }
+
+    fn plant(&mut self, steps: &[String]) {
+        let [step, rest @ ..] = steps else { return };
+        let found = self.named.binary_search_by(|branch| branch.name.cmp(step));
+        let at = found.unwrap_or_else(|at| {
+            self.named.insert(at, Branch { name: step.clone(), next: Self::default() });
+            self.index();
+            at
+        });
+        let next = &mut self.named[at].next;
+        if rest.is_empty() {
+            // It takes with it whatever other pointers mean in it.
+            *next = Self::default();
+        } else if found.is_err() || !next.is_empty() {
+            next.plant(rest);
+        }
+    }
+
+    fn index(&mut self) {
+        let element = |name: &str| name.parse().ok().filter(|index: &usize| index.to_string() == name);
+        let all = self.named.iter().enumerate();
+        self.indexed = all.filter_map(|(at, branch)| Some((element(&branch.name)?, at))).collect();
+        self.indexed.sort_unstable();
+    }
+
+    fn of_member(&self, name: &str) -> Option<&Branch> {
+        let at = self.named.binary_search_by(|branch| branch.name.as_str().cmp(name)).ok()?;
+        self.named.get(at)
+    }
+
+    fn of_element(&self, index: usize) -> Option<&Branch> {
+        let found = self.indexed.binary_search_by_key(&index, |(element, _)| *element).ok()?;
+        self.named.get(self.indexed.get(found)?.1)
     }
 }
 
 /// Passes the value at the cursor; what is to be cut out of it goes to `found`, in order.
-fn walk(branches: &[Branch], cursor: &mut Cursor<'_>, found: &mut Vec<Range<usize>>) -> Result<(), Fault> {
+fn walk(branches: &Branches, cursor: &mut Cursor<'_>, found: &mut Vec<Range<usize>>) -> Result<(), Fault> {
     let close = match cursor.peek() {
         Some(b'{') => b'}',
         Some(b'[') => b']',
@@ -112,7 +143,7 @@ fn walk(branches: &[Branch], cursor: &mut Cursor<'_>, found: &mut Vec<Range<usiz
             let key = cursor.key()?;
             member(branches, key, cursor.text())
         } else {
-            branches.iter().find(|branch| branch.index == Some(index))
+            branches.of_element(index)
         };
         if branch.is_some_and(|branch| branch.next.is_empty()) {
             cut_from.get_or_insert(start);
@@ -139,11 +170,11 @@ fn walk(branches: &[Branch], cursor: &mut Cursor<'_>, found: &mut Vec<Range<usiz
     Ok(())
 }
 
-fn member<'b>(branches: &'b [Branch], key: Str, text: &str) -> Option<&'b Branch> {
+fn member<'b>(branches: &'b Branches, key: Str, text: &str) -> Option<&'b Branch> {
     // Half of a surrogate pair is in no pointer.
     let decoded = if key.escaped { Some(key.decode_exactly(text)?) } else { None };
     let name = decoded.as_deref().or_else(|| text.get(key.start..key.end))?;
-    branches.iter().find(|branch| branch.name == name)
+    branches.of_member(name)
 }
 
 fn skip(cursor: &mut Cursor<'_>) -> Result<(), Fault> {
