@@ -78,10 +78,15 @@ async fn connect(bench: &Bench<'_>, address: SocketAddr, connections: usize) -> 
 }
 
 /// Sends an event of a usual size and reads the answer.
-async fn post(stream: &mut TlsStream<TcpStream>) {
+pub(crate) async fn post(stream: &mut TlsStream<TcpStream>) {
     let (id, text) = (uuid::Uuid::new_v4(), "x".repeat(2200));
     let body =
         format!(r#"{{"name":"com.asapp.event.queue","event_type":"x","event_id":"{id}","data":{{"text":"{text}"}}}}"#);
+    send(stream, &body).await;
+}
+
+/// Sends this event and reads its 200.
+pub(crate) async fn send(stream: &mut TlsStream<TcpStream>, body: &str) {
     let length = body.len();
     let head = format!("POST /events HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n");
     stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await.unwrap();

@@ -26,6 +26,7 @@ mod pki;
 mod process;
 mod soak;
 mod start;
+mod strangers;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -42,7 +43,9 @@ Without options it takes about three minutes and 1 GB in --folder. Goals of smal
 In full, half an hour and 4 GB:
   cargo bench --bench limits -- --more-ids 2000000 --seconds 600 --start-events 5000000
 A journal with a commit group for each event, as quiet days leave it, half an hour and 9 GB:
-  cargo bench --bench limits -- --only start --start-events 5000000 --start-group 1";
+  cargo bench --bench limits -- --only start --start-events 5000000 --start-group 1
+What clients that are refused cost, and what a good one feels of 64 of them, two minutes; and the largest bodies:
+  cargo bench --bench limits -- --only strangers,bodies";
 
 /// Memory and start-up of the receiver, against their goals
 #[derive(Debug, Parser)]
@@ -72,6 +75,12 @@ struct Options {
     /// start: events in a commit group, at most
     #[arg(long, default_value_t = 64)]
     start_group: usize,
+    /// strangers: how many at a time
+    #[arg(long, default_value_t = 64)]
+    strangers: usize,
+    /// strangers: how long each kind of them comes
+    #[arg(long, default_value_t = 4)]
+    stranger_seconds: u64,
     /// Where journals and files are made: on the disk that is meant
     #[arg(long, value_name = "FOLDER", default_value = env!("CARGO_TARGET_TMPDIR"))]
     folder: PathBuf,
@@ -95,6 +104,10 @@ enum Part {
     Soak,
     /// A large journal
     Start,
+    /// Clients that are refused, one and many at a time
+    Strangers,
+    /// The largest bodies
+    Bodies,
 }
 
 fn main() {
@@ -114,6 +127,8 @@ fn main() {
             Part::Chains => chains::run(&bench),
             Part::Soak => soak::run(&bench),
             Part::Start => start::run(&bench),
+            Part::Strangers => strangers::run(&bench),
+            Part::Bodies => strangers::bodies(&bench),
         }
     }
 }

@@ -63,6 +63,21 @@ impl Process {
         (kib("VmRSS:") << 10, kib("VmHWM:") << 10)
     }
 
+    /// Processor time so far, of all its threads that live.
+    pub(crate) fn processor(&self) -> Duration {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let of_task = |task: io::Result<fs::DirEntry>| -> Option<u64> {
+            let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+            text.split(' ').next()?.parse().ok()
+        };
+        Duration::from_nanos(tasks.filter_map(of_task).sum())
+    }
+
+    /// The admin port of a receiver.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin.unwrap()
+    }
+
     /// The sum over the series of a metric.
     pub(crate) fn metric(&self, name: &str) -> u64 {
         let text = self.ask("/metrics").unwrap();
