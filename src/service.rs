@@ -116,7 +116,9 @@ impl Service {
         let (admin_listener, admin_address) = listen("admin.address", config.admin.address)?;
         let operators = TaskTracker::new();
         let router = admin::router(gate, Arc::clone(&metrics), admin_phases);
-        operators.spawn(server::serve(admin_listener, Transport::Plain, router, Limits::admin(), None, admin_serving));
+        let max_connections = server::connections_within_limits(config.listen.max_connections);
+        let limits = Limits::admin(server::admin_connections_within_limits());
+        operators.spawn(server::serve(admin_listener, Transport::Plain, router, limits, None, admin_serving));
 
         let traces = Traces::start();
         let (journal, cursors) = open_journal(&config, &metrics).await?;
@@ -131,7 +133,6 @@ impl Service {
         let receiver = Receiver::new(endpoints, ingest, admission, &config.listen, counted, traces.clone());
         let (listener, events) = listen("listen.address", config.listen.address)?;
         let (phase, phases) = watch::channel(Phase::Serving);
-        let max_connections = server::connections_within_limits(config.listen.max_connections);
         metrics.connections_max.set(max_connections.try_into().unwrap_or(i64::MAX));
         let limits = Limits { max_connections, ..Limits::of(&config.listen) };
         let counted = Some(Arc::clone(&metrics));

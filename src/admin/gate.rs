@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::config;
 use crate::problem::{Kind, Problem};
+use crate::server::Seat;
 
 /// What a caller has to show.
 pub enum Gate {
@@ -76,15 +77,27 @@ impl Gate {
 }
 
 pub(super) async fn guard(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
-    let mut response = match gate.judge(request.method(), request.uri(), request.headers()) {
+    let judged = gate.judge(request.method(), request.uri(), request.headers());
+    // Whoever is refused keeps no connection.
+    let mut response = match judged.and_then(|()| seated(&request)) {
         Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+        Err(problem) => problem.closing().into_response(),
     };
     // Events may be in it: for nobody to keep, nor to take for a page.
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// A seat for the request, so that it is answered however many others knock.
+fn seated(request: &Request) -> Result<(), Problem> {
+    match request.extensions().get::<Seat>() {
+        Some(seat) if !seat.take() => {
+            Err(Problem::new(Kind::TooMany, "too many calls of the admin port at a time: try again"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {

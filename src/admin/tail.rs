@@ -40,7 +40,7 @@ pub(super) async fn tail(State(view): State<View>, uri: Uri, headers: HeaderMap)
         return Err(Problem::new(Kind::Unavailable, "draining: no more events will come"));
     }
     let Ok(place) = view.tails.clone().try_acquire_owned() else {
-        return Err(Problem::new(Kind::TooMany, format!("{PLACES} tails are open already: end one of them")));
+        return Err(Problem::new(Kind::TooMany, format!("{PLACES} tails are open already: end one of them")).closing());
     };
     let source = Source::new(&insight.journal, from).await?;
     let tail = Tail {

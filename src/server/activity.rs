@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::Limits;
+use super::crowd::Seat;
 use super::frames::Frames;
 
 /// How long a peer may go on sending after its last answer. Closing while its bytes lie unread would reset the connection
@@ -84,7 +85,17 @@ impl Activity {
         self.requests.fetch_add(1, Relaxed);
         self.head_since.store(0, Relaxed);
         self.begun.store(true, Relaxed);
-        Busy { activity: Arc::clone(self), answers: false }
+        Busy { activity: Arc::clone(self), answers: false, seat: None }
+    }
+
+    /// When the last request ended; before the first one, when the connection began.
+    pub(super) fn idle_since(&self) -> Instant {
+        self.epoch + Duration::from_nanos(self.idle_since.load(Relaxed))
+    }
+
+    /// Whether there has been a request at all.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.load(Relaxed)
     }
 
     pub(super) fn make_last(&self) {
@@ -179,9 +190,15 @@ impl Activity {
 pub(super) struct Busy {
     activity: Arc<Activity>,
     answers: bool,
+    /// On a port where requests take seats: kept until the answer is sent.
+    seat: Option<Seat>,
 }
 
 impl Busy {
+    pub(super) fn keep(&mut self, seat: Seat) {
+        self.seat = Some(seat);
+    }
+
     pub(super) fn is_last(&self) -> bool {
         self.activity.is_last()
     }

@@ -3,6 +3,7 @@
 use std::future::ready;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -21,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::activity::{Activity, Answer, Busy, Due, Watched};
+use super::crowd::Visit;
 use super::proxy::{self, Stop};
 use super::silent::Silence;
 use super::{Handler, Phase, Server, Transport, head, stopping};
@@ -47,6 +49,7 @@ pub(super) async fn run<H: Handler>(
     mut remote: SocketAddr,
     handshake_within: Duration,
     silence: Silence,
+    visit: Option<&Visit>,
 ) {
     // Answers are one small write each; a failure means the peer is gone, which the first read will tell.
     let _ = stream.set_nodelay(true);
@@ -54,7 +57,7 @@ pub(super) async fn run<H: Handler>(
         // There is no handshake to tell who means it: the first request has to.
         Transport::Plain => {
             drop(silence);
-            http1(server, stream, None, handshake_within).await
+            http1(server, stream, None, handshake_within, visit).await
         }
         Transport::Tls(tls) => {
             let deadline = Instant::now() + handshake_within;
@@ -73,7 +76,9 @@ pub(super) async fn run<H: Handler>(
                 warn!(peer = %remote, subject = %session.peer.subject(), "the client's certificate is valid for 3 years or more");
             }
             match session.alpn {
-                Alpn::Http1 => http1(server, session.stream, Some(session.peer), server.limits.idle_timeout).await,
+                Alpn::Http1 => {
+                    http1(server, session.stream, Some(session.peer), server.limits.idle_timeout, visit).await
+                }
                 Alpn::Http2 => http2(server, session.stream, Some(session.peer)).await,
             }
         }
@@ -169,9 +174,21 @@ async fn http1<H: Handler, IO: AsyncRead + AsyncWrite + Unpin>(
     io: IO,
     peer: Option<PeerIdentity>,
     first_within: Duration,
+    visit: Option<&Visit>,
 ) -> Ended {
-    let activity = Activity::new(false, first_within);
-    let service = service_fn(|request| respond(&server.handler, peer.clone(), request, activity.begin()));
+    let activity = match visit {
+        Some(visit) => Arc::clone(visit.activity()),
+        None => Activity::new(false, first_within),
+    };
+    let service = service_fn(|mut request: Request<Incoming>| {
+        let mut busy = activity.begin();
+        if let Some(visit) = visit {
+            let seat = visit.seat();
+            request.extensions_mut().insert(seat.clone());
+            busy.keep(seat);
+        }
+        respond(&server.handler, peer.clone(), request, busy)
+    });
     let io = TokioIo::new(Watched::http1(io, &activity));
     let connection = http1::Builder::new()
         // Replaced by `activity`.

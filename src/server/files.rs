@@ -5,6 +5,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// For the admin port, the journal, the sinks and the runtime.
 const OTHERS: u64 = 256;
 
+/// Of the admin port, where the system allows enough open files.
+const ADMIN_CONNECTIONS: u64 = 128;
+
 /// How many open files this many connections take, with those of everything else.
 #[must_use]
 pub fn open_files_for(connections: usize) -> u64 {
@@ -27,6 +30,14 @@ pub fn connections_within_limits(wanted: usize) -> usize {
         );
     }
     within
+}
+
+/// How many connections the admin port may have: half of the files that [`connections_within_limits`] keeps for everything
+/// but events, so that no stranger at the admin port takes the journal's or the event port's. Call it afterwards.
+#[must_use]
+pub fn admin_connections_within_limits() -> usize {
+    let others = OTHERS.min(open_files(0) / 2);
+    usize::try_from((others / 2).clamp(4, ADMIN_CONNECTIONS)).unwrap_or(usize::MAX)
 }
 
 /// Asks the system for as many open files as `needed`. It may allow fewer, which is told, or more.

@@ -1,11 +1,13 @@
 //! Connections: a permit, accept, the PROXY header, a timed handshake, HTTP, deadlines, and a drain that ends in time.
 //!
 //! A permit is taken before a connection is accepted: when all are out, newcomers wait in the kernel's backlog instead of
-//! being accepted and dropped, unless one that has said nothing yet can make room ([`silent`]). Every wait on a peer has a
+//! being accepted and dropped, unless one that has said nothing yet can make room ([`silent`]), or, on the operators' port,
+//! the one that has been idle longest ([`crowd`]). Every wait on a peer has a
 //! deadline ([`Limits`]); [`connection`] enforces them.
 
 mod activity;
 mod connection;
+mod crowd;
 mod files;
 mod frames;
 mod head;
@@ -31,11 +33,13 @@ use tokio_util::task::TaskTracker;
 use tower::Service as _;
 use tracing::{debug, info, warn};
 
-pub use files::{connections_within_limits, open_files, open_files_for};
+pub use crowd::Seat;
+pub use files::{admin_connections_within_limits, connections_within_limits, open_files, open_files_for};
 
 use crate::config;
 use crate::telemetry::Metrics;
 use crate::tls::ServerTls;
+use crowd::Crowd;
 use refusals::Refusals;
 use silent::Silent;
 
@@ -84,6 +88,9 @@ pub struct Limits {
     /// TLS connections come from these networks only and begin with a PROXY header; `None`: from anywhere, without one.
     pub proxies: Option<Vec<IpNet>>,
     pub max_connections: usize,
+    /// `None`: when all connections are in use, only silent ones make room. Else the connection that has been idle longest
+    /// does, and at most so many requests (fewer than connections) can protect theirs from that ([`Seat`]).
+    pub seats: Option<usize>,
     /// In total, PROXY header included, when less than half of the connections are in use; see [`Limits::handshake_within`]. Without TLS: up to
     /// the first request.
     pub handshake_timeout: Duration,
@@ -105,6 +112,7 @@ impl Limits {
         Self {
             proxies: listen.proxies.clone(),
             max_connections: listen.max_connections,
+            seats: None,
             handshake_timeout: listen.handshake_timeout,
             header_timeout: listen.header_timeout,
             idle_timeout: listen.idle_timeout,
@@ -114,14 +122,16 @@ impl Limits {
         }
     }
 
-    /// Of the admin port: few connections, which may live long, but not idle: anyone can make them.
+    /// Of the admin port: few connections, which may live long, but not idle: anyone can make them. A quarter of them
+    /// serves operators, the rest is for probes.
     #[must_use]
-    pub fn admin() -> Self {
+    pub fn admin(max_connections: usize) -> Self {
         Self {
             proxies: None,
-            max_connections: 128,
-            handshake_timeout: Duration::from_secs(10),
-            header_timeout: Duration::from_secs(10),
+            max_connections,
+            seats: Some((max_connections / 4).max(1)),
+            handshake_timeout: Duration::from_secs(2),
+            header_timeout: Duration::from_secs(2),
             idle_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(10),
             max_connection_age: None,
@@ -176,6 +186,7 @@ pub async fn serve(
     phase: watch::Receiver<Phase>,
 ) {
     let permits = Arc::new(Semaphore::new(limits.max_connections));
+    let crowd = limits.seats.map(Crowd::new);
     let tasks = TaskTracker::new();
     let (relay, relayed) = watch::channel(*phase.borrow());
     let woken = wake_connections(phase, transport.clone(), relay);
@@ -183,6 +194,7 @@ pub async fn serve(
         transport,
         handler,
         limits,
+        crowd,
         tally: Tally(metrics),
         refusals: Refusals::default(),
         silent: Silent::default(),
@@ -225,6 +237,7 @@ struct Server<H> {
     transport: Transport,
     handler: H,
     limits: Limits,
+    crowd: Option<Arc<Crowd>>,
     tally: Tally,
     refusals: Refusals,
     silent: Silent,
@@ -232,6 +245,20 @@ struct Server<H> {
     phase: watch::Receiver<Phase>,
     /// Every task of every connection, so that the drain can wait for all.
     tasks: TaskTracker,
+}
+
+impl<H> Server<H> {
+    fn can_make_room(&self) -> bool {
+        self.crowd.is_some() || !self.silent.is_empty()
+    }
+
+    /// Ends about as many connections as that; how many. Their room is free a moment later.
+    fn make_room(&self, most: usize) -> usize {
+        match &self.crowd {
+            Some(crowd) => crowd.make_room(most),
+            None => self.silent.dismiss(most),
+        }
+    }
 }
 
 /// Accepts for ever. One that is cancelled here, between permit and task, was never read from.
@@ -242,7 +269,7 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>, server: &Arc<S
         let permit = match Arc::clone(permits).try_acquire_owned() {
             Ok(permit) => Some(permit),
             // Taken once there is a newcomer.
-            Err(_) if !server.silent.is_empty() => None,
+            Err(_) if server.can_make_room() => None,
             Err(_) => Arc::clone(permits).acquire_owned().await.ok(),
         };
         match listener.accept().await {
@@ -253,7 +280,7 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>, server: &Arc<S
                 }
                 let permit = match permit {
                     Some(permit) => permit,
-                    None => room(permits, &server.silent).await,
+                    None => room(permits, server).await,
                 };
                 let used = server.limits.max_connections - permits.available_permits();
                 begin(server, stream, remote, server.limits.handshake_within(used), permit);
@@ -272,7 +299,7 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>, server: &Arc<S
                     told = true;
                     warn!(%error, "cannot accept connections, trying on");
                 }
-                let wait = match server.silent.dismiss(DISMISSED_AT_ONCE) {
+                let wait = match server.make_room(DISMISSED_AT_ONCE) {
                     0 => backoff.map_or(FIRST_BACKOFF, |last: Duration| (last * 2).min(LONGEST_BACKOFF)),
                     _ => FIRST_BACKOFF,
                 };
@@ -283,13 +310,13 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>, server: &Arc<S
     }
 }
 
-/// A permit for a newcomer while all are out: that of a connection which has said nothing yet, or of the next to end.
-async fn room(permits: &Arc<Semaphore>, silent: &Silent) -> OwnedSemaphorePermit {
+/// A permit for a newcomer while all are out: that of a connection which makes room, or of the next to end.
+async fn room(permits: &Arc<Semaphore>, server: &Server<impl Handler>) -> OwnedSemaphorePermit {
     loop {
         if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
             return permit;
         }
-        silent.dismiss(1);
+        server.make_room(1);
         // The one that was to go may have spoken at that moment: then another one has to. The semaphore is never closed.
         if let Ok(Ok(permit)) = timeout(LONGEST_DISMISSAL, Arc::clone(permits).acquire_owned()).await {
             return permit;
@@ -305,11 +332,20 @@ fn begin(
     permit: OwnedSemaphorePermit,
 ) {
     let silence = server.silent.enter();
+    // At once, so that it can be found before its task has run.
+    let visit = server.crowd.as_ref().map(|crowd| crowd.enter(handshake_within));
     let server = Arc::clone(server);
     let tasks = server.tasks.clone();
     tasks.spawn(async move {
         let open = server.tally.accepted();
-        connection::run(&server, stream, remote, handshake_within, silence).await;
+        let run = connection::run(&server, stream, remote, handshake_within, silence, visit.as_ref());
+        match &visit {
+            None => run.await,
+            Some(visit) => tokio::select! {
+                () = run => {}
+                () = visit.ended() => debug!(peer = %remote, "connection closed to make room for another"),
+            },
+        }
         drop(open);
         drop(permit);
     });

@@ -38,6 +38,7 @@ fn limits() -> Limits {
     Limits {
         proxies: None,
         max_connections: 64,
+        seats: None,
         handshake_timeout: long,
         header_timeout: long,
         idle_timeout: long,
@@ -486,4 +487,59 @@ async fn an_http2_peer_that_never_takes_its_answer_is_closed() {
     let request = hyper::Request::get("https://localhost/").body(Empty::<Bytes>::new()).unwrap();
     let _answer = sender.send_request(request).await.unwrap();
     server.until_closed("write-timeout").await;
+}
+
+#[tokio::test]
+async fn a_crowded_port_ends_whoever_has_been_idle_longest() {
+    let server = start(Limits { max_connections: 3, seats: Some(1), ..limits() });
+    let mut silent = [server.connect().await, server.connect().await];
+    let mut served = server.connect().await;
+    served.write_all(GET).await.unwrap();
+    read_until(&mut served, "hello").await;
+    // It said something later than the silent ones came.
+    let mut newcomers = Vec::new();
+    for silent in &mut silent {
+        let mut newcomer = server.connect().await;
+        newcomer.write_all(GET).await.unwrap();
+        read_until(&mut newcomer, "hello").await;
+        newcomers.push(newcomer);
+        let mut byte = [0; 1];
+        assert!(matches!(timeout(Duration::from_secs(20), silent.read(&mut byte)).await.unwrap(), Ok(0) | Err(_)));
+    }
+    served.write_all(GET).await.unwrap();
+    read_until(&mut served, "hello").await;
+}
+
+#[tokio::test]
+async fn a_seat_protects_a_request_and_there_are_only_so_many() {
+    let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (_phase, phases) = watch::channel(Phase::Serving);
+    let wait = |Extension(seat): Extension<super::Seat>| async move {
+        if seat.take() { std::future::pending::<&str>().await } else { "no seat" }
+    };
+    let router = Router::new().route("/", get(|| async { "hello" })).route("/seat", get(wait));
+    let limits = Limits { max_connections: 2, seats: Some(1), ..limits() };
+    TaskTracker::new().spawn(serve(listener, Transport::Plain, router, limits, None, phases));
+    let ask = async |path: &str| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    };
+    let mut seated = ask("/seat").await;
+    // Until the seat is taken.
+    let begun = Instant::now();
+    while !read_all(&mut ask("/seat").await).await.ends_with("no seat") {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+    for _ in 0..10 {
+        let _silent = TcpStream::connect(address).await.unwrap();
+        assert!(read_all(&mut ask("/").await).await.ends_with("hello"));
+    }
+    let mut byte = [0; 1];
+    let still_open = timeout(SHORT, seated.read(&mut byte)).await;
+    assert!(still_open.is_err(), "{still_open:?}");
+    // Whoever goes away gives its seat back.
+    drop(seated);
 }

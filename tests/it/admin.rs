@@ -1,16 +1,19 @@
 //! The operators' port, through its door.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
+use std::time::Duration;
 
+use asapp_receiver::server::open_files;
 use serde_json::Value;
 
-use crate::harness::event::new_event;
+use crate::harness::event::{big_event, new_event, new_id};
 use crate::harness::pki::PKI;
-use crate::harness::receiver::Setup;
+use crate::harness::receiver::{Receiver, Setup};
 use crate::harness::target::{Reply, Target};
-use crate::harness::wait_for;
+use crate::harness::{PATIENCE, wait_for};
 
 #[test]
 fn probes_metrics_and_status_answer_on_loopback() {
@@ -184,4 +187,144 @@ fn status_tells_how_each_sink_is_and_until_when_certificates_are_good() {
     }
     let ended = receiver.stop();
     assert!(ended.status.success(), "{ended:?}");
+}
+
+/// A probe's answers, whatever else is going on.
+#[track_caller]
+fn assert_probes_answer(receiver: &Receiver, while_: &str) {
+    for path in ["/livez", "/readyz"] {
+        let answer = receiver.ask_admin(path).unwrap_or_else(|error| panic!("{path}, {while_}: {error}"));
+        assert_eq!(answer.status, 200, "{path}, {while_}");
+    }
+}
+
+const TOKEN: &str = "a-token-of-the-test";
+
+fn with_token(setup: Setup) -> Setup {
+    let file = setup.folder().join("token");
+    fs::write(&file, TOKEN).unwrap();
+    setup.set("admin.token_file", &file)
+}
+
+#[test]
+fn thousands_of_silent_connections_keep_no_probe_out() {
+    // More than it could wait for, one lot after another, as long as this test has patience.
+    let count = 3_000;
+    assert!(open_files(count + 200) >= count + 200, "ulimit -Hn is too low for this test");
+    let receiver = with_token(Setup::new()).start();
+    let silent: Vec<TcpStream> = (0..count).map(|_| TcpStream::connect(receiver.admin).unwrap()).collect();
+    assert_probes_answer(&receiver, "beside silent connections");
+    let (id, event) = new_event();
+    receiver.post(&event).assert_durable("stored", &id);
+    drop(silent);
+    assert!(receiver.stop().status.success());
+}
+
+#[test]
+fn nothing_that_strangers_send_keeps_a_probe_out() {
+    let receiver = with_token(Setup::new()).start();
+    let pipelined = "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(2_000);
+    for (what, sent) in [
+        ("half a head", "GET /livez HTTP/1.1\r\nHost: loc"),
+        ("half a body", "POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"),
+        ("a call without the token", "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        (
+            "a body without the token",
+            "POST /api/v1/replay HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
+        ),
+        ("a wrong token", "GET /metrics HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer x\r\n\r\n"),
+        ("answers that nobody reads", &pipelined),
+    ] {
+        let strangers: Vec<TcpStream> = (0..200)
+            .map(|_| {
+                let mut stream = TcpStream::connect(receiver.admin).unwrap();
+                // It may have been ended already, or take no more.
+                stream.set_write_timeout(Some(Duration::from_millis(20))).unwrap();
+                let _ = stream.write_all(sent.as_bytes());
+                stream
+            })
+            .collect();
+        assert_probes_answer(&receiver, what);
+        drop(strangers);
+    }
+    let metrics = receiver.ask_admin_as("/metrics", &format!("Authorization: Bearer {TOKEN}\r\n")).unwrap();
+    assert_eq!(metrics.status, 200, "an operator gets in as well");
+    assert!(receiver.stop().status.success());
+}
+
+#[test]
+fn who_has_the_token_keeps_no_probe_out_either() {
+    let receiver = with_token(Setup::new()).start();
+    for _ in 0..20 {
+        let id = new_id();
+        receiver.post(big_event(&id, 200_000)).assert_durable("stored", &id);
+    }
+    let head = format!("Host: localhost\r\nAuthorization: Bearer {TOKEN}\r\n");
+    for (what, sent) in [
+        ("tails", format!("GET /api/v1/tail HTTP/1.1\r\n{head}\r\n")),
+        ("tails that are not read", format!("GET /api/v1/tail?from=1 HTTP/1.1\r\n{head}\r\n")),
+        (
+            "tails with many globs",
+            format!("GET /api/v1/tail?from=1&event_types={} HTTP/1.1\r\n{head}\r\n", ["*a*b*c*"; 100].join(",")),
+        ),
+        (
+            "bodies that do not come",
+            format!(
+                "POST /api/v1/replay HTTP/1.1\r\n{head}Content-Type: application/json\r\nContent-Length: 60000\r\n\r\n{{"
+            ),
+        ),
+        ("lists", format!("GET /api/v1/dead-letters?limit=1000 HTTP/1.1\r\n{head}\r\n").repeat(20)),
+    ] {
+        let streams: Vec<TcpStream> = (0..200)
+            .map(|_| {
+                let mut stream = TcpStream::connect(receiver.admin).unwrap();
+                stream.set_write_timeout(Some(Duration::from_millis(20))).unwrap();
+                let _ = stream.write_all(sent.as_bytes());
+                stream
+            })
+            .collect();
+        assert_probes_answer(&receiver, what);
+        drop(streams);
+    }
+    wait_for("room for an operator", || {
+        let answer = receiver.ask_admin_as("/api/v1/status", &format!("Authorization: Bearer {TOKEN}\r\n"));
+        (answer.ok()?.status == 200).then_some(())
+    });
+    assert!(receiver.stop().status.success());
+}
+
+#[test]
+fn who_is_refused_keeps_no_connection() {
+    let receiver = with_token(Setup::new()).start();
+    let ask = |head: &str| {
+        let mut stream = TcpStream::connect(receiver.admin).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "GET /metrics HTTP/1.1\r\n{head}\r\n").unwrap();
+        let mut answer = String::new();
+        // To its end, though nothing here asks for one.
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(ask("Host: localhost\r\n").starts_with("HTTP/1.1 401 "));
+    assert!(ask("Host: elsewhere.example\r\n").starts_with("HTTP/1.1 403 "));
+    assert!(receiver.stop().status.success());
+}
+
+#[test]
+fn the_admin_port_leaves_files_for_events() {
+    // Sixty-four are few: half of them are for connections with events.
+    let receiver = with_token(Setup::new()).through(&["prlimit", "--nofile=64:64"]).start();
+    let silent: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(receiver.admin).unwrap()).collect();
+    let (id, event) = new_event();
+    receiver.post(&event).assert_durable("stored", &id);
+    assert_probes_answer(&receiver, "with few files");
+    drop(silent);
+    let accept_errors = wait_for("the metrics", || {
+        let answer = receiver.ask_admin_as("/metrics", &format!("Authorization: Bearer {TOKEN}\r\n")).ok()?;
+        let line =
+            answer.text().lines().find(|line| line.starts_with("asapp_receiver_accept_errors_total"))?.to_owned();
+        Some(line)
+    });
+    assert!(accept_errors.ends_with(" 0"), "{accept_errors}");
+    assert!(receiver.stop().status.success());
 }
