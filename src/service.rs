@@ -293,7 +293,7 @@ async fn open_journal(
         tracing::warn!(path = %config.journal.path.display(), "not durable: the journal is on {kind}, which does not outlive the machine or the container");
     }
     for sink in journal.status().sinks.iter().filter(|sink| sink.gone) {
-        tracing::warn!(sink = %sink.name, "a sink is gone from the settings, and its undelivered events hold the journal: put it back, or drop it with `status --forget`");
+        tracing::warn!(sink = %sink.name, "a sink is gone from the settings, and its undelivered events hold the journal: put it back, or give it up with `sinks forget`");
     }
     tracing::info!(events = report.events, "journal open");
     Ok((journal, cursors))

@@ -5,6 +5,7 @@ mod exposition;
 mod gate;
 mod letters;
 mod replay;
+mod sinks;
 mod status;
 mod tail;
 
@@ -12,11 +13,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{get, post};
 use tokio::sync::{Semaphore, watch};
 
 pub use gate::{Gate, GateError};
@@ -54,7 +55,7 @@ pub fn router(gate: Gate, metrics: Arc<Metrics>, phase: watch::Receiver<Phase>) 
     let gated = Router::new()
         .route("/metrics", get(metrics_text))
         .route("/api/v1/status", get(status_json))
-        .route("/api/v1/sinks/{name}", delete(forget_sink))
+        .route("/api/v1/sinks/{name}", get(sinks::show).delete(sinks::forget))
         .route("/api/v1/tail", get(tail::tail))
         .route("/api/v1/dead-letters", get(letters::list))
         .route("/api/v1/dead-letters/retry", post(letters::retry))
@@ -182,14 +183,6 @@ async fn metrics_text(State(view): State<View>) -> Response {
 
 async fn status_json(State(view): State<View>) -> Result<Response, Problem> {
     Ok(call::answer(&(view.insight()?.status)()))
-}
-
-async fn forget_sink(State(view): State<View>, Path(name): Path<String>) -> Result<Response, Problem> {
-    if view.insight()?.journal.forget(&name).await? {
-        return Ok(json(StatusCode::OK, r#"{"forgotten":true}"#.to_owned()));
-    }
-    let why = "no sink of this name is gone from the settings: one that is configured keeps its place";
-    Err(Problem::new(Kind::NotFound, why))
 }
 
 impl From<Refused> for Problem {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Failure, print};
+use super::{Failure, print, tell};
 use crate::tls::profile::{self, Options};
 
 /// Make throw-away certificates that follow ASAPP's profile: a CA, a server and a client
@@ -28,6 +28,8 @@ pub struct Args {
     pub force: bool,
 }
 
+const FILES: [&str; 5] = ["ca.pem", "server.pem", "server-key.pem", "client.pem", "client-key.pem"];
+
 /// The kind of every key made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum KeyType {
@@ -47,8 +49,13 @@ pub fn run(args: Args) -> Result<(), Failure> {
         KeyType::Rsa => profile::KeyType::Rsa,
     };
     let options = Options { names: args.name, client_cn: args.client_cn, days: args.days, key_type };
+    let is_there = |name: &&str| args.dir.join(name).symlink_metadata().is_ok();
+    let replaced = FILES.iter().copied().filter(is_there).collect::<Vec<_>>().join(", ");
     let written = profile::make(&options).and_then(|pki| pki.write(&args.dir, args.force));
     written.map_err(|error| Failure::from_error(&error))?;
     let dir = args.dir.display();
-    print(&format!("{dir}: ca.pem, server.pem, server-key.pem, client.pem, client-key.pem\n"))
+    if !replaced.is_empty() {
+        tell(&format!("{dir}: replaced {replaced}\n"));
+    }
+    print(&format!("{dir}: {}\n", FILES.join(", ")))
 }

@@ -20,6 +20,8 @@ use crate::tls::profile::{self, Options};
 
 /// Everything the demo makes is in here, and every run begins by emptying it.
 const FOLDER: &str = "data/demo";
+/// What a demo leaves in it.
+const MADE: [&str; 3] = ["certs", "journal", "demo.toml"];
 /// Time for the last events to come out, once all are stored.
 const SETTLE: Duration = Duration::from_secs(10);
 
@@ -98,6 +100,13 @@ fn empty_folder() -> Result<PathBuf, Failure> {
         return Err(Failure::failed(format!("another demo is running in {FOLDER}: end it first")));
     }
     if folder.exists() {
+        for entry in fs::read_dir(folder).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            if !MADE.iter().any(|made| name == *made) {
+                let what = format!("{FOLDER} holds {}, which no demo has made", Path::new(&name).display());
+                return Err(Failure::failed(format!("{what}, and would be emptied: move it away first")));
+            }
+        }
         fs::remove_dir_all(folder).map_err(failed)?;
     }
     fs::create_dir_all(folder).map_err(failed)?;

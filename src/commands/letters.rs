@@ -1,7 +1,6 @@
 //! `dead-letters` and `quarantine`: what sinks did not take, and what was not accepted.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, stdin};
 
 use clap::Subcommand;
 use form_urlencoded::Serializer;
@@ -10,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::client::{Admin, Client};
 use super::table::{pairs, printable, table};
-use super::{Failure, print, print_on, tell};
+use super::{Failure, agree, count, print, print_on, tell};
 
 const LETTER: [&str; 11] =
     ["id", "sink", "sequence", "event_id", "name", "event_type", "at", "attempts", "state", "bytes", "reason"];
@@ -147,9 +146,12 @@ pub async fn dead_letters(args: DeadLetters) -> Result<(), Failure> {
             change(&client, &format!("{path}/retry"), "retried", &letters(&which), json).await
         }
         LetterVerb::Discard { which, yes } => {
-            let meant = which.sink.as_ref().map(|sink| format!("all dead letters of the sink {sink}"));
-            let meant = meant.or_else(|| which.all.then(|| "all dead letters of all sinks".to_owned()));
-            agree(meant.as_deref(), yes)?;
+            let (number, whose) = match &which.sink {
+                Some(sink) => (letters_of(&client, sink).await?, format!(" of the sink {sink}")),
+                None if which.all => (kept(&client, "dead_letters").await?, " of all sinks".to_owned()),
+                None => (which.ids.len() as u64, String::new()),
+            };
+            agree(&format!("{}{whose} would be deleted for good", count(number, "dead letter")), yes)?;
             change(&client, &format!("{path}/discard"), "discarded", &letters(&which), json).await
         }
     }
@@ -170,7 +172,8 @@ pub async fn quarantine(args: Quarantine) -> Result<(), Failure> {
         BodyVerb::Show { id, body: false } => show(&client, &format!("{path}/{id}"), &BODY, "body", json).await,
         BodyVerb::Retry { which } => change(&client, &format!("{path}/retry"), "retried", &bodies(&which), json).await,
         BodyVerb::Discard { which, yes } => {
-            agree(which.all.then_some("all bodies in the quarantine"), yes)?;
+            let number = if which.all { kept(&client, "quarantine").await? } else { which.ids.len() as u64 };
+            agree(&format!("{} of the quarantine would be deleted for good", bodies_of(number)), yes)?;
             change(&client, &format!("{path}/discard"), "discarded", &bodies(&which), json).await
         }
     }
@@ -186,6 +189,31 @@ fn letters(which: &WhichLetters) -> Value {
 
 fn bodies(which: &WhichBodies) -> Value {
     if which.all { json!({ "all": true }) } else { json!({ "ids": which.ids }) }
+}
+
+/// How many there are now.
+async fn kept(client: &Client, of: &str) -> Result<u64, Failure> {
+    Ok(client.get("/api/v1/status").await?[of]["count"].as_u64().unwrap_or_default())
+}
+
+/// How many dead letters this sink has now; a sink that is not known has none.
+async fn letters_of(client: &Client, sink: &str) -> Result<u64, Failure> {
+    let mut query = Serializer::new(String::new());
+    query.append_pair("limit", &PAGE.to_string()).append_pair("sink", sink);
+    let path = format!("/api/v1/dead-letters?{}", query.finish());
+    let (mut after, mut number) = (0, 0);
+    loop {
+        let page = client.get(&format!("{path}&after={after}")).await?;
+        number += page["dead_letters"].as_array().map_or(0, |letters| letters.len() as u64);
+        match page["next"].as_u64() {
+            Some(next) => after = next,
+            None => return Ok(number),
+        }
+    }
+}
+
+fn bodies_of(number: u64) -> String {
+    if number == 1 { "1 body".to_owned() } else { format!("{number} bodies") }
 }
 
 /// Prints a list, which comes in pages.
@@ -263,18 +291,4 @@ async fn change(client: &Client, path: &str, done: &str, which: &Value, json: bo
     }
     let named = which["ids"].is_array();
     if named && number("skipped") > 0 { Err(Failure::failed("not all of them")) } else { Ok(()) }
-}
-
-/// What goes in bulk is asked about, where there is someone to ask.
-fn agree(meant: Option<&str>, yes: bool) -> Result<(), Failure> {
-    let Some(meant) = meant.filter(|_| !yes) else { return Ok(()) };
-    if !stdin().is_terminal() {
-        return Err(Failure::usage(format!("{meant} would be deleted for good: give --yes to mean it")));
-    }
-    tell(&format!("Delete {meant} for good? [y/N] "));
-    let mut answer = String::new();
-    match stdin().read_line(&mut answer) {
-        Ok(_) if ["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()) => Ok(()),
-        _ => Err(Failure::failed("nothing was deleted")),
-    }
 }

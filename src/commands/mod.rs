@@ -10,6 +10,7 @@ pub mod migrate;
 pub mod replay;
 pub mod serve;
 pub mod simulate;
+pub mod sinks;
 pub mod status;
 mod table;
 pub mod tail;
@@ -57,6 +58,7 @@ enum Command {
     DeadLetters(letters::DeadLetters),
     Quarantine(letters::Quarantine),
     Replay(replay::Args),
+    Sinks(sinks::Args),
     Migrate(migrate::Args),
 }
 
@@ -78,6 +80,7 @@ impl Cli {
             Command::DeadLetters(args) => letters::dead_letters(args).await,
             Command::Quarantine(args) => letters::quarantine(args).await,
             Command::Replay(args) => replay::run(args).await,
+            Command::Sinks(args) => sinks::run(args).await,
             Command::Migrate(args) => migrate::run(args, &self.config).await,
         }
     }
@@ -150,6 +153,31 @@ fn print_on(text: &[u8]) -> Result<Go, Failure> {
 fn tell(text: &str) {
     // When stderr is gone, there is no one to tell.
     let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Asks whether something that cannot be undone is meant; `what` says how much it is. Only a person is asked: a program has
+/// to give `--yes`.
+///
+/// # Errors
+/// It is not meant.
+fn agree(what: &str, yes: bool) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage(format!("{what}: give --yes to mean it")));
+    }
+    tell(&format!("{what}. Go on? [y/N] "));
+    let mut answer = String::new();
+    match io::stdin().read_line(&mut answer) {
+        Ok(_) if ["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()) => Ok(()),
+        _ => Err(Failure::failed("nothing was changed")),
+    }
+}
+
+/// `1 event`, `2 events`.
+fn count(number: u64, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
 /// `"90s"`, `"5m"`: a duration on the command line.

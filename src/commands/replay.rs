@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::client::{Admin, Client};
 use super::table::{table, word};
 use super::tail::Filter;
-use super::{Failure, print, tell};
+use super::{Failure, agree, count, print, tell};
 use crate::dispatch::DEFAULT_RATE;
 
 const LOOK_EVERY: Duration = Duration::from_millis(300);
@@ -62,8 +62,13 @@ pub enum Verb {
     Pause { id: u64 },
     /// Go on with one that rests, and watch it
     Resume { id: u64 },
-    /// End one for good
-    Cancel { id: u64 },
+    /// End one for good; what it has not delivered by then is not
+    Cancel {
+        id: u64,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 /// Begins, watches or changes a replay.
@@ -89,7 +94,16 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             watch(&client, begun, json).await
         }
         Some(Verb::Pause { id }) => show(&client.post(&format!("{}/pause", path(id)), &json!({})).await?, json),
-        Some(Verb::Cancel { id }) => show(&client.delete(&path(id)).await?, json),
+        Some(Verb::Cancel { id, yes }) => {
+            let progress = client.get(&path(id)).await?;
+            let number = |key: &str| progress[key].as_u64().unwrap_or_default();
+            if progress["ended_at"].is_null() {
+                let left = count((number("last") + 1).saturating_sub(number("next")), "event");
+                let sink = word(&progress, "sink");
+                agree(&format!("replay {id} to the sink {sink} would end for good, {left} before its end"), *yes)?;
+            }
+            show(&client.delete(&path(id)).await?, json)
+        }
     }
 }
 

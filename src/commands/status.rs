@@ -16,8 +16,8 @@ pub struct Args {
     /// Only ask whether it is ready: exit 0 if it is, else 1
     #[arg(long)]
     pub ready: bool,
-    /// Drop the place of a sink that is gone from the settings: what it has not had stays undelivered
-    #[arg(long, value_name = "NAME", conflicts_with = "ready")]
+    /// What `sinks forget` does now
+    #[arg(long, value_name = "NAME", hide = true)]
     pub forget: Option<String>,
 }
 
@@ -26,22 +26,16 @@ pub struct Args {
 /// # Errors
 /// When there is no answer, a refusal, or, with `--ready`, a receiver that is not ready.
 pub async fn run(args: Args) -> Result<(), Failure> {
+    if args.forget.is_some() {
+        let how = "`sinks forget NAME` drops the place of a sink, after saying what is lost with it";
+        return Err(Failure::usage(format!("status only looks: {how}")));
+    }
     let client = args.admin.client()?.in_a_hurry();
     if args.ready {
         return ready(&client, args.admin.json).await;
     }
-    let (answer, text) = match &args.forget {
-        Some(sink) if is_sink_name(sink) => {
-            (client.delete(&format!("/api/v1/sinks/{sink}")).await?, "forgotten\n".to_owned())
-        }
-        Some(_) => return Err(Failure::failed("--forget: a sink's name has a-z, 0-9, _ and - only")),
-        None => {
-            let status = client.get("/api/v1/status").await?;
-            let text = tables(&status);
-            (status, text)
-        }
-    };
-    print(&if args.admin.json { format!("{answer}\n") } else { text })
+    let status = client.get("/api/v1/status").await?;
+    print(&if args.admin.json { format!("{status}\n") } else { tables(&status) })
 }
 
 async fn ready(client: &Client, json: bool) -> Result<(), Failure> {
@@ -54,11 +48,6 @@ async fn ready(client: &Client, json: bool) -> Result<(), Failure> {
         print("ready\n")?;
     }
     if is_ready { Ok(()) } else { Err(client.failure(&format!("not ready: {}", word(&answer, "reason")))) }
-}
-
-/// Nothing in it needs escaping in a path.
-fn is_sink_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
 }
 
 /// The status for people.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use asapp_receiver::server::open_files;
@@ -79,7 +79,7 @@ fn every_answer_of_an_error_is_a_problem_and_nothing_is_kept_by_browsers() {
     for (method, path, allow) in [
         ("POST", "/livez", "GET,HEAD"),
         ("DELETE", "/api/v1/status", "GET,HEAD"),
-        ("OPTIONS", "/api/v1/sinks/x", "DELETE"),
+        ("OPTIONS", "/api/v1/sinks/x", "GET,HEAD,DELETE"),
     ] {
         let answer = receiver.call_admin(method, path, "");
         answer.assert_problem(405, "method-not-allowed");
@@ -96,20 +96,68 @@ fn every_answer_of_an_error_is_a_problem_and_nothing_is_kept_by_browsers() {
 }
 
 #[test]
-fn a_sink_that_is_gone_from_the_settings_can_be_forgotten() {
-    let setup = Setup::new().durable().set("sinks.a.type", "stdout").set("sinks.b.type", "stdout");
-    setup.start().finish();
-    let receiver = setup.without("sinks.b.type").start();
+fn a_sink_is_forgotten_by_who_knows_what_is_lost_with_it() {
+    let target = Target::start(|request| Reply::status(if request.text().contains("dies") { 422 } else { 503 }));
+    let setup = Setup::new()
+        .durable()
+        .set("sinks.a.type", "stdout")
+        .set("sinks.b.type", "http")
+        .set("sinks.b.url", &*target.url("/"))
+        .set("sinks.b.retry.max_backoff", "200ms")
+        .set("listen.drain_timeout", "2s");
+    let receiver = setup.start();
+    for text in ["dies", "dies", "waits", "waits", "waits"] {
+        let (id, event) = new_event();
+        receiver.post(event.replace("hello", text)).assert_durable("stored", &id);
+    }
+    wait_for("two dead letters", || (receiver.sink("b")["dead_lettered"] == 2).then_some(()));
+    let forget = |receiver: &Receiver, more: &[&str]| {
+        receiver.operate(&[&["sinks", "forget", "b"], more].concat()).output().unwrap()
+    };
+    let output = forget(&receiver, &["--yes"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("take it out of the settings"), "{output:?}");
+    receiver.stop();
+
+    let receiver = setup.without("sinks.b.type").without("sinks.b.url").without("sinks.b.retry.max_backoff").start();
     assert_eq!(receiver.sink("b")["state"], "gone");
-    let forget =
-        |site: &str| receiver.call_admin_as("DELETE", "/api/v1/sinks/b", &format!("Sec-Fetch-Site: {site}\r\n"), b"");
-    forget("cross-site").assert_problem(403, "forbidden");
-    let output = receiver.operate(&["status", "--forget", "b"]).output().unwrap();
-    assert_eq!((output.status.code(), &*output.stdout), (Some(0), &b"forgotten\n"[..]), "{output:?}");
-    forget("none").assert_problem(404, "not-found");
-    let output = receiver.operate(&["status", "--forget", "b"]).output().unwrap();
+    let foreign = receiver.call_admin_as("DELETE", "/api/v1/sinks/b", "Sec-Fetch-Site: cross-site\r\n", b"");
+    foreign.assert_problem(403, "forbidden");
+    // A program that does not mean it, and a person who thinks better of it.
+    let output = forget(&receiver, &[]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    for words in ["3 undelivered events", "2 dead letters", "--yes"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    for (answer, code) in [("n", "1"), ("", "1"), ("yes", "0")] {
+        assert_eq!(receiver.sink("b")["state"], "gone");
+        let command = format!(
+            "{} sinks forget b --admin http://{}; echo code $?",
+            env!("CARGO_BIN_EXE_asapp-receiver"),
+            receiver.admin
+        );
+        // `script` gives it a terminal.
+        let mut child = Command::new("script")
+            .args(["-qefc", &command, "/dev/null"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        writeln!(child.stdin.take().unwrap(), "{answer}").unwrap();
+        let said = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+        assert!(said.contains("3 undelivered events") && said.contains("Go on? [y/N]"), "{said}");
+        assert!(said.contains(&format!("code {code}")), "{answer}: {said}");
+    }
+    receiver.call_admin("GET", "/api/v1/sinks/b", "").assert_problem(404, "not-found");
+    let output = forget(&receiver, &["--yes"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("no sink of this name is gone"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no sink has this name"), "{output:?}");
+
+    // Its former way only says where it went.
+    let output = receiver.operate(&["status", "--forget", "a"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("sinks forget NAME"), "{output:?}");
     receiver.finish();
 }
 

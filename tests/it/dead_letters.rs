@@ -106,16 +106,25 @@ fn retried_dead_letters_are_delivered_or_dead_again() {
 #[test]
 fn discarding_in_bulk_has_to_be_meant() {
     let (receiver, _target) = with_dead_letters(3, &[]);
-    for arguments in [&["--all"][..], &["--sink", "web"]] {
+    // A fleet's are counted every second.
+    wait_for("all to be counted", || (get(&receiver, "/api/v1/status")["dead_letters"]["count"] == 3).then_some(()));
+    for (arguments, how_many) in [
+        (&["--all"][..], "3 dead letters of all sinks"),
+        (&["--sink", "web"], "3 dead letters of the sink web"),
+        (&["--sink", "other"], "0 dead letters of the sink other"),
+        (&["2"], "1 dead letter would"),
+    ] {
         let output = run(&receiver, &[&["dead-letters", "discard"], arguments].concat());
         assert_eq!(output.status.code(), Some(2), "{output:?}");
-        assert!(String::from_utf8_lossy(&output.stderr).contains("--yes"), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("--yes") && said.contains(how_many), "{arguments:?}: {said}");
     }
+    assert_eq!(get(&receiver, "/api/v1/dead-letters")["dead_letters"].as_array().unwrap().len(), 3);
     for arguments in [&[][..], &["1", "--all"], &["--all", "--sink", "web"], &["x"]] {
         let output = run(&receiver, &[&["dead-letters", "discard"], arguments].concat());
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
     }
-    let output = run(&receiver, &["dead-letters", "discard", "2"]);
+    let output = run(&receiver, &["dead-letters", "discard", "2", "--yes"]);
     assert_eq!((output.status.code(), &*output.stdout), (Some(0), &b"1 discarded, 0 skipped\n"[..]), "{output:?}");
     let output = run(&receiver, &["dead-letters", "discard", "--all", "--yes"]);
     assert_eq!((output.status.code(), &*output.stdout), (Some(0), &b"2 discarded, 0 skipped\n"[..]), "{output:?}");
@@ -189,7 +198,11 @@ fn quarantined_bodies_are_shown_saved_and_discarded() {
         (kept["count"] == 3).then_some(kept)
     });
     assert_eq!(kept["max_bytes"], 64u64 << 20);
-    assert_eq!(run(&receiver, &["quarantine", "discard", "--all"]).status.code(), Some(2));
+    for (arguments, how_many) in [(&["--all"][..], "3 bodies"), (&["1"], "1 body ")] {
+        let output = run(&receiver, &[&["quarantine", "discard"], arguments].concat());
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(how_many), "{output:?}");
+    }
     let output = run(&receiver, &["quarantine", "discard", "--all", "--yes"]);
     assert_eq!(output.stdout, b"3 discarded, 0 skipped\n", "{output:?}");
     assert_eq!(get(&receiver, "/api/v1/quarantine"), json!({ "quarantine": [], "next": null }));

@@ -166,7 +166,10 @@ fn it_can_be_paused_and_goes_on_after_a_kill() {
     assert!(twice <= 30, "{twice} copies came again");
 
     let cancelled = replay(&receiver, &["--sink", "out", "--from", "1", "--rate", "5", "--detach"]);
-    let cancelled = replay(&receiver, &["cancel", &cancelled["id"].to_string()]);
+    let unasked = run(&receiver, &["cancel", &cancelled["id"].to_string()]);
+    assert_eq!(unasked.status.code(), Some(2), "{unasked:?}");
+    assert!(String::from_utf8_lossy(&unasked.stderr).contains("--yes"), "{unasked:?}");
+    let cancelled = replay(&receiver, &["cancel", &cancelled["id"].to_string(), "--yes"]);
     assert_eq!(cancelled["state"], "cancelled");
     let resumed = run(&receiver, &["resume", &cancelled["id"].to_string()]);
     assert_eq!(resumed.status.code(), Some(1), "{resumed:?}");
