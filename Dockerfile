@@ -38,7 +38,8 @@ VOLUME /var/lib/asapp-receiver
 EXPOSE 8443 8081
 # It drains and ends with 0 within listen.drain_timeout.
 STOPSIGNAL SIGTERM
+# It asks where the same settings, and the container's environment, say that the admin port is.
 HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --retries=3 \
-  CMD ["/usr/local/bin/asapp-receiver", "status", "--ready"]
+  CMD ["/usr/local/bin/asapp-receiver", "--config", "/etc/asapp-receiver/production.toml", "status", "--ready"]
 ENTRYPOINT ["/usr/local/bin/asapp-receiver"]
 CMD ["--config", "/etc/asapp-receiver/production.toml", "serve"]

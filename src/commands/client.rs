@@ -1,5 +1,6 @@
 //! What the operators' commands share: a call of a running receiver's admin port.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tokio::time::timeout;
 
 use super::Failure;
 use super::table::word;
+use crate::config;
 
 /// For the whole of a call; one that changes thousands of things takes a while.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -28,10 +30,10 @@ const LARGEST_ANSWER: usize = 512 << 20;
 /// Which receiver, and how to talk to it.
 #[derive(Debug, clap::Args)]
 pub struct Admin {
-    /// The receiver's admin port
-    #[arg(long, global = true, value_name = "URL", default_value = "http://127.0.0.1:8081")]
-    pub admin: Uri,
-    /// A file with the admin port's token
+    /// The receiver's admin port; otherwise admin.address of the settings, http://127.0.0.1:8081 by default
+    #[arg(long, global = true, value_name = "URL")]
+    pub admin: Option<Uri>,
+    /// A file with the admin port's token; otherwise admin.token_file of the settings
     #[arg(long, global = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Print JSON
@@ -40,21 +42,70 @@ pub struct Admin {
 }
 
 impl Admin {
-    pub(super) fn client(&self) -> Result<Client, Failure> {
-        let (Some("http"), Some(authority)) = (self.admin.scheme_str(), self.admin.authority()) else {
-            let why = "the admin port is plain HTTP: write it as http://HOST:PORT";
-            return Err(Failure::failed(format!("{}: {why}", self.admin)));
+    /// What the command line does not say comes from the settings in `files` and the environment.
+    ///
+    /// # Errors
+    /// Settings or a token that cannot be used, or an address that is none.
+    pub(super) fn client(&self, files: &[PathBuf]) -> Result<Client, Failure> {
+        let (authority, set) = self.place(files)?;
+        let token = match (&self.token_file, set.and_then(|set| set.token_file)) {
+            (Some(file), _) => Some(read_token("--token-file", file)?),
+            (None, Some(file)) => Some(read_token("admin.token_file", &file)?),
+            (None, None) => None,
         };
-        let token = self.token_file.as_deref().map(read_token).transpose()?;
-        Ok(Client { authority: authority.clone(), token, deadline: DEADLINE })
+        Ok(Client { authority, token, deadline: DEADLINE })
+    }
+
+    /// For the calls that never need a token, and so work for whoever may not read it.
+    ///
+    /// # Errors
+    /// As [`client`](Self::client).
+    pub(super) fn probe(&self, files: &[PathBuf]) -> Result<Client, Failure> {
+        let (authority, _) = self.place(files)?;
+        Ok(Client { authority, token: None, deadline: FIRST_DEADLINE })
+    }
+
+    /// Where the port is, and the settings where they were looked at.
+    fn place(&self, files: &[PathBuf]) -> Result<(Authority, Option<config::Admin>), Failure> {
+        let (url, set) = match (&self.admin, &self.token_file) {
+            (Some(url), Some(_)) => (url.clone(), None),
+            (Some(url), None) => (url.clone(), Some(config::Admin::load(files)?)),
+            (None, _) => {
+                let set = config::Admin::load(files)?;
+                (local_url(set.address)?, Some(set))
+            }
+        };
+        let (Some("http"), Some(authority)) = (url.scheme_str(), url.authority()) else {
+            let why = "the admin port is plain HTTP: write it as http://HOST:PORT";
+            return Err(Failure::usage(format!("--admin {url}: {why}")));
+        };
+        Ok((authority.clone(), set))
     }
 }
 
-fn read_token(file: &Path) -> Result<HeaderValue, Failure> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| Failure::failed(format!("--token-file {}: {error}", file.display())))?;
+/// Where a client on the same machine finds a port that listens on `address`.
+fn local_url(address: SocketAddr) -> Result<Uri, Failure> {
+    let host = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    if address.port() == 0 {
+        let why = "admin.address has port 0, so the receiver took any: give the one that it logged as --admin URL";
+        return Err(Failure::configuration(why));
+    }
+    let url = format!("http://{}", SocketAddr::new(host, address.port()));
+    url.parse().map_err(|_| Failure::configuration(format!("admin.address: {url} is no address to call")))
+}
+
+/// `key` is where the file's name comes from.
+fn read_token(key: &str, file: &Path) -> Result<HeaderValue, Failure> {
+    let named = || format!("{key} {}", file.display());
+    let remedy = "give --token-file with a file that this user can read";
+    let text =
+        std::fs::read_to_string(file).map_err(|error| Failure::failed(format!("{}: {error}; {remedy}", named())))?;
     let mut token = HeaderValue::try_from(format!("Bearer {}", text.trim()))
-        .map_err(|_| Failure::failed(format!("--token-file {}: holds no token of one line", file.display())))?;
+        .map_err(|_| Failure::failed(format!("{}: holds no token of one line", named())))?;
     token.set_sensitive(true);
     Ok(token)
 }
@@ -209,7 +260,9 @@ impl Client {
     fn refusal(&self, status: StatusCode, body: &[u8]) -> Failure {
         let problem: Value = serde_json::from_slice(body).unwrap_or_default();
         if status == StatusCode::UNAUTHORIZED {
-            return self.failure("the token is missing or wrong: give --token-file");
+            return self.failure(
+                "the token is missing or wrong: give --token-file, or --config with the settings that name it",
+            );
         }
         match problem["detail"].as_str() {
             Some(_) => self.failure(&word(&problem, "detail")),

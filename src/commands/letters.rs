@@ -1,6 +1,7 @@
 //! `dead-letters` and `quarantine`: what sinks did not take, and what was not accepted.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use clap::Subcommand;
 use form_urlencoded::Serializer;
@@ -136,8 +137,8 @@ pub struct WhichBodies {
 ///
 /// # Errors
 /// When there is no receiver, or it refuses; when some of the named ids were left as they were.
-pub async fn dead_letters(args: DeadLetters) -> Result<(), Failure> {
-    let (client, json) = (args.admin.client()?, args.admin.json);
+pub async fn dead_letters(args: DeadLetters, files: &[PathBuf]) -> Result<(), Failure> {
+    let (client, json) = (args.admin.client(files)?, args.admin.json);
     let path = "/api/v1/dead-letters";
     match args.verb {
         LetterVerb::List { sink, part } => list(&client, (path, "dead_letters"), sink, &part, &LETTER, json).await,
@@ -161,8 +162,8 @@ pub async fn dead_letters(args: DeadLetters) -> Result<(), Failure> {
 ///
 /// # Errors
 /// As [`dead_letters`].
-pub async fn quarantine(args: Quarantine) -> Result<(), Failure> {
-    let (client, json) = (args.admin.client()?, args.admin.json);
+pub async fn quarantine(args: Quarantine, files: &[PathBuf]) -> Result<(), Failure> {
+    let (client, json) = (args.admin.client(files)?, args.admin.json);
     let path = "/api/v1/quarantine";
     match args.verb {
         BodyVerb::List { part } => list(&client, (path, "quarantine"), None, &part, &BODY, json).await,

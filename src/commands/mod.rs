@@ -68,6 +68,15 @@ impl Cli {
     /// # Errors
     /// [`Failure`] has the exit code and what to tell.
     pub async fn run(self) -> Result<(), Failure> {
+        let needs_none = match &self.command {
+            Command::Certs(_) => Some("certs"),
+            Command::Demo(_) => Some("demo"),
+            Command::Simulate(_) => Some("simulate"),
+            _ => None,
+        };
+        if let Some(verb) = needs_none.filter(|_| !self.config.is_empty()) {
+            return Err(Failure::usage(format!("`{verb}` reads no settings: leave --config out")));
+        }
         match self.command {
             Command::Serve(args) => serve::run(args, &self.config).await,
             Command::Check(args) => check::run(args, &self.config).await,
@@ -75,12 +84,12 @@ impl Cli {
             Command::Demo(args) => demo::run(args).await,
             Command::Simulate(args) => simulate::run(args).await,
             Command::FeedConfig(args) => feed_config::run(args, &self.config),
-            Command::Status(args) => status::run(args).await,
-            Command::Tail(args) => tail::run(args).await,
-            Command::DeadLetters(args) => letters::dead_letters(args).await,
-            Command::Quarantine(args) => letters::quarantine(args).await,
-            Command::Replay(args) => replay::run(args).await,
-            Command::Sinks(args) => sinks::run(args).await,
+            Command::Status(args) => status::run(args, &self.config).await,
+            Command::Tail(args) => tail::run(args, &self.config).await,
+            Command::DeadLetters(args) => letters::dead_letters(args, &self.config).await,
+            Command::Quarantine(args) => letters::quarantine(args, &self.config).await,
+            Command::Replay(args) => replay::run(args, &self.config).await,
+            Command::Sinks(args) => sinks::run(args, &self.config).await,
             Command::Migrate(args) => migrate::run(args, &self.config).await,
         }
     }

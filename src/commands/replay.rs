@@ -1,5 +1,6 @@
 //! `replay`: has events that are still in the journal delivered to a sink once more.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -75,8 +76,8 @@ pub enum Verb {
 ///
 /// # Errors
 /// When there is no receiver, it refuses, or the replay that is watched does not end well.
-pub async fn run(args: Args) -> Result<(), Failure> {
-    let client = args.admin.client()?;
+pub async fn run(args: Args, files: &[PathBuf]) -> Result<(), Failure> {
+    let client = args.admin.client(files)?;
     let json = args.admin.json;
     let path = |id: &u64| format!("/api/v1/replay/{id}");
     match &args.verb {
@@ -100,7 +101,10 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             if progress["ended_at"].is_null() {
                 let left = count((number("last") + 1).saturating_sub(number("next")), "event");
                 let sink = word(&progress, "sink");
-                agree(&format!("replay {id} to the sink {sink} would end for good, {left} before its end"), *yes)?;
+                agree(
+                    &format!("replay {id} to the sink {sink} would end for good, with up to {left} still to deliver"),
+                    *yes,
+                )?;
             }
             show(&client.delete(&path(id)).await?, json)
         }

@@ -1,5 +1,7 @@
 //! `sinks`: what is kept for sinks beyond their settings.
 
+use std::path::PathBuf;
+
 use super::client::{Admin, Client};
 use super::{Failure, agree, count, print};
 
@@ -30,8 +32,8 @@ pub enum Verb {
 ///
 /// # Errors
 /// When there is no receiver or no such sink, when the sink is still in the settings, or when it is not meant.
-pub async fn run(args: Args) -> Result<(), Failure> {
-    let (client, json) = (args.admin.client()?, args.admin.json);
+pub async fn run(args: Args, files: &[PathBuf]) -> Result<(), Failure> {
+    let (client, json) = (args.admin.client(files)?, args.admin.json);
     match args.verb {
         Verb::Forget { name, yes } => forget(&client, &name, yes, json).await,
     }

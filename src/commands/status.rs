@@ -1,5 +1,7 @@
 //! `status`: asks a running receiver's admin port how it is.
 
+use std::path::PathBuf;
+
 use hyper::{Method, StatusCode};
 use serde_json::Value;
 
@@ -25,15 +27,15 @@ pub struct Args {
 ///
 /// # Errors
 /// When there is no answer, a refusal, or, with `--ready`, a receiver that is not ready.
-pub async fn run(args: Args) -> Result<(), Failure> {
+pub async fn run(args: Args, files: &[PathBuf]) -> Result<(), Failure> {
     if args.forget.is_some() {
         let how = "`sinks forget NAME` drops the place of a sink, after saying what is lost with it";
         return Err(Failure::usage(format!("status only looks: {how}")));
     }
-    let client = args.admin.client()?.in_a_hurry();
     if args.ready {
-        return ready(&client, args.admin.json).await;
+        return ready(&args.admin.probe(files)?, args.admin.json).await;
     }
+    let client = args.admin.client(files)?.in_a_hurry();
     let status = client.get("/api/v1/status").await?;
     print(&if args.admin.json { format!("{status}\n") } else { tables(&status) })
 }

@@ -1,5 +1,7 @@
 //! `tail`: looks on at the events that come in.
 
+use std::path::PathBuf;
+
 use form_urlencoded::Serializer;
 
 use super::client::{Admin, Go};
@@ -61,8 +63,8 @@ impl Filter {
 ///
 /// # Errors
 /// When there is no receiver, it refuses, or it goes away.
-pub async fn run(args: Args) -> Result<(), Failure> {
-    let client = args.admin.client()?;
+pub async fn run(args: Args, files: &[PathBuf]) -> Result<(), Failure> {
+    let client = args.admin.client(files)?;
     let mut query = Serializer::new(String::new());
     for (word, values) in args.filter.words() {
         query.extend_pairs(values.iter().map(|value| (word, value)));

@@ -53,19 +53,7 @@ impl Config {
     /// Every [`Problem`] of every layer.
     pub fn load(files: &[PathBuf]) -> Result<(Self, Vec<Warning>), Problems> {
         let mut problems = Vec::new();
-        let mut env = Vec::new();
-        for (name, value) in std::env::vars_os() {
-            let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
-            match value.into_string() {
-                Ok(value) => env.push((name.to_owned(), value)),
-                Err(_) => problems.push(Problem {
-                    key: name.to_owned(),
-                    source: "environment".to_owned(),
-                    what: "is not UTF-8".to_owned(),
-                    remedy: "write it in UTF-8".to_owned(),
-                }),
-            }
-        }
+        let env = environment(&mut problems);
         Self::read(files, env, problems)
     }
 
@@ -125,6 +113,24 @@ impl Config {
         }
         if reader.problems.is_empty() { Ok((config, reader.warnings)) } else { Err(Problems(reader.problems)) }
     }
+}
+
+/// The settings in the process's environment.
+fn environment(problems: &mut Vec<Problem>) -> Vec<(String, String)> {
+    let mut env = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
+        match value.into_string() {
+            Ok(value) => env.push((name.to_owned(), value)),
+            Err(_) => problems.push(Problem {
+                key: name.to_owned(),
+                source: "environment".to_owned(),
+                what: "is not UTF-8".to_owned(),
+                remedy: "write it in UTF-8".to_owned(),
+            }),
+        }
+    }
+    env
 }
 
 /// Something in the settings that keeps the receiver from starting. Never quotes what may be a secret.
@@ -512,6 +518,33 @@ pub struct DeadLetters {
 pub struct Admin {
     pub address: SocketAddr,
     pub token_file: Option<PathBuf>,
+}
+
+impl Admin {
+    /// For a client of the admin port: this section alone, of the same layers as [`Config::load`]. Whatever else is wrong
+    /// or missing in the settings is no matter of the client's, nor whether a port like this may be opened.
+    ///
+    /// # Errors
+    /// Files that cannot be read, and every [`Problem`] of this section.
+    pub fn load(files: &[PathBuf]) -> Result<Self, Problems> {
+        let mut problems = Vec::new();
+        let env = environment(&mut problems);
+        Self::read(files, env, problems)
+    }
+
+    fn read(files: &[PathBuf], env: Vec<(String, String)>, mut problems: Vec<Problem>) -> Result<Self, Problems> {
+        let merged = layers::merge(files, env.into_iter(), &mut problems);
+        let mut reader = reader::Reader::new(problems);
+        let admin = sections::admin(reader.root(&merged).section("admin"));
+        let (files, variables) = ([layers::NO_FILE, layers::NO_TOML], format!("{PREFIX}ADMIN__"));
+        let concerns = |problem: &Problem| {
+            let key = &*problem.key;
+            let is_own = key == "admin" || (key.starts_with("admin.") && !key.contains(", "));
+            is_own || files.contains(&key) || key.to_ascii_uppercase().starts_with(&variables)
+        };
+        let problems: Vec<Problem> = reader.problems.into_iter().filter(concerns).collect();
+        if problems.is_empty() { Ok(admin) } else { Err(Problems(problems)) }
+    }
 }
 
 /// `[log]`.

@@ -212,7 +212,7 @@ fn journal(mut s: Section<'_, '_>) -> Journal {
     journal
 }
 
-fn admin(mut s: Section<'_, '_>) -> Admin {
+pub(super) fn admin(mut s: Section<'_, '_>) -> Admin {
     let admin = Admin { address: address(&mut s), token_file: s.file("token_file") };
     s.contradiction(
         &["address", "token_file"],

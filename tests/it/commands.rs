@@ -23,6 +23,7 @@ fn each_command_explains_itself_with_an_example() {
         "replay",
         "dead-letters",
         "quarantine",
+        "sinks",
     ] {
         let mut args: Vec<&str> = vec![command, "--help"];
         args.retain(|arg| !arg.is_empty());
@@ -70,7 +71,7 @@ fn check_looks_at_the_data_folder_and_at_secrets() {
     let no_folder = folder.path().join("file");
     fs::write(&no_folder, "").unwrap();
     let token = folder.path().join("token");
-    fs::write(&token, "s3cret").unwrap();
+    fs::write(&token, "s3cret-of-sixteen-letters").unwrap();
     fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
 
     for (journal, line) in [
@@ -162,6 +163,141 @@ fn status_ready_is_an_exit_code() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let output = run(&["status", "--ready", "--admin", &format!("http://{free}")]);
     assert_eq!(output.status.code(), Some(1));
+}
+
+/// Where the settings say that the receiver is.
+#[test]
+fn operators_commands_find_the_receiver_by_its_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        fs::write(&file, text).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let token = write("token", "a-token-of-sixteen-letters\n");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        let mut requests = Vec::new();
+        loop {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            let mut byte = [0];
+            while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() > 0 {
+                request.push(byte[0]);
+            }
+            if request.is_empty() {
+                return requests;
+            }
+            requests.push(String::from_utf8(request).unwrap().to_ascii_lowercase());
+            let body = r#"{"dead_letters":[],"quarantine":[],"replays":[],"ready":true}"#;
+            let length = body.len();
+            write!(stream, "HTTP/1.1 200 x\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}").unwrap();
+        }
+    });
+    // What else is in there is no matter of these commands, nor what is missing.
+    let settings = format!(
+        "[admin]\naddress = '0.0.0.0:{port}'\ntoken_file = '{token}'\n[tls]\nprivate_key = '/root/unreadable'\n\
+         [listen]\nport = 1\n[sinks.x]\ntype = 'none'\n"
+    );
+    let config = write("settings.toml", &settings);
+    let verbs = [
+        &["status"][..],
+        &["status", "--ready"],
+        &["tail", "--no-follow"],
+        &["dead-letters", "list"],
+        &["quarantine", "list"],
+        &["replay", "list"],
+    ];
+    for verb in verbs {
+        let output = run(&[&["--config", &config], verb].concat());
+        assert!(output.status.code() == Some(0) || verb[0] == "tail", "{verb:?}: {output:?}");
+    }
+    let env = [("ADMIN__ADDRESS", format!("127.0.0.1:{port}")), ("ADMIN__TOKEN_FILE", token.clone())];
+    let env = env.map(|(key, value)| (format!("ASAPP_RECEIVER__{key}"), value));
+    assert_eq!(command(&["status"]).envs(env.clone()).output().unwrap().status.code(), Some(0));
+    // The environment wins over files, the command line over both.
+    let elsewhere = write("elsewhere.toml", "[admin]\naddress = '127.0.0.1:1'\ntoken_file = '/nowhere'\n");
+    let output = command(&["--config", &elsewhere, "status"]).envs(env).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let url = format!("http://localhost:{port}");
+    let output = run(&["--config", &elsewhere, "status", "--admin", &url, "--token-file", &token]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    // Whoever may not read the token can still ask for what needs none.
+    let untold = format!("[admin]\naddress = '[::]:{port}'\ntoken_file = '/nowhere'\n");
+    let untold = write("untold.toml", &untold.replace("[::]", "127.0.0.1"));
+    assert_eq!(run(&["--config", &untold, "status", "--ready"]).status.code(), Some(0));
+    let output = run(&["--config", &untold, "status"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        stderr(&output).contains("admin.token_file /nowhere") && stderr(&output).contains("--token-file"),
+        "{output:?}"
+    );
+
+    drop(std::net::TcpStream::connect(("127.0.0.1", port)).unwrap());
+    let requests = server.join().unwrap();
+    assert_eq!(requests.len(), verbs.len() + 4, "{requests:?}");
+    for request in &requests {
+        let is_probe = request.starts_with("get /readyz ");
+        assert_eq!(request.contains("authorization: bearer a-token-of-sixteen-letters\r\n"), !is_probe, "{request}");
+        let hosts = [format!("host: 127.0.0.1:{port}\r\n"), format!("host: localhost:{port}\r\n")];
+        assert!(hosts.iter().any(|host| request.contains(host)), "{request}");
+    }
+}
+
+#[test]
+fn settings_that_mean_nothing_to_a_command_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings.toml");
+    fs::write(&file, "[admin]\naddress = '127.0.0.1:0'\n").unwrap();
+    let file = file.to_str().unwrap();
+    let certs = folder.path().join("certs");
+    let simulate = ["simulate", "--url", "https://x/", "--ca", "a", "--cert", "b", "--key", "c"];
+    for verb in [&["certs", certs.to_str().unwrap()][..], &["demo"], &simulate] {
+        let output = command(&[verb, &["--config", file]].concat()).current_dir(folder.path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{verb:?}: {output:?}");
+        assert!(stderr(&output).contains(verb[0]) && stderr(&output).contains("--config"), "{output:?}");
+    }
+    assert!(!certs.exists() && !folder.path().join("data").exists());
+
+    // Settings that do not say where it is, or say nonsense.
+    for (settings, told) in [
+        ("[admin]\naddress = '127.0.0.1:0'\n", "--admin"),
+        ("[admin]\naddress = 'localhost:8081'\n", "admin.address"),
+        ("[admin]\nadress = '127.0.0.1:8081'\n", "admin.adress"),
+        ("[admin\n", "TOML"),
+    ] {
+        fs::write(file, settings).unwrap();
+        let output = run(&["--config", file, "status"]);
+        assert_eq!(output.status.code(), Some(78), "{settings}: {output:?}");
+        assert!(stderr(&output).contains(told), "{settings}: {output:?}");
+    }
+    let output = run(&["--config", "/nowhere.toml", "status", "--ready"]);
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+    let output = run(&["status", "--admin", "https://localhost"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+#[test]
+fn what_a_demo_or_certs_would_take_the_place_of_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data/demo");
+    fs::create_dir_all(&data).unwrap();
+    fs::write(data.join("thesis.txt"), "").unwrap();
+    let output = command(&["demo", "--duration", "1s"]).current_dir(folder.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(stderr(&output).contains("thesis.txt"), "{output:?}");
+    assert!(data.join("thesis.txt").exists());
+
+    let certs = folder.path().join("certs");
+    let certs = certs.to_str().unwrap();
+    assert_eq!(run(&["certs", certs, "--force"]).stderr, b"");
+    fs::remove_file(Path::new(certs).join("ca.pem")).unwrap();
+    let output = run(&["certs", certs, "--force"]);
+    assert!(
+        stderr(&output).contains("replaced server.pem, server-key.pem, client.pem, client-key.pem\n"),
+        "{output:?}"
+    );
 }
 
 /// Runs `status` against a port that gives one answer; returns the request too.

@@ -68,10 +68,21 @@ fn the_image_runs_read_only_without_privileges_and_ends_cleanly() {
     assert!(log.iter().any(|line| line.contains("drained")), "{log:#?}");
     assert!(!log.iter().any(|line| line.contains("not durable")), "the journal is on a volume: {log:#?}");
 
-    // The journal outlives the container.
-    let container = podman.start("second", &arguments);
-    container.wait_listening();
+    // The journal outlives the container. The health check goes where the port has been moved, by either way.
+    let moved = [&["--env=ASAPP_RECEIVER__ADMIN__ADDRESS=127.0.0.1:9091"][..], &arguments].concat();
+    let container = podman.start("second", &moved);
+    assert_eq!(container.wait_listening()["admin"], "127.0.0.1:9091");
     container.post(&event).assert_durable("duplicate", &id);
+    assert!(container.is_healthy());
+    assert_eq!(container.stop().code(), Some(0));
+    let file = podman.folder().join("etc/production.toml");
+    let settings = fs::read_to_string(&file).unwrap();
+    let moved = settings.replace("address = \"127.0.0.1:8081\"", "address = \"127.0.0.1:9092\"");
+    assert_ne!(moved, settings);
+    fs::write(&file, moved).unwrap();
+    let container = podman.start("third", &arguments);
+    assert_eq!(container.wait_listening()["admin"], "127.0.0.1:9092");
+    assert!(container.is_healthy());
 }
 
 /// Compiles a release, as users do, on Debian's own base and the toolchain that is installed here; it takes minutes, and
