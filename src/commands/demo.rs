@@ -8,7 +8,7 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 
 use super::serve::{Signals, run_until_stopped};
-use super::{Failure, simulate, tell};
+use super::{Failure, reader_gone, simulate, tell, while_read};
 use crate::config::{Config, PREFIX};
 use crate::notify::ServiceManager;
 use crate::service::{Running, Service};
@@ -55,6 +55,23 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let config = settings(&folder)?;
     telemetry::init_logging(&config.log).map_err(|error| Failure::failed(error.to_string()))?;
     let running = Service::start(config).await?;
+    tokio::select! {
+        shown = show(args, &running, &certificates, &mut signals) => if !shown? { return drained(running).await },
+        // Nobody sees it, so there is no reason to go on; nor to wait for a stdout that takes nothing more.
+        () = reader_gone() => {
+            running.abandon().await;
+            return Ok(());
+        }
+    }
+    while_read(run_until_stopped(running, &mut signals, &ServiceManager::nobody())).await
+}
+
+async fn drained(running: Running) -> Result<(), Failure> {
+    running.drain().await.map_err(|failed| Failure::from_error(&failed))
+}
+
+/// Simulates ASAPP, and tells what came of it; says whether to go on serving.
+async fn show(args: Args, running: &Running, certificates: &Path, signals: &mut Signals) -> Result<bool, Failure> {
     tell(&format!(
         "demo: the receiver serves on https://{}/events; ASAPP is simulated for {}\n",
         running.events(),
@@ -70,16 +87,14 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         ..Settings::new(format!("https://{}/events", running.events()), credentials)
     };
     // What comes out is progress enough.
-    let (summary, stopped) = simulate::run_until_stopped(settings, &mut signals, &ProgressBar::hidden()).await?;
-    wait_for_delivery(&running).await;
-    tell(&format!("\n{summary}\n\n{}", account(&running)?));
+    let (hidden, never) = (ProgressBar::hidden(), std::future::pending());
+    let (summary, stopped) = simulate::run_until_stopped(settings, signals, &hidden, never).await?;
+    wait_for_delivery(running).await;
+    tell(&format!("\n{summary}\n\n{}", account(running)?));
     if !stopped {
-        tell(&how_to_post(&running, &certificates, args.keep));
+        tell(&how_to_post(running, certificates, args.keep));
     }
-    if args.keep && !stopped {
-        return run_until_stopped(running, &mut signals, &ServiceManager::nobody()).await;
-    }
-    running.drain().await.map_err(|failed| Failure::from_error(&failed))
+    Ok(args.keep && !stopped)
 }
 
 /// A fresh folder, unless another demo is at work in it.

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::client::{Admin, Client};
 use super::table::{pairs, printable, table};
-use super::{Failure, agree, count, print, print_on, tell};
+use super::{Failure, agree, count, print, print_on, tell, while_read};
 
 const LETTER: [&str; 11] =
     ["id", "sink", "sequence", "event_id", "name", "event_type", "at", "attempts", "state", "bytes", "reason"];
@@ -141,7 +141,9 @@ pub async fn dead_letters(args: DeadLetters, files: &[PathBuf]) -> Result<(), Fa
     let (client, json) = (args.admin.client(files)?, args.admin.json);
     let path = "/api/v1/dead-letters";
     match args.verb {
-        LetterVerb::List { sink, part } => list(&client, (path, "dead_letters"), sink, &part, &LETTER, json).await,
+        LetterVerb::List { sink, part } => {
+            while_read(list(&client, (path, "dead_letters"), sink, &part, &LETTER, json)).await
+        }
         LetterVerb::Show { id } => show(&client, &format!("{path}/{id}"), &LETTER, "event", json).await,
         LetterVerb::Retry { which } => {
             change(&client, &format!("{path}/retry"), "retried", &letters(&which), json).await
@@ -166,7 +168,7 @@ pub async fn quarantine(args: Quarantine, files: &[PathBuf]) -> Result<(), Failu
     let (client, json) = (args.admin.client(files)?, args.admin.json);
     let path = "/api/v1/quarantine";
     match args.verb {
-        BodyVerb::List { part } => list(&client, (path, "quarantine"), None, &part, &BODY, json).await,
+        BodyVerb::List { part } => while_read(list(&client, (path, "quarantine"), None, &part, &BODY, json)).await,
         BodyVerb::Show { id, body: true } => {
             print_on(&client.get_bytes(&format!("{path}/{id}/body")).await?).map(|_| ())
         }

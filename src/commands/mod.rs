@@ -17,10 +17,13 @@ pub mod tail;
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use client::Go;
 
@@ -156,6 +159,35 @@ fn print_on(text: &[u8]) -> Result<Go, Failure> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Go::Away),
         Err(error) => Err(Failure::failed(format!("cannot write to stdout: {error}"))),
     }
+}
+
+/// Does `work`, whose only purpose is what it prints: when nobody reads stdout any more, it ends, and that is no failure.
+async fn while_read(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::select! {
+        biased;
+        done = work => done,
+        () = reader_gone() => Ok(()),
+    }
+}
+
+/// Back when the other end of stdout is closed, without waiting for a write to fail: `tail | head -1` ends with its first
+/// line. Never, where stdout has no other end, as a file.
+async fn reader_gone() {
+    const NEWS: Interest = Interest::ERROR.add(Interest::READABLE);
+    let stdout = io::stdout().as_fd().try_clone_to_owned();
+    // Files cannot be waited for.
+    let Some(stdout) = stdout.ok().and_then(|out| AsyncFd::with_interest(out, NEWS).ok()) else {
+        return std::future::pending().await;
+    };
+    while let Ok(mut news) = stdout.ready(NEWS).await {
+        let ready = news.ready();
+        if ready.is_error() || ready.is_read_closed() || ready.is_write_closed() {
+            return;
+        }
+        // What was typed on the terminal, for instance.
+        news.clear_ready();
+    }
+    std::future::pending().await
 }
 
 /// Tells a person something on stderr, beside the output.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::client::{Admin, Client};
 use super::table::{table, word};
 use super::tail::Filter;
-use super::{Failure, agree, count, print, tell};
+use super::{Failure, agree, count, print, tell, while_read};
 use crate::dispatch::DEFAULT_RATE;
 
 const LOOK_EVERY: Duration = Duration::from_millis(300);
@@ -83,16 +83,16 @@ pub async fn run(args: Args, files: &[PathBuf]) -> Result<(), Failure> {
     match &args.verb {
         None => {
             let begun = client.post("/api/v1/replay", &request(&args.start)).await?;
-            if args.start.detach { show(&begun, json) } else { watch(&client, begun, json).await }
+            if args.start.detach { show(&begun, json) } else { while_read(watch(&client, begun, json)).await }
         }
         Some(Verb::List) => {
             let list = client.get("/api/v1/replay").await?;
             print(&if json { format!("{list}\n") } else { rows(list["replays"].as_array().into_iter().flatten()) })
         }
-        Some(Verb::Watch { id }) => watch(&client, client.get(&path(id)).await?, json).await,
+        Some(Verb::Watch { id }) => while_read(watch(&client, client.get(&path(id)).await?, json)).await,
         Some(Verb::Resume { id }) => {
             let begun = client.post(&format!("{}/resume", path(id)), &json!({})).await?;
-            watch(&client, begun, json).await
+            while_read(watch(&client, begun, json)).await
         }
         Some(Verb::Pause { id }) => show(&client.post(&format!("{}/pause", path(id)), &json!({})).await?, json),
         Some(Verb::Cancel { id, yes }) => {

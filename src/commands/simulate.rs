@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::serve::Signals;
-use super::{Failure, print, tell};
+use super::{Failure, print, reader_gone, tell};
 use crate::server::open_files;
 use crate::simulator::credentials::{Credentials, Pem};
 use crate::simulator::faults::Faults;
@@ -174,15 +175,16 @@ pub async fn run(mut args: Args) -> Result<(), Failure> {
     tell(&format!("simulate: seed {}\n", settings.seed));
     let bar = if json { ProgressBar::hidden() } else { bar(&settings) };
     let mut signals = Signals::new()?;
-    let (summary, _) = run_until_stopped(settings, &mut signals, &bar).await?;
+    let (summary, _) = run_until_stopped(settings, &mut signals, &bar, reader_gone()).await?;
     if json { print(&format!("{}\n", summary.json())) } else { print(&format!("{summary}\n")) }
 }
 
-/// Sends until done or told to stop; says also which of them it was.
+/// Sends until done, told to stop, or `unwanted`; says also whether it was stopped.
 pub(super) async fn run_until_stopped(
     settings: Settings,
     signals: &mut Signals,
     bar: &ProgressBar,
+    unwanted: impl Future<Output = ()>,
 ) -> Result<(Summary, bool), Failure> {
     let control = Control::default();
     let mut stopped = 0;
@@ -190,12 +192,17 @@ pub(super) async fn run_until_stopped(
     let of_time = settings.events.is_none();
     let mut look = tokio::time::interval(LOOK_EVERY);
     let mut sending = pin!(simulator::run(settings, control.clone()));
+    let mut unwanted = pin!(unwanted.fuse());
     let summary = loop {
         tokio::select! {
             summary = &mut sending => break summary,
             () = signals.stop.recv() => {
                 stopped += 1;
                 if stopped == 1 { control.stop() } else { control.break_off() }
+            }
+            () = &mut unwanted => {
+                stopped += 1;
+                control.stop();
             }
             _ = look.tick() => {
                 let settled = control.settled();

@@ -5,17 +5,30 @@ use std::path::PathBuf;
 use form_urlencoded::Serializer;
 
 use super::client::{Admin, Go};
-use super::{Failure, print_on, tell};
+use super::{Failure, print_on, tell, while_read};
 
 /// Look on at the events as they come in, as JSON lines; it takes none away from any sink
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: asapp-receiver tail --feeds journey --event-types 'QUEUE*' --from 10m")]
+#[command(after_help = "\
+Example: asapp-receiver tail --feeds journey --event-types 'QUEUE*' --from 10m
+
+The first ten of an hour, and no more: … tail --from 2026-11-22T10:00:00Z --to 2026-11-22T11:00:00Z --limit 10")]
 pub struct Args {
     #[command(flatten)]
     pub admin: Admin,
     /// Begin with what is kept from here on: a sequence, a time (2026-11-22T10:00:00Z), or how long ago (90m)
     #[arg(long, value_name = "PLACE")]
     pub from: Option<String>,
+    /// End with the event of this sequence, or with what was received by this time; begin with the oldest event that is
+    /// kept, unless --from says otherwise
+    #[arg(long, value_name = "PLACE")]
+    pub to: Option<String>,
+    /// End after so many events
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// End with the newest event there is now; begin with the oldest one that is kept, unless --from says otherwise
+    #[arg(long)]
+    pub no_follow: bool,
     #[command(flatten)]
     pub filter: Filter,
 }
@@ -69,22 +82,37 @@ pub async fn run(args: Args, files: &[PathBuf]) -> Result<(), Failure> {
     for (word, values) in args.filter.words() {
         query.extend_pairs(values.iter().map(|value| (word, value)));
     }
-    if let Some(from) = &args.from {
-        query.append_pair("from", from);
+    query.extend_pairs(args.from.iter().map(|from| ("from", from)));
+    query.extend_pairs(args.to.iter().map(|to| ("to", to)));
+    query.extend_pairs(args.limit.map(|limit| ("limit", limit.to_string())));
+    if args.no_follow {
+        query.append_pair("follow", "false");
     }
-    let mut messages = Messages::default();
-    let mut wanted = true;
     let path = format!("/api/v1/tail?{}", query.finish());
-    let looked_on = client.stream(&path, async |piece| {
-        let (lines, skipped) = messages.take(&piece);
-        if skipped > 0 {
-            tell(&format!("tail: {skipped} events skipped: they came faster than they were read here\n"));
-        }
-        wanted = lines.is_empty() || print_on(&lines)? == Go::On;
-        Ok(if wanted { Go::On } else { Go::Away })
-    });
-    looked_on.await?;
-    if wanted { Err(client.failure("the receiver has ended the tail: it is being stopped")) } else { Ok(()) }
+    while_read(async {
+        let (mut messages, mut over) = (Messages::default(), false);
+        let looked_on = client.stream(&path, async |piece| {
+            let Taken { lines, skipped, end } = messages.take(&piece);
+            if skipped > 0 {
+                tell(&format!("tail: {skipped} events skipped: they came faster than they were read here\n"));
+            }
+            over = end || (!lines.is_empty() && print_on(&lines)? == Go::Away);
+            Ok(if over { Go::Away } else { Go::On })
+        });
+        looked_on.await?;
+        if over { Ok(()) } else { Err(client.failure("the receiver has ended the tail: it is being stopped")) }
+    })
+    .await
+}
+
+/// What a piece came to.
+#[derive(Default)]
+struct Taken {
+    /// The events that are whole now, a line each.
+    lines: Vec<u8>,
+    skipped: u64,
+    /// There will be no more.
+    end: bool,
 }
 
 /// Server-sent events, in pieces.
@@ -95,33 +123,36 @@ struct Messages {
 }
 
 impl Messages {
-    /// The events that are whole now, a line each, and how many were skipped.
-    fn take(&mut self, piece: &[u8]) -> (Vec<u8>, u64) {
+    fn take(&mut self, piece: &[u8]) -> Taken {
         // What was there before has no end in it, save perhaps the first half of one.
         let seen = self.rest.len().saturating_sub(1);
         self.rest.extend_from_slice(piece);
-        let Some(end) = self.rest[seen..].windows(2).rposition(|two| two == b"\n\n") else { return (Vec::new(), 0) };
+        let Some(end) = self.rest[seen..].windows(2).rposition(|two| two == b"\n\n") else { return Taken::default() };
         let rest = self.rest.split_off(seen + end + 2);
         let whole = std::mem::replace(&mut self.rest, rest);
-        let (mut lines, mut skipped, mut is_event) = (Vec::new(), 0, true);
+        let (mut taken, mut is_event) = (Taken::default(), true);
         for line in whole.split(|&byte| byte == b'\n') {
             match line {
                 b"" => is_event = true,
                 b"event: skipped" => is_event = false,
+                b"event: end" => {
+                    is_event = false;
+                    taken.end = true;
+                }
                 _ => match line.strip_prefix(b"data: ") {
                     Some(data) if is_event => {
-                        lines.extend_from_slice(data);
-                        lines.push(b'\n');
+                        taken.lines.extend_from_slice(data);
+                        taken.lines.push(b'\n');
                     }
                     Some(data) => {
                         let data: serde_json::Value = serde_json::from_slice(data).unwrap_or_default();
-                        skipped += data["skipped"].as_u64().unwrap_or_default();
+                        taken.skipped += data["skipped"].as_u64().unwrap_or_default();
                     }
                     None => {}
                 },
             }
         }
-        (lines, skipped)
+        taken
     }
 }
 
@@ -137,11 +168,16 @@ mod tests {
             let mut messages = Messages::default();
             let (mut lines, mut skipped) = (Vec::new(), 0);
             for piece in text.chunks(size) {
-                let (more, passed) = messages.take(piece);
-                lines.extend(more);
-                skipped += passed;
+                let taken = messages.take(piece);
+                assert!(!taken.end, "pieces of {size}");
+                lines.extend(taken.lines);
+                skipped += taken.skipped;
             }
             assert_eq!((&*lines, skipped), (&b"{\"a\": 1}\n{}\n"[..], 7), "pieces of {size}");
+            let end = b"\ndata: {}\n\nevent: end\ndata: {\"reason\":\"limit\"}\n\n".chunks(size);
+            let ends: Vec<Taken> = end.map(|piece| messages.take(piece)).collect();
+            assert_eq!(ends.iter().flat_map(|taken| taken.lines.clone()).collect::<Vec<_>>(), b"{}\n");
+            assert_eq!(ends.iter().filter(|taken| taken.end).count(), 1, "pieces of {size}");
         }
     }
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::harness::event::{big_event, new_event, new_id};
 use crate::harness::receiver::{Lines, Receiver, Setup};
+use crate::harness::target::{Reply, Target};
 use crate::harness::{PATIENCE, wait_for};
 
 #[test]
@@ -171,15 +172,101 @@ fn the_command_ends_in_peace_when_nobody_reads_it() {
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line.trim_end(), event);
-    let ended = wait_for("the tail to end", || {
-        receiver.post(new_event().1);
-        child.try_wait().unwrap()
-    });
+    // Without another event: whoever has seen enough is not kept waiting for one.
+    let ended = wait_for("the tail to end", || child.try_wait().unwrap());
     assert_eq!(ended.code(), Some(0));
+    let mut told = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+    assert_eq!(told, "");
     let output = receiver.operate(&["tail", "--feeds", "nonsense"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("`feeds` has to name"), "{output:?}");
     receiver.finish();
+}
+
+#[test]
+fn a_tail_has_an_end_where_it_is_given_one() {
+    let receiver = Setup::new().start();
+    let ids = receiver.store(10);
+    let tail = |arguments: &[&str]| {
+        let output = receiver.operate(&[&["tail"], arguments].concat()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+        assert!(output.stderr.is_empty(), "{arguments:?}: {output:?}");
+        let lines: Vec<Value> =
+            output.stdout.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+        let at = |line: &Value| ids.iter().position(|id| line["event_id"] == **id).unwrap() + 1;
+        lines.iter().map(at).collect::<Vec<usize>>()
+    };
+    let all: Vec<usize> = (1..=10).collect();
+    for (arguments, wanted) in [
+        (&["--no-follow"][..], &all[..]),
+        (&["--to", "10"], &all),
+        (&["--no-follow", "--from", "4"], &all[3..]),
+        (&["--from", "4", "--to", "6"], &all[3..6]),
+        (&["--from", "4", "--limit", "2"], &all[3..5]),
+        (&["--from", "9", "--to", "10", "--limit", "5"], &all[8..]),
+        (&["--from", "1", "--to", "1000", "--no-follow"], &all),
+        (&["--from", "1h", "--to", "2026-01-01T00:00:00Z"], &[]),
+        (&["--from", "1h", "--to", "0s"], &all),
+        (&["--from", "7", "--to", "3"], &[]),
+        (&["--from", "1000", "--no-follow"], &[]),
+        (&["--no-follow", "--event-types", "nothing-like-this"], &[]),
+        (&["--no-follow", "--event-types", "nothing-like-this", "--limit", "1"], &[]),
+    ] {
+        assert_eq!(tail(arguments), wanted, "{arguments:?}");
+    }
+
+    // An end that is still to come is waited for.
+    let mut child = Tail::start(&receiver, &["--from", "9", "--to", "12"]);
+    child.lines.wait("the event before", |line| line.contains(&ids[9]).then_some(()));
+    assert!(child.child.try_wait().unwrap().is_none());
+    let more = receiver.store(3);
+    assert_eq!(child.child.wait().unwrap().code(), Some(0));
+    let lines = child.lines.to_end();
+    assert_eq!((lines.len(), lines[3].contains(&more[1])), (4, true), "{lines:?}");
+    let soon = humantime::format_rfc3339(std::time::SystemTime::now() + std::time::Duration::from_secs(2)).to_string();
+    let mut child = Tail::start(&receiver, &["--from", "13", "--to", &soon]);
+    assert_eq!(child.child.wait().unwrap().code(), Some(0));
+    assert_eq!(child.lines.to_end().len(), 1);
+
+    for arguments in [&["--limit", "0"][..], &["--limit", "x"]] {
+        assert_eq!(receiver.operate(&[&["tail"], arguments].concat()).output().unwrap().status.code(), Some(2));
+    }
+    for query in ["to=yesterday", "limit=0", "limit=-1", "follow=maybe"] {
+        receiver.ask_admin(&format!("/api/v1/tail?{query}")).unwrap().assert_problem(400, "invalid");
+    }
+    receiver.finish();
+}
+
+#[test]
+fn no_command_outlives_its_reader() {
+    let target = Target::start(|_| Reply::status(503));
+    let setup = Setup::new().set("sinks.web.type", "http").set("sinks.web.url", &*target.url("/"));
+    let receiver = setup.start();
+    receiver.store(3);
+    for arguments in [&["tail"][..], &["replay", "--sink", "web", "--from", "1"], &["replay", "watch", "1"]] {
+        let mut child = receiver.operate(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let ended = wait_for("the command to end", || child.try_wait().unwrap());
+        let mut told = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+        assert_eq!(ended.code(), Some(0), "{arguments:?}: {told}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_asapp-receiver"))
+        .args(["demo", "--keep", "--duration", "1h", "--rate", "100"])
+        .current_dir(folder.path())
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(demo.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with('{'), "{line}");
+    assert_eq!(wait_for("the demo to end", || demo.try_wait().unwrap()).code(), Some(0));
+    drop(receiver);
 }
 
 #[test]
@@ -203,7 +290,9 @@ fn on_a_terminal_no_command_lets_an_event_steer_it() {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let _ = child.kill();
         let _ = child.wait();
-        assert!(!line.trim_end().contains(|c: char| c.is_control() || c == '\u{202e}'), "{command}: {line:?}");
+        let unseen = "\u{202e}";
+        let steers = |c: char| c.is_control() || unseen.contains(c);
+        assert!(!line.trim_end().contains(steers), "{command}: {line:?}");
         line
     };
     let line = shown("tail --from 1");
