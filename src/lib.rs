@@ -31,7 +31,7 @@
 //! Around the path: [`service`] (puts all of it together, and drains it), [`config`] (settings), [`reload`] (takes them
 //! and the TLS files anew while all goes on), [`admin`] (the operators' port), [`problem`] (error answers of both ports),
 //! `pem` and `whole` (files of
-//! certificates, keys and secrets, taken whole or refused), [`telemetry`] (names of metrics and log fields), [`traces`] (spans, in builds that have them), [`places`] (where
+//! certificates, keys and secrets, taken whole or refused), [`telemetry`] (names of metrics and log fields), [`terminal`] (what a terminal may be shown), [`traces`] (spans, in builds that have them), [`places`] (where
 //! paths lead), [`notify`] (what a service
 //! manager is told), [`simulator`] (ASAPP's side) and [`commands`] (the command line). Imports run one way, from the door
 //! inwards.
@@ -66,6 +66,7 @@ pub mod shape;
 pub mod simulator;
 pub mod sinks;
 pub mod telemetry;
+pub mod terminal;
 pub mod tls;
 pub mod traces;
 mod whole;

@@ -20,6 +20,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::config;
+use crate::terminal::Escaping;
 
 /// Sends the process's log to stderr, as the settings want it. Once per process.
 ///
@@ -30,7 +31,8 @@ use crate::config;
 pub fn init_logging(log: &config::Log) -> Result<(), TryInitError> {
     let level = LevelFilter::from_level(log.level);
     let targets = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("asapp_receiver", level);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // Errors quote files, targets and clients, and a log is read on terminals; JSON stays the same JSON.
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| Escaping(std::io::stderr()));
     let lines = match log.format {
         config::LogFormat::Json => {
             lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()

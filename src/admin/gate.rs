@@ -4,13 +4,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::config;
 use crate::problem::{Kind, Problem};
 use crate::server::Seat;
+
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+/// A shorter token could be guessed.
+const SHORTEST_TOKEN: usize = 16;
 
 /// What a caller has to show.
 pub enum Gate {
@@ -26,8 +31,16 @@ pub enum Gate {
 pub enum GateError {
     #[error("admin.token_file {path}: cannot be read; give the receiver's user a readable file")]
     Unreadable { path: String, source: std::io::Error },
-    #[error("admin.token_file {path} is empty; write a token of at least 16 random characters into it")]
-    Empty { path: String },
+    #[error(
+        "admin.token_file {path} holds a token of {found} characters; write one of {SHORTEST_TOKEN} random characters or \
+         more into it, such as `openssl rand -hex 32` makes"
+    )]
+    Short { path: String, found: usize },
+    #[error(
+        "admin.token_file {path} holds more than a token: characters that no header can carry, or several lines or words; \
+         write one line of letters and digits into it"
+    )]
+    Unsendable { path: String },
     #[error("admin.address {address} is not loopback; set admin.token_file, or use 127.0.0.1")]
     NoToken { address: std::net::SocketAddr },
 }
@@ -45,8 +58,11 @@ impl Gate {
                 let text =
                     std::fs::read(file).map_err(|source| GateError::Unreadable { path: path.clone(), source })?;
                 let token = text.trim_ascii();
-                if token.is_empty() {
-                    return Err(GateError::Empty { path });
+                if !token.iter().all(u8::is_ascii_graphic) {
+                    return Err(GateError::Unsendable { path });
+                }
+                if token.len() < SHORTEST_TOKEN {
+                    return Err(GateError::Short { path, found: token.len() });
                 }
                 Some(token.into())
             }
@@ -58,13 +74,14 @@ impl Gate {
         }
     }
 
-    fn judge(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    fn judge(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
         let host = host(uri, headers);
         if matches!(self, Self::Loopback { .. }) && !host.is_some_and(is_this_machine) {
             return Err(Problem::new(Kind::Forbidden, "the Host header has to be localhost or a loopback address"));
         }
-        if (!method.is_safe() || is_part_of_a_page(headers)) && is_cross_site(host, headers) {
-            return Err(Problem::new(Kind::Forbidden, "a page of another site may change and load nothing here"));
+        if is_cross_site(host, headers) {
+            let why = "a page of another site may ask for nothing here: to look, enter the address in the browser";
+            return Err(Problem::new(Kind::Forbidden, why));
         }
         match self {
             Self::Loopback { token: None } => Ok(()),
@@ -77,7 +94,7 @@ impl Gate {
 }
 
 pub(super) async fn guard(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
-    let judged = gate.judge(request.method(), request.uri(), request.headers());
+    let judged = gate.judge(request.uri(), request.headers());
     // Whoever is refused keeps no connection.
     let mut response = match judged.and_then(|()| seated(&request)) {
         Ok(()) => next.run(request).await,
@@ -87,6 +104,9 @@ pub(super) async fn guard(State(gate): State<Arc<Gate>>, request: Request, next:
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // For browsers that do not say where a request comes from.
+    headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     response
 }
 
@@ -111,12 +131,7 @@ fn is_this_machine(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Whether a browser asks because a page (a script, an image, a frame) wants it, and not a person who follows a link.
-fn is_part_of_a_page(headers: &HeaderMap) -> bool {
-    headers.get("sec-fetch-dest").is_some_and(|dest| dest.as_bytes() != b"document")
-}
-
-/// Browsers say where a request comes from; other programs say nothing.
+/// Browsers say where a request comes from, be it a script's, an image's or a followed link's; other programs say nothing.
 fn is_cross_site(host: Option<&str>, headers: &HeaderMap) -> bool {
     let foreign_origin = headers.get(header::ORIGIN).is_some_and(|origin| {
         let own = origin.to_str().ok().and_then(|origin| origin.strip_prefix("http://"));

@@ -338,11 +338,22 @@ mod tests {
         assert_eq!(status("origin", "http://localhost:8081").await, StatusCode::METHOD_NOT_ALLOWED);
         assert_eq!(status("x-none", "").await, StatusCode::METHOD_NOT_ALLOWED);
 
-        // A link may lead here, an image or a script of the page may not.
-        let site = ("sec-fetch-site", "cross-site");
-        for (kind, wanted) in [("document", StatusCode::OK), ("image", StatusCode::FORBIDDEN)] {
-            let headers = [("host", "localhost:8081"), site, ("sec-fetch-dest", kind)];
-            assert_eq!(answer(&router, "/metrics", &headers).await.0, wanted, "{kind}");
+        // Nor may it look: no script, image, frame, window or link of another site.
+        let ask = async |name: &str, value: &str| {
+            answer(&router, "/metrics", &[("host", "localhost:8081"), ("sec-fetch-dest", "document"), (name, value)])
+                .await
+                .0
+        };
+        for (name, value, wanted) in [
+            ("sec-fetch-site", "cross-site", StatusCode::FORBIDDEN),
+            ("sec-fetch-site", "same-site", StatusCode::FORBIDDEN),
+            ("origin", "https://evil.example", StatusCode::FORBIDDEN),
+            ("origin", "null", StatusCode::FORBIDDEN),
+            ("sec-fetch-site", "none", StatusCode::OK),
+            ("sec-fetch-site", "same-origin", StatusCode::OK),
+            ("origin", "http://localhost:8081", StatusCode::OK),
+        ] {
+            assert_eq!(ask(name, value).await, wanted, "{name}: {value}");
         }
     }
 }

@@ -9,8 +9,9 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::client::{Admin, Client};
-use super::table::{pairs, printable, table};
+use super::table::{pairs, table};
 use super::{Failure, agree, count, print, print_on, tell, while_read};
+use crate::terminal::{escaped, escaped_line};
 
 const LETTER: [&str; 11] =
     ["id", "sink", "sequence", "event_id", "name", "event_type", "at", "attempts", "state", "bytes", "reason"];
@@ -277,7 +278,7 @@ async fn show(client: &Client, path: &str, heads: &[&str], member: &str, json: b
         // An event.
         Err(_) => raw.to_owned(),
     };
-    print(&format!("{}\n{}\n", pairs(heads, &Value::from(head)), printable(&text)))
+    print(&format!("{}\n{}\n", pairs(heads, &Value::from(head)), escaped(&text)))
 }
 
 /// Has the receiver do it, and tells what was left as it was.
@@ -289,7 +290,7 @@ async fn change(client: &Client, path: &str, done: &str, which: &Value, json: bo
     } else {
         print(&format!("{} {done}, {} skipped\n", number(done), number("skipped")))?;
         for reason in answer["reasons"].as_array().into_iter().flatten() {
-            tell(&format!("{}: {}\n", reason["id"], printable(reason["why"].as_str().unwrap_or_default())));
+            tell(&format!("{}: {}\n", reason["id"], escaped_line(reason["why"].as_str().unwrap_or_default())));
         }
     }
     let named = which["ids"].is_array();

@@ -23,11 +23,12 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
 
 use client::Go;
 
 use crate::config::Problems;
+use crate::terminal;
 
 /// Receives ASAPP's real-time events over mutual TLS, keeps them durably, and delivers them.
 #[derive(Debug, Parser)]
@@ -132,10 +133,10 @@ impl Failure {
         self.code
     }
 
-    /// What to tell on stderr; empty when everything was told already.
+    /// What to tell on stderr, with nothing in it that steers a terminal; empty when everything was told already.
     #[must_use]
-    pub fn text(&self) -> &str {
-        &self.text
+    pub fn text(&self) -> Cow<'_, str> {
+        terminal::escaped(&self.text)
     }
 }
 
@@ -153,7 +154,7 @@ fn print(text: &str) -> Result<(), Failure> {
 /// Prints to stdout, and says whether anyone is still reading. Whatever events hold, it does not steer a terminal.
 fn print_on(text: &[u8]) -> Result<Go, Failure> {
     let mut out = io::stdout().lock();
-    let text = if out.is_terminal() { Cow::Owned(table::for_terminal(text).into_bytes()) } else { Cow::Borrowed(text) };
+    let text = if out.is_terminal() { terminal::escaped_bytes(text) } else { Cow::Borrowed(text) };
     match out.write_all(&text).and_then(|()| out.flush()) {
         Ok(()) => Ok(Go::On),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Go::Away),
@@ -173,27 +174,23 @@ async fn while_read(work: impl Future<Output = Result<(), Failure>>) -> Result<(
 /// Back when the other end of stdout is closed, without waiting for a write to fail: `tail | head -1` ends with its first
 /// line. Never, where stdout has no other end, as a file.
 async fn reader_gone() {
-    const NEWS: Interest = Interest::ERROR.add(Interest::READABLE);
     let stdout = io::stdout().as_fd().try_clone_to_owned();
-    // Files cannot be waited for.
-    let Some(stdout) = stdout.ok().and_then(|out| AsyncFd::with_interest(out, NEWS).ok()) else {
-        return std::future::pending().await;
+    // Only waited for, so it may go on blocking writers. Files cannot be waited for.
+    let watched = stdout.ok().and_then(|out| pipe::Sender::from_owned_fd_unchecked(out).ok());
+    // A pipe without a reader is an error, a socket without a peer has been hung up: of either nothing else comes here.
+    let gone = match &watched {
+        Some(stdout) => stdout.ready(Interest::ERROR.add(Interest::READABLE)).await.is_ok(),
+        None => false,
     };
-    while let Ok(mut news) = stdout.ready(NEWS).await {
-        let ready = news.ready();
-        if ready.is_error() || ready.is_read_closed() || ready.is_write_closed() {
-            return;
-        }
-        // What was typed on the terminal, for instance.
-        news.clear_ready();
+    if !gone {
+        std::future::pending().await
     }
-    std::future::pending().await
 }
 
 /// Tells a person something on stderr, beside the output.
 fn tell(text: &str) {
     // When stderr is gone, there is no one to tell.
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+    let _ = io::stderr().lock().write_all(terminal::escaped(text).as_bytes());
 }
 
 /// Asks whether something that cannot be undone is meant; `what` says how much it is. Only a person is asked: a program has

@@ -111,7 +111,9 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let told = Self::from_error(&error);
         match error {
-            StartError::Settings(_) | StartError::Tls(_) | StartError::Gate(_) => Self::configuration(told.text()),
+            StartError::Settings(_) | StartError::Tls(_) | StartError::Gate(_) => {
+                Self::configuration(told.text().into_owned())
+            }
             _ => told,
         }
     }

@@ -6,8 +6,9 @@ use hyper::{Method, StatusCode};
 use serde_json::Value;
 
 use super::client::{Admin, Client};
-use super::table::{printable, size, span, table, word};
+use super::table::{size, span, table, word};
 use super::{Failure, print};
+use crate::terminal::escaped;
 
 /// Ask a running receiver how it is
 #[derive(Debug, clap::Args)]
@@ -102,7 +103,7 @@ fn tables(status: &Value) -> String {
             &format!("\ncluster\n{}", table(&["server", "version", "name", "sync"], &[&with(cluster, "sync", sync)]));
     }
     if let Some(reason) = status["journal"]["reason"].as_str() {
-        text += &format!("\njournal: events cannot be stored now: {}\n", printable(reason));
+        text += &format!("\njournal: events cannot be stored now: {}\n", escaped(reason));
     }
     if let Some(bytes) = status["journal"]["replay_limit_bytes"].as_u64() {
         text += &format!(
@@ -116,10 +117,10 @@ fn tables(status: &Value) -> String {
         text += &format!("\nnot as documented by ASAPP\n{}", table(&columns, &drift));
     }
     for problem in list(&status["reload"]["problems"]) {
-        text += &format!("\nnot taken: {}\n", problem.as_str().unwrap_or_default());
+        text += &format!("\nnot taken: {}\n", escaped(problem.as_str().unwrap_or_default()));
     }
     for key in list(&status["reload"]["restart_for"]) {
-        text += &format!("\n{} has changed: restart to apply it\n", key.as_str().unwrap_or_default());
+        text += &format!("\n{} has changed: restart to apply it\n", escaped(key.as_str().unwrap_or_default()));
     }
     for sink in sinks.iter().filter(|sink| sink["last_error"].is_string()) {
         text += &format!("\nsink {}: {}\n", word(sink, "name"), word(sink, "last_error"));

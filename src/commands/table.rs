@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::terminal::escaped_line;
+
 /// A longer cell is cut off: the whole text is in the JSON.
 const WIDEST: usize = 80;
 
@@ -34,38 +36,9 @@ pub(super) fn pairs(keys: &[&str], object: &Value) -> String {
 pub(super) fn word(object: &Value, key: &str) -> String {
     match &object[key] {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text.chars().filter(|&c| !steers(c)).collect(),
+        Value::String(text) => escaped_line(text).into_owned(),
         other => other.to_string(),
     }
-}
-
-/// A text of several lines.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().filter(|&c| !steers(c) || is_layout(c)).collect()
-}
-
-/// The same for a terminal: what could steer it is spelled as in JSON, where it means the same.
-pub(super) fn for_terminal(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text);
-    let mut spelled = String::with_capacity(text.len());
-    for c in text.chars() {
-        if steers(c) && !is_layout(c) {
-            spelled.push_str(&format!("\\u{:04x}", u32::from(c)));
-        } else {
-            spelled.push(c);
-        }
-    }
-    spelled
-}
-
-/// Control characters, C1 among them, which JSON lets through; and what turns the direction of writing.
-fn steers(c: char) -> bool {
-    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    c.is_control() || turns
-}
-
-fn is_layout(c: char) -> bool {
-    matches!(c, '\n' | '\t')
 }
 
 /// `1.5 MiB`.
@@ -101,20 +74,10 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [serde_json::json!({ "id": 9, "a_b": "x\u{1b}[2J" }), serde_json::json!({ "id": 10, "a_b": null })];
-        assert_eq!(table(&["id", "a_b"], &rows.each_ref()), "  id  a b\n   9  x[2J\n  10  -\n");
+        assert_eq!(table(&["id", "a_b"], &rows.each_ref()), "  id  a b\n   9  x\\u001b[2J\n  10  -\n");
         assert_eq!(pairs(&["id", "a_b"], &rows[1]), "id   10\na b  -\n");
         let long = serde_json::json!({ "a": "x".repeat(100) });
         assert_eq!(table(&["a"], &[&long]).lines().nth(1).unwrap().chars().count(), 2 + WIDEST);
-    }
-
-    #[test]
-    fn a_terminal_gets_nothing_that_steers_it() {
-        let text = "{\"a\":\t\"\u{9b}2J\u{7f}\u{202e}é😀\"}\n";
-        let shown = for_terminal(text.as_bytes());
-        assert_eq!(shown, "{\"a\":\t\"\\u009b2J\\u007f\\u202eé😀\"}\n");
-        assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), serde_json::from_str::<Value>(text).unwrap());
-        assert_eq!(for_terminal(b"\x1b[2J\x9b"), "\\u001b[2J\u{fffd}");
-        assert_eq!(printable("a\u{9b}\u{2066}\n\tb"), "a\n\tb");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One event a line on standard output.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
@@ -11,6 +11,7 @@ use super::lines::{self, LineSink, Lines, Output};
 use super::{Failure, Sink};
 use crate::journal::Event;
 use crate::shape::Shape;
+use crate::terminal::escaped_bytes;
 
 const NONE: &str = "standard output is closed: open it, or switch the sink off (enabled = false)";
 
@@ -43,6 +44,8 @@ struct Stream {
 #[derive(Debug)]
 struct Open {
     out: File,
+    /// A person reads along: what would steer the terminal is spelled otherwise, in the same JSON.
+    is_terminal: bool,
     /// The last line is not ended: a write broke off, or an earlier process was killed.
     partial: bool,
     /// It is a file, and that had a name at first.
@@ -69,7 +72,8 @@ impl Open {
         }
         let partial = ends_in_partial_line(&out);
         let named = links(&out)? > 0;
-        Ok(Some(Self { out, partial, named }))
+        let is_terminal = out.is_terminal();
+        Ok(Some(Self { out, is_terminal, partial, named }))
     }
 
     /// How many lines went out whole, and what stopped the rest.
@@ -81,6 +85,13 @@ impl Open {
             self.partial = false;
         }
         let text = all.text(0, all.count());
+        if self.is_terminal {
+            let text = escaped_bytes(text);
+            let (written, result) = lines::write(&self.out, &text);
+            self.partial = written > 0 && text.get(written - 1) != Some(&b'\n');
+            // An event is one line, however it is spelled.
+            return (text[..written].iter().filter(|&&byte| byte == b'\n').count(), result);
+        }
         let (written, result) = lines::write(&self.out, text);
         self.partial = written > 0 && text.get(written - 1) != Some(&b'\n');
         if self.named && links(&self.out).is_ok_and(|links| links == 0) {

@@ -74,6 +74,70 @@ fn off_loopback_it_needs_a_token() {
 }
 
 #[test]
+fn a_token_that_could_be_guessed_or_sent_by_nobody_is_refused() {
+    for address in ["127.0.0.1:0", "0.0.0.0:0"] {
+        let setup = Setup::new().set("admin.address", address);
+        let file = setup.folder().join("token");
+        let setup = setup.set("admin.token_file", &file);
+        for (token, told) in [
+            ("", "token_file"),
+            ("fifteen-letters\n", "15 characters"),
+            ("  short  \n", "5 characters"),
+            ("REPLACE", "7 characters"),
+            ("sixteen letters and a space", "more than a token"),
+            ("two-lines-of-a-token\nand-the-second-one", "more than a token"),
+            ("sixteen-lettérs-or-more", "more than a token"),
+        ] {
+            fs::write(&file, token).unwrap();
+            let ended = setup.start_in_vain();
+            assert_eq!(ended.status.code(), Some(78), "{token:?}: {ended:?}");
+            let log = ended.log.join("\n");
+            assert!(log.contains(told) && log.contains("token_file"), "{token:?}: {log}");
+            let checked = setup.command().arg("check").output().unwrap();
+            assert_eq!(checked.status.code(), Some(78), "{token:?}: {checked:?}");
+            let said = String::from_utf8(checked.stdout).unwrap();
+            assert!(said.contains("error    admin.token_file"), "{token:?}: {said}");
+            for part in token.split_whitespace().filter(|part| part.len() > 7) {
+                assert!(!log.contains(part) && !said.contains(part), "the token is shown");
+            }
+        }
+        fs::write(&file, "sixteen-letters!\n").unwrap();
+        assert!(setup.start_unready().stop().status.success());
+    }
+}
+
+#[test]
+fn pages_of_other_sites_get_nothing() {
+    let receiver = Setup::new().start();
+    let curl = |headers: &[&str], host: &str| {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--noproxy", "*"]);
+        for header in headers {
+            command.args(["--header", header]);
+        }
+        let port = receiver.admin.port();
+        command.args(["--connect-to", &format!("::127.0.0.1:{port}")]);
+        let output = command.arg(format!("http://{host}:{port}/api/v1/status")).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for headers in [
+        &["Sec-Fetch-Site: cross-site", "Sec-Fetch-Dest: document", "Sec-Fetch-Mode: navigate"][..],
+        &["Sec-Fetch-Site: same-site", "Sec-Fetch-Dest: empty"],
+        &["Sec-Fetch-Site: cross-site", "Sec-Fetch-Dest: image"],
+        &["Origin: https://evil.example"],
+        &["Origin: null"],
+    ] {
+        assert_eq!(curl(headers, "localhost"), "403", "{headers:?}");
+    }
+    // A name of the attacker's that leads here.
+    assert_eq!(curl(&[], "rebound.example"), "403");
+    for headers in [&[][..], &["Sec-Fetch-Site: none", "Sec-Fetch-Dest: document"], &["Sec-Fetch-Site: same-origin"]] {
+        assert_eq!(curl(headers, "localhost"), "200", "{headers:?}");
+    }
+    receiver.finish();
+}
+
+#[test]
 fn every_answer_of_an_error_is_a_problem_and_nothing_is_kept_by_browsers() {
     let receiver = Setup::new().start();
     for (method, path, allow) in [

@@ -137,7 +137,7 @@ fn status_asks_the_admin_port() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = stdout(&output);
     assert!(
-        text.contains("sqlite") && text.contains("delivering") && text.contains("sink stdout: broken[2Jpipe"),
+        text.contains("sqlite") && text.contains("delivering") && text.contains("sink stdout: broken\\u001b[2Jpipe"),
         "{text}"
     );
 

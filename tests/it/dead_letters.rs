@@ -184,7 +184,7 @@ fn quarantined_bodies_are_shown_saved_and_discarded() {
     let output = run(&receiver, &["quarantine", "show", "1"]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
-        text.contains("reason    malformed\n") && text.ends_with("\n\n{\"a\": \"[2J\" \n"),
+        text.contains("reason    malformed\n") && text.ends_with("\n\n{\"a\": \"\\u001b[2J\\u009b\" \n"),
         "nothing steers a terminal: {text:?}"
     );
     assert!(String::from_utf8_lossy(&run(&receiver, &["quarantine", "show", "2"]).stdout).contains("--body"));

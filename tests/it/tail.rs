@@ -274,7 +274,7 @@ fn on_a_terminal_no_command_lets_an_event_steer_it() {
     let receiver = Setup::new().start();
     let (id, event) = new_event();
     // JSON lets C1 control characters through, and terminals obey them.
-    let event = event.replace("customer_request", "\u{9b}2J\u{202e}\u{7f}");
+    let event = event.replace("customer_request", "\u{9b}2J\u{202e}\u{7f}\u{200b}\u{feff}\u{2066}\u{2028}\u{e0041}");
     receiver.post(&event).assert_durable("stored", &id);
     receiver.post("\u{1b}]0;title\u{7}").assert_problem(400, "malformed");
     let shown = |command: &str| -> String {
@@ -290,7 +290,7 @@ fn on_a_terminal_no_command_lets_an_event_steer_it() {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let _ = child.kill();
         let _ = child.wait();
-        let unseen = "\u{202e}";
+        let unseen = "\u{202e}\u{200b}\u{feff}\u{2066}\u{2028}\u{e0041}";
         let steers = |c: char| c.is_control() || unseen.contains(c);
         assert!(!line.trim_end().contains(steers), "{command}: {line:?}");
         line

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::{Failure, print};
+use crate::admin::Gate;
 use crate::config::{self, AllowedClients, Config};
 use crate::tls::{self, Portrait, ServerTls, Vouched};
 
@@ -85,7 +86,7 @@ fn of_settings(config: &Config, warnings: Vec<config::Warning>) -> Vec<Finding> 
     findings.extend(drain(&config.listen));
     findings.extend(host::look(config));
     findings.extend(folders::look(config));
-    findings.extend(config.admin.token_file.as_deref().map(|path| folders::secret("admin.token_file", path)));
+    findings.extend(admin_token(&config.admin));
     findings.extend(sinks::look(config));
     findings
 }
@@ -184,6 +185,18 @@ fn clients(tls: &config::Tls) -> Vec<Finding> {
         findings.push(Finding::good("tls.client_crl", text));
     }
     findings
+}
+
+/// Who can read the token, and whether it is one. Where none is needed, none is looked for.
+fn admin_token(admin: &config::Admin) -> Vec<Finding> {
+    const KEY: &str = "admin.token_file";
+    let Some(path) = admin.token_file.as_deref() else { return Vec::new() };
+    let readable = folders::secret(KEY, path);
+    if readable.verdict == Verdict::Error {
+        return vec![readable];
+    }
+    let unusable = Gate::read(admin).err().map(|error| Finding::error(KEY, error.to_string()));
+    vec![unusable.unwrap_or(readable)]
 }
 
 fn drain(listen: &config::Listen) -> Vec<Finding> {
