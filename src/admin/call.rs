@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::blocking::joined;
 use crate::config;
-use crate::dispatch::Bound;
+use crate::dispatch::{Bound, Filter};
 use crate::problem::{Kind, Problem};
 
 const LARGEST_BODY: usize = 64 << 10;
@@ -184,11 +185,22 @@ impl FilterWords {
         })
     }
 
-    /// With the full names of feeds.
+    /// With the full names of feeds, and ready to use. Globs take their time to compile: not the time of a thread that
+    /// answers probes.
     ///
     /// # Errors
-    /// A feed or a glob that is none; too many globs.
-    pub(super) fn filter(self) -> Result<config::Filter, Problem> {
+    /// A feed or a glob that is none; too many globs; the runtime is ending.
+    pub(super) async fn compiled(self) -> Result<(config::Filter, Filter), Problem> {
+        let job = move || {
+            let filter = self.filter()?;
+            let compiled = Filter::new(&filter);
+            Ok((filter, compiled))
+        };
+        let ending = || Err(Problem::new(Kind::Unavailable, "the receiver is being stopped"));
+        joined(tokio::task::spawn_blocking(job).await).unwrap_or_else(ending)
+    }
+
+    fn filter(self) -> Result<config::Filter, Problem> {
         let Self(mut filter) = self;
         let no_feed = "`feeds` has to name activity, journey, queue, or a full name such as com.asapp.event.queue";
         let feeds = filter.feeds.iter().map(|feed| config::feed_name(feed)).collect::<Option<_>>();

@@ -81,8 +81,9 @@ pub(super) async fn start(State(view): State<View>, request: Request) -> Result<
     if !RATES.contains(&rate) {
         return Err(Problem::new(Kind::Invalid, "`rate` has to be events a second, from 0.001 to 1000000"));
     }
+    let (filter, _) = filter.compiled().await?;
     let to = to.map_or(Bound::End, |Place(to)| to);
-    let request = dispatch::Request { sink, from: from.0, to, filter: filter.filter()?, rate };
+    let request = dispatch::Request { sink, from: from.0, to, filter, rate };
     shown(replays.start(request).await)
 }
 

@@ -29,7 +29,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// From now on, or from a place in the journal on; a client that lost its connection goes on where it was.
 pub(super) async fn tail(State(view): State<View>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
     let mut query = Query::of(&uri);
-    let filter = FilterWords::of(&mut query).filter()?;
+    let filter = FilterWords::of(&mut query);
     let from = query.one("from", Place::parse, Place::FORM)?;
     let to = query.one("to", Place::parse, Place::FORM)?.map(|Place(to)| to);
     let limit = query.one("limit", |text| text.parse().ok().filter(|&limit| limit > 0), "a number from 1 on")?;
@@ -48,13 +48,14 @@ pub(super) async fn tail(State(view): State<View>, uri: Uri, headers: HeaderMap)
     let Ok(place) = view.tails.clone().try_acquire_owned() else {
         return Err(Problem::new(Kind::TooMany, format!("{PLACES} tails are open already: end one of them")).closing());
     };
+    let (_, filter) = filter.compiled().await?;
     let end = End::new(&insight.journal, to, limit, follow).await?;
     let source = Source::new(&insight.journal, from).await?;
     let tail = Tail {
         source,
         end,
         journal: insight.journal,
-        filter: Filter::new(&filter),
+        filter,
         phase: view.phase.clone(),
         silent_until: Instant::now() + KEEP_ALIVE,
         _place: place,
