@@ -9,6 +9,7 @@ use prometheus_client::metrics::TypedMetric;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
@@ -70,6 +71,7 @@ fn resident_bytes() -> Option<u64> {
 }
 
 fn kept(r: &mut Registry, Status { journal, dead_letters, quarantine, .. }: &Status) {
+    r.register("journal", "which engine keeps events", Info::new([("engine", journal.engine)]));
     level(
         r,
         "journal_held_bytes",

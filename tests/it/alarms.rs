@@ -102,6 +102,81 @@ fn the_dashboard_is_sound_and_explains_each_panel() {
     }
 }
 
+/// Two receivers: with journals of their own what they say of a sink adds up, with a shared one both say it of the fleet.
+#[test]
+fn the_dashboard_adds_up_what_is_each_receivers_own_and_nothing_else() {
+    let dashboard: Value = serde_json::from_str(&text("deploy/grafana/asapp-receiver.json")).unwrap();
+    let of_fleet = ["stored_total", "delivered_total", "filtered_total", "evicted_total", "dead_lettered", "pending"];
+    let of_fleet: Vec<String> = of_fleet.iter().map(|name| format!("{PREFIX}sink_{name}{{")).collect();
+    let fleet_wide = |expression: &str| {
+        of_fleet.iter().any(|name| expression.contains(name)) || expression.contains("quarantine_dropped_total{")
+    };
+    let asked: Vec<String> = expressions(&dashboard).into_iter().filter(|asked| fleet_wide(asked)).collect();
+    assert_eq!(asked.len(), 8, "{asked:#?}");
+    let mut cases = String::new();
+    for (engine, receivers) in [("nats", 1), ("sqlite", 2), ("memory", 2)] {
+        let mut series = String::new();
+        for instance in ["a", "b"] {
+            let of = format!("job=\"asapp-receiver\", instance=\"{instance}\"");
+            let mut add = |name: &str, labels: &str, values: &str| {
+                let shown = format!("{name}{{{of}{labels}}}");
+                series += &format!("      - {{ series: {}, values: {values} }}\n", Value::from(shown));
+            };
+            add("asapp_receiver_journal_info", &format!(", engine=\"{engine}\""), "1x20");
+            add("asapp_receiver_quarantine_dropped_total", "", "0+60x20");
+            of_fleet.iter().for_each(|name| add(name.trim_end_matches('{'), ", sink=\"crm\"", "0+60x20"));
+        }
+        let mut wanted = String::new();
+        for expression in &asked {
+            // Per second, or after ten minutes; of one metric, or of the five that the account adds up.
+            let each = match expression {
+                rate if rate.contains("rate(") || rate.contains("deriv(") => 1,
+                _ => 600 * expression.split(" unless ").next().unwrap().matches(PREFIX).count(),
+            };
+            let labels = if expression.contains("sink") {
+                "{job=\"asapp-receiver\", sink=\"crm\"}"
+            } else {
+                "{job=\"asapp-receiver\"}"
+            };
+            let expression = VARIABLES.iter().fold(expression.clone(), |text, (name, value)| text.replace(name, value));
+            wanted += &format!(
+                "      - expr: {}\n        eval_time: 10m\n        exp_samples: [{{ labels: '{labels}', value: {} }}]\n",
+                Value::from(expression),
+                each * receivers
+            );
+        }
+        cases += &format!("  - interval: 1m\n    input_series:\n{series}    promql_expr_test:\n{wanted}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dashboard_test.yml");
+    fs::write(&file, format!("rule_files: []\nevaluation_interval: 1m\ntests:\n{cases}")).unwrap();
+    promtool(&["test", "rules", file.to_str().unwrap()]);
+}
+
+/// What the alerts are written for is what the Prometheus Operator is told, by the files that are shipped for it.
+#[test]
+fn the_operators_rules_are_the_alerts() {
+    let rules = text("deploy/prometheus-operator/rules.yaml");
+    let (head, groups) = rules.split_once("spec:\n").unwrap();
+    assert!(head.contains("kind: PrometheusRule\n"), "{head}");
+    let alerts = text("deploy/prometheus/alerts.yml");
+    let (_, wanted) = alerts.split_once("\ngroups:\n").unwrap();
+    let wanted = format!("groups:\n{wanted}");
+    let wanted: String =
+        wanted.lines().map(|line| if line.is_empty() { "\n".to_owned() } else { format!("  {line}\n") }).collect();
+    let update = head.lines().find_map(|line| line.strip_prefix("#   ")).unwrap();
+    assert!(groups == wanted, "the alerts have changed: run in the project's folder\n{update}");
+    // The command that is printed does what it says.
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["deploy/prometheus/alerts.yml", "deploy/prometheus-operator/rules.yaml"] {
+        fs::create_dir_all(folder.path().join(file).parent().unwrap()).unwrap();
+        fs::copy(root().join(file), folder.path().join(file)).unwrap();
+    }
+    let ran = Command::new("sh").args(["-ec", update]).current_dir(folder.path()).output().unwrap();
+    assert!(ran.status.success(), "{ran:?}");
+    assert_eq!(fs::read_to_string(folder.path().join("deploy/prometheus-operator/rules.yaml")).unwrap(), rules);
+}
+
 #[test]
 fn every_metric_that_is_asked_for_is_there_and_every_one_that_is_there_is_explained() {
     let rejecting = Target::start(|_| Reply::status(422));

@@ -16,6 +16,7 @@ use crate::harness::pki::{CLIENT_NAME, PKI, write_private};
 use crate::harness::programs::verifier;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/kubernetes");
+const OPERATOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus-operator");
 const DOCKERFILE: &str = include_str!("../../Dockerfile");
 /// The oldest that is worth bothering about, and the newest that the validator knows.
 const VERSIONS: &str = "1.30,1.37";
@@ -167,6 +168,98 @@ fn the_pod_has_no_privileges_and_is_the_images_user() {
     let arguments = texts(&container["args"]);
     assert_eq!((arguments[0], arguments[2]), ("--config", "serve"));
     assert!(DOCKERFILE.contains("ENTRYPOINT [\"/usr/local/bin/asapp-receiver\"]\n"));
+}
+
+/// What is shipped for the Prometheus Operator finds the pods, gets in, and calls them what the alerts call them.
+#[test]
+fn the_prometheus_operator_reads_what_the_alerts_are_about() {
+    let found = validate(Path::new(OPERATOR)).unwrap();
+    let kustomization = &found["kustomization.yaml"][0];
+    let mut named = texts(&kustomization["resources"]);
+    named.push("kustomization.yaml");
+    named.sort_unstable();
+    assert_eq!(named, found.keys().map(String::as_str).collect::<Vec<_>>());
+    let own = &MANIFESTS["kustomization.yaml"][0]["namespace"];
+    assert_eq!(&kustomization["namespace"], own);
+    for document in found.iter().filter(|(file, _)| *file != "kustomization.yaml").flat_map(|(_, all)| all) {
+        assert_eq!(&document["metadata"]["namespace"], own);
+    }
+
+    let monitor = &found["monitor.yaml"][0];
+    let labels = resource("StatefulSet", "asapp-receiver")["spec"]["template"]["metadata"]["labels"].clone();
+    assert_eq!(monitor["spec"]["selector"]["matchLabels"], labels);
+    let job = labels[monitor["spec"]["jobLabel"].as_str().unwrap()].as_str().unwrap();
+    let alerts = include_str!("../../deploy/prometheus/alerts.yml");
+    let jobs: Vec<&str> = alerts.split("job=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    assert!(!jobs.is_empty() && jobs.iter().all(|named| *named == job), "{jobs:?} are not {job}");
+    assert!(alerts.contains(&format!("job_name: {job}\n")), "the example of a scrape");
+
+    let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
+    let ports = container()["ports"].clone();
+    let port = ports.as_array().unwrap().iter().find(|port| port["name"] == endpoint["port"]).unwrap();
+    assert_eq!(port["containerPort"], config().admin.address.port());
+    assert_eq!(endpoint["path"], "/metrics");
+    // The same secret as the receiver reads its token from.
+    let credentials = &endpoint["authorization"]["credentials"];
+    let token_file = config().admin.token_file.unwrap();
+    let (volume, _) = mounts().into_iter().find(|(_, path)| Some(&**path) == token_file.parent()).unwrap();
+    let volumes = pod()["volumes"].clone();
+    let volume = volumes.as_array().unwrap().iter().find(|found| found["name"] == volume.as_str()).unwrap();
+    assert_eq!(credentials["name"], volume["secret"]["secretName"]);
+    assert_eq!(credentials["key"], token_file.file_name().unwrap().to_str().unwrap());
+    for told in [include_str!("../../docs/deploy.md"), include_str!("../../deploy/kubernetes/secrets.example.yaml")] {
+        let command = told.lines().find(|line| line.contains("openssl rand")).unwrap();
+        assert!(command.contains("tr -d '\\n'"), "Prometheus would send the line feed: {command}");
+    }
+
+    // The judge is awake.
+    let text = fs::read_to_string(Path::new(OPERATOR).join("monitor.yaml")).unwrap();
+    for (right, wrong) in [("jobLabel", "joblabel"), ("interval: 30s", "interval: often"), ("- port:", "- portName:")] {
+        let folder = TempDir::new().unwrap();
+        assert!(text.contains(right));
+        fs::write(folder.path().join("monitor.yaml"), text.replace(right, wrong)).unwrap();
+        assert!(validate(folder.path()).unwrap_err().contains("PodMonitor"), "{wrong}");
+    }
+}
+
+/// A balancer that forgets a connection before the receiver does drops requests of clients that still hold it.
+#[test]
+fn pages_and_files_agree_on_who_is_patient() {
+    let page = include_str!("../../docs/load-balancers.md");
+    let (config, _) = shipped("production.toml");
+    let idle = config.listen.idle_timeout;
+    assert!(page.contains(&format!("`listen.idle_timeout` ({}s)", idle.as_secs())));
+    for line in page
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("timeout client") || line.starts_with("timeout server"))
+    {
+        let patience = humantime::parse_duration(line.rsplit(' ').next().unwrap()).unwrap();
+        assert!(patience > idle, "{line}");
+    }
+    let runbook = include_str!("../../docs/runbook.md");
+    assert!(runbook.contains("the balancer's has to be longer than `listen.idle_timeout`"));
+    // Whoever stops a container, or asks after its health, waits longer than the receiver takes.
+    for told in [include_str!("../../docs/deploy.md"), include_str!("../../README.md")] {
+        let (_, seconds) = told.split_once("--stop-timeout ").unwrap();
+        let seconds: u64 = seconds.split_whitespace().next().unwrap().parse().unwrap();
+        assert!(Duration::from_secs(seconds) > config.listen.drain_timeout + Duration::from_secs(5));
+    }
+    let check = DOCKERFILE.split("HEALTHCHECK ").nth(1).unwrap();
+    let timeout = check.split("--timeout=").nth(1).unwrap().split(' ').next().unwrap();
+    assert!(humantime::parse_duration(timeout).unwrap() > Duration::from_secs(5), "`status --ready` takes up to 5 s");
+    // It asks by the settings that the image starts with.
+    let (_, command) = DOCKERFILE.rsplit_once("\nCMD ").unwrap();
+    let arguments: Vec<String> = serde_json::from_str(command.trim()).unwrap();
+    let asked = check.split("CMD ").nth(1).unwrap().lines().next().unwrap();
+    let asked: Vec<String> = serde_json::from_str(asked).unwrap();
+    assert_eq!((&arguments[..2], arguments[2].as_str()), (&asked[1..3], "serve"));
+    assert_eq!(asked[3..], ["status", "--ready"]);
+}
+
+fn shipped(name: &str) -> (Config, Vec<asapp_receiver::config::Warning>) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name);
+    Config::from_sources(&[file], std::iter::empty()).unwrap()
 }
 
 /// `check` in a folder like the pod's: each volume where it is mounted, with what the manifests say is in it.
