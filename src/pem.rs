@@ -332,7 +332,7 @@ fn label(after: &str, line: usize) -> Result<(String, &str), Fault> {
     Ok((label.to_owned(), rest))
 }
 
-/// Two dashes of any kind or more in front of one of the two words, or no dashes at all any more.
+/// Two dashes of any kind or more in front of one of the two words, five and the beginning of a word, or no dashes any more.
 fn is_like_a_boundary(line: &str) -> bool {
     let is_dash = |c: &char| {
         matches!(c, '-' | '\u{ad}' | '\u{2010}'..='\u{2015}' | '\u{2212}' | '\u{fe58}' | '\u{fe63}' | '\u{ff0d}')
@@ -340,7 +340,9 @@ fn is_like_a_boundary(line: &str) -> bool {
     let upper = line.to_uppercase();
     let follows_dashes = |place: usize| upper[..place].trim_end().chars().rev().take_while(is_dash).count() >= 2;
     let is_marked = |word: &str| upper.match_indices(word).any(|(place, _)| follows_dashes(place));
-    is_marked("BEGIN")
+    let begun = line.strip_prefix(DASHES).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_uppercase()));
+    begun
+        || is_marked("BEGIN")
         || is_marked("END")
         || upper.starts_with("BEGIN CERTIFICATE")
         || upper.starts_with("END CERTIFICATE")
