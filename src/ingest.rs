@@ -42,7 +42,7 @@ pub enum Refusal {
     /// Not readable as it is encoded; the body is kept in the quarantine.
     #[error("the Content-Encoding is not supported: send the body as it is")]
     Encoded,
-    /// Come again.
+    /// Come again, unless it is too large.
     #[error(transparent)]
     Unavailable(#[from] Refused),
 }
@@ -95,6 +95,12 @@ impl Ingest {
         Err(why)
     }
 
+    /// Larger bodies need not be read: the journal could not keep them.
+    #[must_use]
+    pub fn largest_body(&self) -> usize {
+        self.journal.largest_body()
+    }
+
     fn in_time<T>(&self, write: impl Future<Output = Result<T, Refused>>) -> impl Future<Output = Result<T, Refused>> {
         tokio::time::timeout(self.answer_within, write).map(|written| written.unwrap_or(Err(Refused::Late)))
     }
@@ -108,6 +114,7 @@ impl Refusal {
             Self::Rejected(Rejection::Malformed { .. }) => "malformed",
             Self::Rejected(Rejection::Incomplete { .. }) | Self::WrongFeed => "incomplete",
             Self::Encoded => "unsupported-media",
+            Self::Unavailable(Refused::TooLarge) => "too-large",
             Self::Unavailable(_) => "unavailable",
         }
     }

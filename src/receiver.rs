@@ -22,7 +22,7 @@ use crate::admission::{Admission, Admitted, Outcome, TooMany};
 use crate::config;
 use crate::envelope::Rejection;
 use crate::ingest::{Ingest, Origin, Refusal};
-use crate::journal::{Appended, Receipt};
+use crate::journal::{Appended, Receipt, Refused};
 use crate::problem::{Kind, Problem};
 use crate::server::Handler;
 use crate::telemetry::Metrics;
@@ -181,12 +181,13 @@ impl Door {
     async fn take(&self, body: Incoming) -> Result<(Bytes, Admitted), Cut> {
         let received = self.admission.receive();
         let announced = body.size_hint().exact().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
-        if announced.is_some_and(|length| length > self.max_body_bytes) {
+        let most = self.max_body_bytes.min(self.ingest.largest_body());
+        if announced.is_some_and(|length| length > most) {
             received.settle(Outcome::Rejected(Kind::TooLarge.word()));
-            return Err(Cut::TooLarge);
+            return Err(Cut::TooLarge { most });
         }
         let mut admitted = self.admission.admit(received, announced.unwrap_or(0))?;
-        let read = timeout(self.body_timeout, self.read(body, announced, &mut admitted)).await;
+        let read = timeout(self.body_timeout, self.read(body, announced, most, &mut admitted)).await;
         match read.unwrap_or(Err(Cut::Late)) {
             Ok(body) => Ok((body, admitted)),
             Err(cut) => {
@@ -198,7 +199,13 @@ impl Door {
 
     /// The body in memory of its own, as much as there is budget for: the connection's buffer, of which it is a part and
     /// which is larger, is free for the next request.
-    async fn read(&self, mut body: Incoming, announced: Option<usize>, admitted: &mut Admitted) -> Result<Bytes, Cut> {
+    async fn read(
+        &self,
+        mut body: Incoming,
+        announced: Option<usize>,
+        most: usize,
+        admitted: &mut Admitted,
+    ) -> Result<Bytes, Cut> {
         let mut budget = announced.unwrap_or(0);
         let mut whole = BytesMut::new();
         while let Some(frame) = body.frame().await {
@@ -207,11 +214,11 @@ impl Door {
                 return Ok(Bytes::copy_from_slice(&data));
             }
             let length = whole.len() + data.len();
-            if length > self.max_body_bytes {
-                return Err(Cut::TooLarge);
+            if length > most {
+                return Err(Cut::TooLarge { most });
             }
             if length > budget {
-                let wider = length.max(2 * budget).next_multiple_of(GROWTH).min(self.max_body_bytes);
+                let wider = length.max(2 * budget).next_multiple_of(GROWTH).min(most);
                 admitted.grow(wider - budget)?;
                 budget = wider;
             }
@@ -224,7 +231,7 @@ impl Door {
 
     fn cut_off(&self, cut: Cut) -> Response {
         let problem = match cut {
-            Cut::TooLarge => Problem::new(Kind::TooLarge, format!("the body is over {} bytes", self.max_body_bytes)),
+            Cut::TooLarge { most } => Problem::new(Kind::TooLarge, format!("the body is over {most} bytes")),
             Cut::TooMany => Problem::new(Kind::TooMany, "too many requests or bytes are in flight; send it again"),
             Cut::Late => Problem::new(Kind::Timeout, format!("the body took longer than {:?}", self.body_timeout)),
             // As for a head that cannot be parsed: no body, and the connection ends.
@@ -237,7 +244,9 @@ impl Door {
 /// Why a body was not read to its end.
 #[derive(Clone, Copy)]
 enum Cut {
-    TooLarge,
+    TooLarge {
+        most: usize,
+    },
     TooMany,
     Late,
     /// The client went away, or broke the body's framing.
@@ -247,7 +256,7 @@ enum Cut {
 impl Cut {
     fn outcome(self) -> Outcome {
         match self {
-            Self::TooLarge => Outcome::Rejected(Kind::TooLarge.word()),
+            Self::TooLarge { .. } => Outcome::Rejected(Kind::TooLarge.word()),
             Self::TooMany => Outcome::Refused(Kind::TooMany.word()),
             Self::Late => Outcome::Rejected(Kind::Timeout.word()),
             Self::Broken => Outcome::Rejected("aborted"),
@@ -282,6 +291,7 @@ impl From<Refusal> for Problem {
             Refusal::Rejected(Rejection::Malformed { .. }) => Kind::Malformed,
             Refusal::Rejected(Rejection::Incomplete { .. }) | Refusal::WrongFeed => Kind::Incomplete,
             Refusal::Encoded => Kind::UnsupportedMedia,
+            Refusal::Unavailable(Refused::TooLarge) => Kind::TooLarge,
             Refusal::Unavailable(_) => Kind::Unavailable,
         };
         Self::new(kind, refusal.to_string())

@@ -404,6 +404,7 @@ impl View {
             Engine::Memory => "memory",
             Engine::Nats => "nats",
         };
+        let largest = self.journal.largest_body();
         admin::Journal {
             state,
             reason: found.hindered.clone(),
@@ -417,12 +418,14 @@ impl View {
             replay_limit_bytes: found.replay_limit,
             disk: found.disk.as_ref().map(disk),
             wal_bytes: found.log_bytes,
+            largest_body_bytes: (largest < self.config.listen.max_body_bytes).then_some(largest as u64),
             lost_events: self.metrics.journal_lost.get(),
             dedup_ids: found.dedup_ids as u64,
             cluster: found.cluster.clone().map(|cluster| admin::Cluster {
                 server: cluster.server,
                 version: cluster.version,
                 name: cluster.cluster,
+                max_payload: cluster.max_payload as u64,
                 sync_always: cluster.sync_always,
             }),
         }

@@ -122,6 +122,8 @@ pub struct Journal {
     pub disk: Option<Disk>,
     /// Of the write-ahead log, which takes its room beside the events.
     pub wal_bytes: Option<u64>,
+    /// Larger bodies are answered 413, as the cluster does not take them; `None`: `listen.max_body_bytes` alone counts.
+    pub largest_body_bytes: Option<u64>,
     pub lost_events: u64,
     /// In memory here; a cluster counts its own.
     pub dedup_ids: u64,
@@ -149,6 +151,8 @@ pub struct Cluster {
     pub version: String,
     /// `None`: a server without a cluster.
     pub name: Option<String>,
+    /// Bytes that it takes at once.
+    pub max_payload: u64,
     /// Whether that server has events on its disk before it acknowledges them; `None`: unknown, for want of
     /// `journal.nats.monitor_url`.
     pub sync_always: Option<bool>,
@@ -221,6 +225,7 @@ impl Status {
                 replay_limit_bytes: None,
                 disk: None,
                 wal_bytes: None,
+                largest_body_bytes: None,
                 lost_events: 0,
                 dedup_ids: 0,
                 cluster: None,

@@ -116,6 +116,11 @@ fn tables(status: &Value) -> String {
         let columns = ["feed", "kind", "at", "name", "count", "first_seen", "last_seen"];
         text += &format!("\nnot as documented by ASAPP\n{}", table(&columns, &drift));
     }
+    if let Some(bytes) = status["journal"]["largest_body_bytes"].as_u64() {
+        text += &format!(
+            "\njournal: events of more than {bytes} bytes are answered 413: raise max_payload in the servers' settings\n"
+        );
+    }
     for problem in list(&status["reload"]["problems"]) {
         text += &format!("\nnot taken: {}\n", escaped(problem.as_str().unwrap_or_default()));
     }

@@ -269,6 +269,11 @@ impl<S: Sink> Lane<S> {
                     Refused::Full => "the dead letters are full (`dead_letters.max_bytes`), or the disk is: retry or \
                                       discard some, or make room"
                         .to_owned(),
+                    Refused::TooLarge => {
+                        "the event is larger than the cluster takes as a dead letter now: raise max_payload \
+                                          in its servers' settings"
+                            .to_owned()
+                    }
                     other => format!("no dead letter can be written: {other}"),
                 };
                 self.no_room = Some(format!("{why}. What has to go there: {reason}"));

@@ -166,6 +166,15 @@ pub enum Refused {
 }
 
 impl Refused {
+    /// What becomes of a POST that was refused so.
+    pub(crate) fn outcome(self) -> Outcome {
+        match self {
+            // The same bytes would be refused again.
+            Self::TooLarge => Outcome::Rejected(self.word()),
+            _ => Outcome::Refused(self.word()),
+        }
+    }
+
     /// The word under which it is counted.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -360,6 +369,15 @@ impl Journal {
         match &self.held {
             Held::Embedded(inner) => inner.status(),
             Held::Cluster(cluster) => cluster.status(),
+        }
+    }
+
+    /// The largest body that is certain to be kept, as an event and as a dead letter. Never waits.
+    #[must_use]
+    pub fn largest_body(&self) -> usize {
+        match &self.held {
+            Held::Embedded(_) => usize::MAX,
+            Held::Cluster(cluster) => cluster.largest_body(),
         }
     }
 

@@ -38,6 +38,8 @@ pub struct ClusterStatus {
     pub version: String,
     /// `None`: a server without a cluster.
     pub cluster: Option<String>,
+    /// Bytes that it takes at once.
+    pub max_payload: usize,
     /// Whether that server has events on its disk before it acknowledges them; `None`: unknown, for want of
     /// `journal.nats.monitor_url`.
     pub sync_always: Option<bool>,

@@ -81,10 +81,10 @@ fn a_stream_that_would_break_a_promise_is_refused_with_the_remedy() {
 
 #[test]
 fn servers_that_are_too_small_too_old_or_away_are_refused_with_the_remedy() {
-    let small = NatsServer::start("max_payload: 1MB");
+    let small = NatsServer::start("max_payload: 200KB");
     let setup = Setup::embedded().in_stream(&small, "S");
-    refused(&setup, &["journal.nats", "max_payload", "max_body_bytes"]);
-    works(&setup.set("listen.max_body_bytes", "512KiB"));
+    refused(&setup, &["journal.nats", "max_payload: 1114112"]);
+    works(&setup.set("listen.max_body_bytes", "128KiB"));
 
     let nobody = Setup::embedded().in_stream(&small, "S");
     let none = format!("['nats://127.0.0.1:{}']", free_port());
@@ -93,6 +93,51 @@ fn servers_that_are_too_small_too_old_or_away_are_refused_with_the_remedy() {
     let old = speaks_of_itself("2.12.2");
     let setup = Setup::embedded().in_stream(&small, "S").set_toml("journal.nats.servers", &format!("['{old}']"));
     refused(&setup, &["journal.nats", "2.12.2", "2.12.3"]);
+}
+
+/// A server with its default settings takes messages of 1 MB, and so smaller events than a receiver with its own.
+#[test]
+fn events_that_are_larger_than_the_servers_take_get_413() {
+    let mut server = NatsServer::start("max_payload: 1048576");
+    let target = Target::start(|_| Reply::status(422));
+    let setup =
+        Setup::embedded().in_stream(&server, "S").set("sinks.web.type", "http").set("sinks.web.url", &*target.url("/"));
+    let told = "more than 983040 bytes are answered 413";
+    let checked = setup.command().arg("check").output().unwrap();
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    let lines = String::from_utf8(checked.stdout).unwrap();
+    assert!(lines.lines().any(|line| line.starts_with("warning") && line.contains(told)), "{lines}");
+    let receiver = setup.start();
+    receiver.log.wait("the warning", |line| (line.contains(told) && line.contains("WARN")).then_some(()));
+    let said = receiver.operate(&["status"]).output().unwrap();
+    assert!(String::from_utf8(said.stdout).unwrap().contains("more than 983040 bytes are answered 413"));
+
+    // The largest that gets a 200 fits as a dead letter too.
+    let id = new_id();
+    let around = event(&id).len();
+    receiver.post(big_event(&id, 983_040 - around)).assert_durable("stored", &id);
+    receiver.wait_metric("dead_letters", 1);
+    let letter = receiver.ask_admin("/api/v1/dead-letters").unwrap().json();
+    assert!(letter.to_string().contains(&id), "{letter}");
+    // And whatever is as large and is no event, in the quarantine.
+    assert_eq!(receiver.post(vec![b'['; 983_040]).status, 400);
+    receiver.wait_metric("quarantine_bodies", 1);
+    receiver.post(big_event(&new_id(), 1_000_000)).assert_problem(413, "too-large");
+    assert_eq!(receiver.metric(r#"rejected_total{reason="too-large"}"#), 1);
+
+    // Lowered while it runs: what was stored before is not stored anew, and larger events are refused for good.
+    server.change("max_payload: 1048576", "max_payload: 524288");
+    receiver.wait_ready();
+    wait_for("the smaller limit to be known", || {
+        let status = receiver.ask_admin("/api/v1/status").unwrap().json();
+        (status["journal"]["largest_body_bytes"] == 458_752).then_some(())
+    });
+    let answer = receiver.post(big_event(&new_id(), 500_000));
+    answer.assert_problem(413, "too-large");
+    let id = new_id();
+    receiver.post(big_event(&id, 400_000)).assert_durable("stored", &id);
+    receiver.wait_metric("dead_letters", 2);
+    receiver.finish();
 }
 
 #[test]

@@ -123,6 +123,7 @@ impl Appender {
                     }
                     return Err(Refused::Full);
                 }
+                Err(NotStored::TooLarge(_)) => return Err(Refused::TooLarge),
                 Err(NotStored::Stale(_)) => return Err(Refused::Failed),
                 Err(NotStored::Refused(reason)) => {
                     tracing::error!(reason, "the cluster does not take an event");

@@ -14,6 +14,10 @@ use crate::config::{self, Config};
 const OLDEST_SERVER: (u64, u64, u64) = (2, 12, 3);
 /// What a message has beside an event's body, at most: headers, endpoint, peer, ids.
 pub(super) const BESIDE_THE_BODY: usize = 64 << 10;
+/// Servers that take less at once have no room for the journal's own records.
+const SMALLEST_PAYLOAD: usize = 256 << 10;
+/// A range in a sink's record: two sequences, and what is around them.
+const RANGE: u64 = 44;
 /// For ids of what is not an event: longer than a write of it is repeated.
 const SHORT_WINDOW: Duration = Duration::from_secs(120);
 const PARTITIONS: &str = "asapp_receiver.partitions";
@@ -111,6 +115,11 @@ impl Kind {
     }
 }
 
+/// The largest body that servers with this `max_payload` take as an event, as a dead letter and in the quarantine.
+pub(super) fn largest_body(max_payload: usize) -> usize {
+    max_payload.saturating_sub(BESIDE_THE_BODY)
+}
+
 /// Whether a server does.
 pub(super) fn of_server(server: &ServerInfo, config: &Config, settings: &config::Nats) -> Verdict {
     let mut verdict = Verdict::default();
@@ -127,12 +136,31 @@ pub(super) fn of_server(server: &ServerInfo, config: &Config, settings: &config:
         problem(format!("journal.nats.servers: {name} has no JetStream: enable it (a jetstream section)"));
     }
     let needed = config.listen.max_body_bytes.saturating_add(BESIDE_THE_BODY);
-    if server.max_payload < needed {
+    let most = server.max_payload;
+    let short = format!("{name} takes messages of {most} bytes at most (max_payload)");
+    if most < SMALLEST_PAYLOAD.min(needed) {
         problem(format!(
-            "listen.max_body_bytes: {name} takes messages of {} bytes at most (max_payload), and the largest event \
-             needs {needed}: set max_payload: {needed} in the servers' settings, or lower listen.max_body_bytes",
-            server.max_payload
+            "journal.nats.servers: {short}, too little for the journal's records: set max_payload: {needed} in the \
+             servers' settings"
         ));
+    } else if most < needed {
+        verdict.warnings.push(format!(
+            "listen.max_body_bytes: {short}, so events of more than {} bytes are answered 413: set max_payload: {needed} \
+             in the servers' settings",
+            largest_body(most)
+        ));
+    }
+    for sink in &config.sinks {
+        // Every other one may be settled beyond the oldest that is not.
+        if let config::SinkKind::Http(http) = &sink.kind
+            && usize::try_from(http.max_ahead / 2 * RANGE).is_ok_and(|record| record > most)
+        {
+            verdict.warnings.push(format!(
+                "sinks.{}.max_ahead: {short}, and what is settled ahead may need more: lower it to {}",
+                sink.name,
+                most as u64 / RANGE * 2
+            ));
+        }
     }
     match settings.replicas {
         1 if server.cluster.is_some() => problem(

@@ -64,6 +64,9 @@ pub(in crate::journal) enum NotStored {
     /// Another copy with the same id is being written: the same again in a moment.
     #[error("a message of the same id is being written")]
     Busy,
+    /// It is larger than the servers take now.
+    #[error("too large: {0}")]
+    TooLarge(String),
     /// Not the expected sequence, but this one.
     #[error("something else was written: its sequence is {0}")]
     Stale(u64),
@@ -150,6 +153,7 @@ impl Link {
         let end = Instant::now() + within;
         let answer = self.ask(subject.to_owned(), Some(headers), payload, end).await.map_err(|error| match error {
             NatsError::Unavailable(text) => NotStored::Unavailable(text),
+            NatsError::Refused { code: OVER_MAX_PAYLOAD, text } => NotStored::TooLarge(text),
             other => NotStored::Refused(other.to_string()),
         })?;
         let parsed: Result<Published, _> = serde_json::from_slice(&answer.payload);
@@ -348,6 +352,9 @@ impl Link {
             Ok(Err(error)) if error.kind() == async_nats::PublishErrorKind::Send => {
                 Err(NatsError::Unavailable(error.to_string()))
             }
+            Ok(Err(error)) if error.kind() == async_nats::PublishErrorKind::MaxPayloadExceeded => {
+                Err(NatsError::Refused { code: OVER_MAX_PAYLOAD, text: error.to_string() })
+            }
             Ok(Err(error)) => Err(NatsError::Refused { code: 0, text: error.to_string() }),
             Err(_) => Err(NatsError::Unavailable("it could not be sent in time".to_owned())),
         }
@@ -462,6 +469,8 @@ struct ApiError {
     description: String,
 }
 
+/// As servers number it: they end the connection for it, so the client looks first.
+const OVER_MAX_PAYLOAD: u64 = 10054;
 /// No stream of that name.
 pub(in crate::journal) const NO_STREAM: u64 = 10059;
 /// No message of that sequence or subject.
@@ -474,6 +483,7 @@ impl ApiError {
         match self.err_code {
             // The stream's limit, the account's, the servers' disks.
             10077 | 10023 | 10002 | 10047 => NotStored::Full(self.description),
+            OVER_MAX_PAYLOAD => NotStored::TooLarge(self.description),
             10158 => NotStored::Busy,
             10071 => {
                 let last = self.description.rsplit(' ').next().and_then(|last| last.parse().ok());

@@ -164,7 +164,7 @@ impl Cluster {
             admitted.settle(match &appended {
                 Ok(Appended::Stored(_)) => Outcome::Stored,
                 Ok(Appended::Duplicate(_)) => Outcome::Duplicate,
-                Err(why) => Outcome::Refused(why.word()),
+                Err(why) => why.outcome(),
             });
             // Whoever asked may be gone.
             let _ = reply.send(appended);
@@ -182,7 +182,7 @@ impl Cluster {
         let quarantine = self.quarantine.clone();
         self.appends.spawn(async move {
             let kept = quarantine.keep(body.into()).await;
-            admitted.settle(kept.map_or_else(|why| Outcome::Refused(why.word()), |()| outcome));
+            admitted.settle(kept.map_or_else(Refused::outcome, |()| outcome));
             let _ = reply.send(kept);
         });
         answer.await.unwrap_or(Err(Refused::Closed))
@@ -256,9 +256,15 @@ impl Cluster {
                 server: server.server_name,
                 version: server.version,
                 cluster: server.cluster,
+                max_payload: self.link.client().max_payload(),
                 sync_always: seen.sync_always,
             }),
         }
+    }
+
+    /// As the server that this process is connected to says; another one may say otherwise.
+    pub(super) fn largest_body(&self) -> usize {
+        fitness::largest_body(self.link.client().max_payload())
     }
 
     pub(super) fn engine(&self) -> config::Engine {
@@ -327,7 +333,15 @@ impl Cluster {
     async fn follow_state(self: Arc<Self>) {
         let (mut seen, mut connected) = (self.seen.clone(), self.link.connection());
         let mut full = self.appender.full.subscribe();
+        let mut largest = self.largest_body();
         loop {
+            let largest_before = std::mem::replace(&mut largest, self.largest_body());
+            if largest < largest_before {
+                tracing::warn!(
+                    largest,
+                    "this server takes less at once than the one before (max_payload): larger events are answered 413"
+                );
+            }
             let healthy = match (*connected.borrow_and_update(), &seen.borrow_and_update().healthy) {
                 (false, _) => Err("not connected to any server".to_owned()),
                 (true, healthy) => healthy.clone(),

@@ -31,6 +31,10 @@ pub(super) async fn store_once(link: &Link, stream: &str, subject: &str, payload
             Ok(_) => return Ok(true),
             Err(NotStored::Stale(_)) => return Ok(false),
             Err(NotStored::Full(_)) => return Err(Refused::Full),
+            Err(NotStored::TooLarge(reason)) => {
+                tracing::warn!(stream, reason, "the servers take no message of this size: raise their max_payload");
+                return Err(Refused::TooLarge);
+            }
             Err(NotStored::Refused(reason)) => {
                 tracing::error!(stream, reason, "the cluster does not take a message");
                 return Err(Refused::Failed);

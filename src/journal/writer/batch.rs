@@ -140,7 +140,7 @@ impl Batch {
             waiter.refuse(why);
         }
         for (admitted, _, reply) in self.keeping {
-            admitted.settle(Outcome::Refused(why.word()));
+            admitted.settle(why.outcome());
             let _ = reply.send(Err(why));
         }
         for reply in self.lettering {

@@ -261,7 +261,7 @@ pub(super) fn turn_away(command: Command, why: Refused) {
     match command {
         Command::Append(append) => append.waiter.refuse(why),
         Command::Quarantine { admitted, reply, .. } => {
-            admitted.settle(Outcome::Refused(why.word()));
+            admitted.settle(why.outcome());
             let _ = reply.send(Err(why));
         }
         Command::DeadLetter { reply, .. } => {
@@ -289,7 +289,7 @@ impl Waiter {
     pub(super) fn refuse(self, why: Refused) {
         match self {
             Self::Request(admitted, reply) => {
-                admitted.settle(Outcome::Refused(why.word()));
+                admitted.settle(why.outcome());
                 // Whoever asked may be gone.
                 let _ = reply.send(Answer::alone(Err(why)));
             }

@@ -160,6 +160,15 @@ impl NatsServer {
         self.process.wait_healthy();
     }
 
+    /// Starts it again with other settings.
+    pub(crate) fn change(&mut self, from: &str, to: &str) {
+        self.kill();
+        let text = fs::read_to_string(&self.process.settings).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(&self.process.settings, text.replace(from, to)).unwrap();
+        self.start_again();
+    }
+
     /// Calls JetStream's API: the answer, an error or not.
     pub(crate) fn api(&self, subject: &str, request: &Value) -> Value {
         // Those without members want nothing at all.

@@ -72,11 +72,25 @@ fn a_server_that_breaks_a_promise_is_refused() {
     refused(|scene| "2.12.2".clone_into(&mut scene.server.version), "run 2.12.3 or newer");
     refused(|scene| "2.9.25".clone_into(&mut scene.server.version), "run 2.12.3 or newer");
     refused(|scene| scene.server.jetstream = false, "enable it");
-    refused(|scene| scene.server.max_payload = 1 << 20, "set max_payload: 1114112");
+    refused(|scene| scene.server.max_payload = 200 << 10, "set max_payload: 1114112");
     refused(|scene| scene.server.cluster = None, "write 1, or name the servers of a cluster");
     refused(|scene| scene.config.journal.nats.as_mut().unwrap().replicas = 1, "write 3");
     let mut scene = Scene::new();
     "2.14.0-RC.1".clone_into(&mut scene.server.version);
+    assert_eq!(scene.of_server(), Verdict::default());
+}
+
+#[test]
+fn a_server_with_its_default_settings_does_and_takes_smaller_events() {
+    let mut scene = Scene::new();
+    scene.server.max_payload = 1 << 20;
+    let Verdict { problems, warnings } = scene.of_server();
+    assert_eq!(problems, [""; 0]);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("more than 983040 bytes are answered 413"), "{warnings:?}");
+    // Who takes smaller ones only needs no more.
+    scene.config.listen.max_body_bytes = 100 << 10;
+    scene.server.max_payload = 200 << 10;
     assert_eq!(scene.of_server(), Verdict::default());
 }
 
