@@ -204,6 +204,7 @@ impl Writer {
         let oldest = writer.recovered.store.oldest(1).unwrap_or_default();
         writer.oldest = oldest.first().map(|head| from_millis(head.at));
         writer.look_at_disk();
+        writer.log_bytes = writer.recovered.store.log_bytes();
         // What is final shows with the first write.
         if let Err(error) = writer.disk_has_room(0)
             && let Ok((obstacle, reason)) = writer.obstacle_of(0, error)
