@@ -502,7 +502,9 @@ impl Writer {
         status.oldest = self.oldest;
         status.hindered = self.obstacle.as_ref().map(|(_, reason)| reason.clone());
         status.replay_limit = self.ceiling.map(|ceiling| ceiling.bytes);
-        status.disk.clone_from(&self.disk);
+        if status.disk != self.disk {
+            status.disk.clone_from(&self.disk);
+        }
         status.log_bytes = self.log_bytes;
         status.dedup_ids = window.len();
         status.dead_letters = DeadLettersStatus {
