@@ -597,7 +597,7 @@ fn a_change_that_is_not_told_is_seen_within_the_interval() {
 #[test]
 fn sighup_never_ends_it() {
     let world = World::new();
-    let setup = world.setup.clone().set("listen.pre_drain", "1s");
+    let setup = world.setup.clone().set("listen.pre_drain", "6s");
     let mut child = setup.command().arg("serve").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let pid = Pid::from_child(&child);
     let hangup = |pid| kill_process(pid, Signal::HUP).unwrap();
