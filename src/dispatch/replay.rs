@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Filter;
 use crate::config;
-use crate::journal::{Event, Journal, Refused, millis};
+use crate::journal::{Event, Journal, Refused, Scan, millis};
 
 /// Where the journal keeps the replays.
 const NOTE: &str = "replays";
@@ -97,6 +97,9 @@ pub struct Progress {
     received_from: Option<u64>,
     received_to: Option<u64>,
     filter: config::Filter,
+    /// The identity of the log whose sequences these are, where there can be others.
+    #[serde(default)]
+    log: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -219,6 +222,7 @@ impl Replays {
     pub async fn start(&self, request: Request) -> Result<Progress, ReplayError> {
         let Request { sink, from, to, filter, rate } = request;
         self.inner.lane(&sink)?;
+        let log = self.inner.journal.log_identity();
         let status = self.inner.journal.status();
         let (oldest, newest) = (status.first_sequence, status.last_sequence);
         let first = match from {
@@ -258,6 +262,7 @@ impl Replays {
                 received_from: time(from),
                 received_to: time(to),
                 filter,
+                log,
             };
             known.insert(id, Known { progress: progress.clone(), stop: None });
             let over: Vec<u64> =
@@ -417,12 +422,16 @@ impl Run {
         let mut scan = self.replays.inner.journal.scan(self.progress.next);
         let mut pace = Pace::new(self.progress.rate);
         let mut written = Instant::now();
-        while self.progress.next <= self.progress.last {
+        'log: while self.progress.next <= self.progress.last {
             let mut events = Vec::new();
             // Events that came one by one would go one by one, each after the answer to the one before.
             let mut bytes = 0;
             while events.len() < pace.at_a_time && bytes < BYTES_AT_A_TIME && scan.next() <= self.progress.last {
-                let some = scan.read().await.map_err(|_| Ended)?;
+                let Some(some) = self.read(&mut scan).await? else {
+                    // These sequences are other events'.
+                    self.pass_over(self.progress.last + 1);
+                    break 'log;
+                };
                 bytes += some.iter().map(|event| event.body().len()).sum::<usize>();
                 events.extend(some);
             }
@@ -444,6 +453,17 @@ impl Run {
         let Progress { id, sink, delivered, filtered, rejected, gone, .. } = &self.progress;
         tracing::info!(replay = id, sink, delivered, filtered, rejected, gone, "replay done");
         Ok(())
+    }
+
+    /// What comes next; `None` once the log is another one.
+    async fn read(&self, scan: &mut Scan) -> Result<Option<Vec<Event>>, Ended> {
+        let journal = &self.replays.inner.journal;
+        let log = self.progress.log.as_deref();
+        tokio::select! {
+            biased;
+            () = journal.log_changed(log) => Ok(None),
+            some = scan.read() => some.map(Some).map_err(|_| Ended),
+        }
     }
 
     /// Has the lane deliver those that are wanted.

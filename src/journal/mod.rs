@@ -354,6 +354,23 @@ impl Journal {
         }
     }
 
+    /// Of the log whose sequences these are, in a cluster: another one once sequences are given again.
+    #[must_use]
+    pub fn log_identity(&self) -> Option<String> {
+        match &self.held {
+            Held::Embedded(_) => None,
+            Held::Cluster(cluster) => Some(cluster.log_identity()),
+        }
+    }
+
+    /// Waits until the log is another one than this.
+    pub async fn log_changed(&self, identity: Option<&str>) {
+        match (&self.held, identity) {
+            (Held::Cluster(cluster), Some(identity)) => cluster.log_changed(identity).await,
+            _ => std::future::pending().await,
+        }
+    }
+
     /// Whether events can be stored, now and from now on.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<State> {

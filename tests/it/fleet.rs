@@ -22,6 +22,7 @@ use crate::harness::receiver::Setup;
 use crate::harness::simulator::{Simulator, simulate, verify};
 use crate::harness::target::{Reply, Request, Target};
 use crate::harness::wait_for;
+use crate::streams;
 
 const STREAM: &str = "FLEET";
 
@@ -79,6 +80,12 @@ fn a_fleet_loses_nothing_and_keeps_the_order_whatever_fails() {
     let shares = run.files().map(|file| fs::metadata(file).unwrap().len());
     assert!(shares.iter().all(|bytes| *bytes > 100_000), "both should have delivered: {shares:?}");
     run.fleet.finish();
+}
+
+/// Here, for it needs the machine to itself as well.
+#[test]
+fn whatever_happens_to_a_stream_of_three_servers_what_gets_200_afterwards_comes_out() {
+    streams::run_on_three_servers(&streams::SLICE_OF_THREE);
 }
 
 /// The fleet, what its sinks have had, and what its sender knows.

@@ -43,6 +43,7 @@ mod shapes;
 mod simulate;
 mod sinks;
 mod storage;
+mod streams;
 mod systemd;
 mod tail;
 mod tls;

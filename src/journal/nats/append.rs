@@ -11,7 +11,8 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::link::{Ack, Link, NotStored};
+use super::keeper::{Keeper, SINKS_HEADER};
+use super::link::{Ack, Link, NatsError, NotStored};
 use super::quarantine::Quarantine;
 use crate::envelope::{Envelope, Facts, Feed};
 use crate::journal::group::{ENCODED_OVERHEAD, Parts, encode};
@@ -30,6 +31,7 @@ const ID_BYTES: usize = 16;
 #[derive(Debug, Clone)]
 pub(super) struct Appender {
     pub(super) link: Link,
+    pub(super) keeper: Keeper,
     pub(super) quarantine: Quarantine,
     pub(super) metrics: Arc<Metrics>,
     pub(super) partitions: u16,
@@ -52,6 +54,15 @@ pub(super) enum Published {
     Known(u64),
     /// The id is known by other bytes.
     Contested,
+}
+
+/// What is left of the event that has used up an id.
+enum FirstCopy {
+    Stored(Bytes),
+    /// Receivers have purged it, for every sink had it.
+    Settled,
+    /// It was purged by hand: it has to be stored again.
+    Missing,
 }
 
 impl Appender {
@@ -87,17 +98,27 @@ impl Appender {
     async fn repeat(&self, envelope: &Envelope, payload: Bytes) -> Result<Published, Refused> {
         let subject = self.link.names().subject(partition(envelope, self.partitions));
         let stream = self.link.names().events();
+        let (log, floor) = (self.keeper.current(), self.keeper.tail());
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, message_id(envelope.event_id()));
         headers.insert(NATS_EXPECTED_STREAM, stream);
+        headers.insert(SINKS_HEADER, log.sinks.to_string());
         let mut repeated = false;
         loop {
             let sent = self.link.publish(stream, &subject, headers.clone(), payload.clone(), self.ack_timeout).await;
             match sent {
-                Ok(Ack { sequence, duplicate: false }) => return Ok(self.stored(sequence, payload)),
+                Ok(Ack { sequence, duplicate: false }) => return Ok(self.stored((sequence, floor), payload)),
                 Ok(Ack { sequence, duplicate: true }) => {
-                    let stored = match self.link.get(stream, sequence).await {
-                        Ok(stored) => stored.map(|stored| stored.payload),
+                    let stored = match self.first_copy(sequence).await {
+                        Ok(FirstCopy::Stored(payload)) => Some(payload),
+                        Ok(FirstCopy::Settled) => None,
+                        Ok(FirstCopy::Missing) => {
+                            // The cluster knows the id all the same.
+                            let id = format!("{}.{sequence}", message_id(envelope.event_id()));
+                            headers.insert(NATS_MESSAGE_ID, id);
+                            repeated = false;
+                            continue;
+                        }
                         Err(error) => {
                             tracing::debug!(%error, "the first copy of an event cannot be read now");
                             tokio::time::sleep(AWAY).await;
@@ -106,7 +127,7 @@ impl Appender {
                     };
                     return Ok(match stored {
                         // An earlier try of this very publish, whose answer was lost.
-                        Some(first) if repeated && first == payload => self.stored(sequence, payload),
+                        Some(first) if repeated && first == payload => self.stored((sequence, floor), payload),
                         Some(first) if is_other(sequence, &first, envelope) => Published::Contested,
                         _ => Published::Known(sequence),
                     });
@@ -133,13 +154,18 @@ impl Appender {
         }
     }
 
-    fn stored(&self, sequence: u64, payload: Bytes) -> Published {
+    async fn first_copy(&self, sequence: u64) -> Result<FirstCopy, NatsError> {
+        match self.link.get(self.link.names().events(), sequence).await? {
+            Some(stored) => Ok(FirstCopy::Stored(stored.payload)),
+            None if self.keeper.misses(sequence).await? => Ok(FirstCopy::Missing),
+            None => Ok(FirstCopy::Settled),
+        }
+    }
+
+    /// `floor`: the last sequence that was known when it was published.
+    fn stored(&self, (sequence, floor): (u64, u64), payload: Bytes) -> Published {
         self.full.send_if_modified(std::mem::take);
-        self.tail.send_if_modified(|tail| {
-            let newer = *tail < sequence;
-            *tail = sequence.max(*tail);
-            newer
-        });
+        self.keeper.stored(sequence, floor);
         if self.own.receiver_count() > 0
             && let Ok(event) = Event::read_single(sequence, payload)
         {

@@ -55,6 +55,11 @@ struct State {
     nudged: bool,
     /// Other receivers live, who can have what is not delivered here.
     has_others: bool,
+    /// The epoch of the log whose sequences these are; others are of another log.
+    epoch: u64,
+    /// The lane has events of an earlier log in hand. Until it has let go of all of them, none of this one comes here: it
+    /// knows them by their sequences.
+    clearing: bool,
 }
 
 /// A partition's place on the shelf.
@@ -193,11 +198,14 @@ impl Settler {
     pub(in crate::journal) fn settle(&self, from: u64, to: u64, how: Settled) {
         let mut state = self.shelf.state();
         for sequence in from..=to {
-            if let Some(at) = state.let_go(sequence) {
+            if let Some(at) = state.let_go(sequence)
+                && !state.clearing
+            {
                 state.slots[at].outcomes.push(Outcome { sequence, how, told: None });
                 self.shelf.calls[at].notify_one();
             }
         }
+        self.shelf.end_clearing(state);
     }
 
     /// Says that the lane has let go of these, which it had to.
@@ -208,6 +216,7 @@ impl Settler {
                 self.shelf.calls[at].notify_one();
             }
         }
+        self.shelf.end_clearing(state);
     }
 
     /// Puts an event into the dead letters, and is back when it is settled so, durably: nothing that must come after it is
@@ -222,7 +231,7 @@ impl Settler {
         attempts: u32,
     ) -> Result<(), Refused> {
         let sequence = event.sequence();
-        if !self.shelf.state().out.contains_key(&sequence) {
+        if !self.shelf.state().has_out(sequence) {
             return Err(Refused::Late);
         }
         self.dead.put(&self.shelf.sink, event, reason, attempts).await?;
@@ -230,7 +239,7 @@ impl Settler {
         {
             let mut state = self.shelf.state();
             // It stays in hand until it is written, so that the lane hears of it should the partition be lost.
-            let at = state.out.get(&sequence).copied().ok_or(Refused::Late)?;
+            let at = state.out.get(&sequence).copied().filter(|_| !state.clearing).ok_or(Refused::Late)?;
             let outcome = Outcome { sequence, how: Settled::DeadLettered, told: Some(told) };
             state.slots[at].outcomes.push(outcome);
             self.shelf.calls[at].notify_one();
@@ -249,7 +258,7 @@ impl Settler {
 
 /// What partitions do with it.
 impl Shelf {
-    pub(super) fn new(sink: Arc<str>, partitions: u16) -> Self {
+    pub(super) fn new(sink: Arc<str>, partitions: u16, epoch: u64) -> Self {
         let slots = (0..partitions).map(|_| Slot::default()).collect();
         let state = State {
             slots,
@@ -259,6 +268,8 @@ impl Shelf {
             closed: false,
             nudged: false,
             has_others: false,
+            epoch,
+            clearing: false,
         };
         let calls = (0..partitions).map(|_| Notify::new()).collect();
         Self { sink, state: Mutex::new(state), changed: Notify::new(), calls }
@@ -297,6 +308,37 @@ impl Shelf {
         self.changed.notify_one();
     }
 
+    /// The log is another one from here on. The lane has to let go of all that it has; what comes of it counts no more.
+    pub(super) fn start_over(&self, epoch: u64) {
+        let mut state = self.state();
+        if state.epoch == epoch {
+            return;
+        }
+        let State { slots, out, lost, .. } = &mut *state;
+        for slot in slots {
+            (slot.bytes, slot.fresh_until) = (0, None);
+            slot.waiting.clear();
+            slot.outcomes.clear();
+        }
+        lost.extend(out.keys());
+        (state.epoch, state.clearing) = (epoch, true);
+        self.end_clearing(state);
+        self.changed.notify_one();
+    }
+
+    /// Whether the lane has let go of everything of an earlier log.
+    pub(super) fn is_clear(&self) -> bool {
+        !self.state().clearing
+    }
+
+    fn end_clearing(&self, mut state: MutexGuard<'_, State>) {
+        if state.clearing && state.out.is_empty() {
+            (state.clearing, state.lost) = (false, HashSet::new());
+            drop(state);
+            self.call_all();
+        }
+    }
+
     /// These are settled: the lane need not deliver them.
     pub(super) fn take_back(&self, at: u16, sequences: &HashSet<u64>) {
         let mut state = self.state();
@@ -320,7 +362,11 @@ impl Shelf {
         })
     }
 
-    pub(super) fn put(&self, at: u16, events: Vec<Event>) {
+    /// Unless they are of an earlier log.
+    pub(super) fn put(&self, at: u16, epoch: u64, events: Vec<Event>) {
+        if self.state().epoch > epoch {
+            return;
+        }
         self.slot(at, |slot| {
             slot.bytes += events.iter().map(|event| event.body().len()).sum::<usize>();
             slot.waiting.extend(events);
@@ -408,6 +454,10 @@ impl Shelf {
 }
 
 impl State {
+    fn has_out(&self, sequence: u64) -> bool {
+        !self.clearing && self.out.contains_key(&sequence)
+    }
+
     fn take_lost(&mut self) -> Result<Option<Lost>, Gone> {
         if !self.lost.is_empty() {
             return Ok(Some(Lost(std::mem::take(&mut self.lost))));

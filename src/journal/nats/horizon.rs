@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use async_nats::jetstream::stream;
-use serde::Deserialize;
-use serde_json::json;
-
 use super::link::{From, Link, NatsError};
+use super::log::Log;
+use super::names::SINKS;
 use super::records::{Record, Records};
-
-/// Keys of the records of sinks.
-const SINKS: &str = "sink.";
+use super::share::Share;
+use super::sink::Sink;
+use super::tenure;
+use async_nats::jetstream::stream;
 
 /// The stream as it was seen before anything else was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +35,7 @@ struct Young {
 pub(super) struct Horizon<'a> {
     pub(super) link: &'a Link,
     pub(super) records: &'a Records,
+    pub(super) log: &'a Log,
     pub(super) partitions: u16,
     pub(super) retention: Duration,
     pub(super) window: Duration,
@@ -78,32 +78,28 @@ impl Horizon<'_> {
 
     /// The least of `wanted` and what a sink has yet to settle.
     async fn settled_below(&self, wanted: u64, extent: Extent) -> Result<Option<u64>, NatsError> {
-        #[derive(Deserialize)]
-        struct Sink {
-            first: u64,
-        }
-        #[derive(Deserialize)]
-        struct Place {
-            cursor: u64,
-        }
         let sinks = self.sinks().await?;
         if sinks.is_empty() {
             return Ok(None);
         }
         let mut settled = wanted;
-        for (key, sink) in &sinks {
+        for (key, record) in &sinks {
             let name = key.trim_start_matches(SINKS);
-            let Ok(Sink { first }) = serde_json::from_slice(&sink.value) else { return Ok(unreadable(key)) };
+            let Ok(sink) = Sink::read(&record.value) else { return Ok(unreadable(key)) };
             for partition in 0..self.partitions {
-                let key = format!("place.{name}.{partition}");
+                let key = tenure::key(name, partition);
                 let place = match self.records.last_known(&key) {
                     // It may be of a sink of the same name that was dropped.
-                    Some(place) if place.revision < sink.revision => self.records.get(&key).await?,
+                    Some(place) if place.revision < record.revision => self.records.get(&key).await?,
                     known => known,
                 };
-                let cursor = match place.map(|place| serde_json::from_slice(&place.value)) {
-                    None => first.saturating_sub(1),
-                    Some(Ok(Place { cursor })) => cursor,
+                let cursor = match place.map(|place| Share::read(&place.value)) {
+                    None => sink.first(self.log).saturating_sub(1),
+                    Some(Ok(mut share)) => {
+                        // One of another log says nothing of the events of this one.
+                        share.follow(self.log);
+                        share.cursor()
+                    }
                     Some(Err(_)) => return Ok(unreadable(&key)),
                 };
                 // What is known may be old; a cursor only grows.
@@ -122,25 +118,11 @@ impl Horizon<'_> {
 
     /// The records of sinks as the leader has them: what is known here may be of before one was made.
     async fn sinks(&self) -> Result<BTreeMap<String, Record>, NatsError> {
-        #[derive(Deserialize)]
-        struct Info {
-            state: State,
-        }
-        #[derive(Deserialize)]
-        struct State {
-            #[serde(default)]
-            subjects: Option<BTreeMap<String, u64>>,
-        }
-        let names = self.link.names();
-        let request = json!({ "subjects_filter": names.record(&format!("{SINKS}>")) });
-        let info: Info = self.link.api(&format!("STREAM.INFO.{}", names.state()), &request).await?;
-        let own = names.record("");
         let mut sinks = BTreeMap::new();
-        for subject in info.state.subjects.unwrap_or_default().into_keys() {
-            let key = subject.strip_prefix(&own).unwrap_or(&subject);
+        for key in self.records.keys(SINKS).await? {
             // Of one that was dropped, only a mark is left.
-            if let Some(record) = self.records.get(key).await? {
-                sinks.insert(key.to_owned(), record);
+            if let Some(record) = self.records.get(&key).await? {
+                sinks.insert(key, record);
             }
         }
         Ok(sinks)

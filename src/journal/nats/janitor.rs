@@ -1,6 +1,7 @@
 //! Looks at the streams every second, and purges what every sink has settled and nobody needs any more. Every receiver does
 //! so: twice is the same as once.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::stream::Info;
@@ -11,10 +12,13 @@ use tokio_util::task::TaskTracker;
 
 use super::fitness::{self, Kind};
 use super::horizon::{Extent, Horizon};
+use super::keeper::Keeper;
 use super::link::{Link, NatsError};
 use super::monitor;
 use super::records::Records;
+use super::replicas;
 use super::spawn;
+use super::stock;
 use crate::config::{self, Config};
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -22,6 +26,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
 /// All the reads before a purge.
 const PURGE_WITHIN: Duration = Duration::from_secs(5);
+/// All the reads that compare the log with the stream.
+const COMPARE_WITHIN: Duration = Duration::from_secs(10);
 /// After so long it is tried again whether there is room, if nothing else shows it.
 const FULL_FOR: Duration = Duration::from_secs(5);
 const SYNC_INTERVAL: Duration = Duration::from_secs(60);
@@ -58,28 +64,30 @@ pub(super) struct Stock {
 pub(super) struct Janitor {
     link: Link,
     records: Records,
+    keeper: Keeper,
+    instance: Arc<str>,
     config: Config,
     settings: config::Nats,
     seen: watch::Sender<Seen>,
-    tail: watch::Sender<u64>,
     full: watch::Sender<bool>,
     /// Since when the stream is full, and how many bytes it had then.
     full_since: Option<(Instant, u64)>,
     /// What was wrong with the streams' settings when it was told last.
     told: Vec<String>,
+    /// Of the last look: which connection it was, and who led the stream. Where that changes, the stream may have, too.
+    led: Option<(u64, Option<String>)>,
+    /// The dead letters and the quarantine as they were seen, until that is counted.
+    stock_seen: (Option<stock::Sight>, Option<stock::Sight>),
 }
 
 impl Janitor {
-    /// Looks for the first time, then goes on until `ending`. `tail` follows the stream's last sequence; `full` is taken
-    /// back when there may be room again.
+    /// Looks for the first time, then goes on until `ending`. `full` is taken back when there may be room again.
     ///
     /// # Errors
     /// When the streams cannot be seen.
     pub(super) async fn start(
-        link: &Link,
-        records: &Records,
-        config: &Config,
-        tail: &watch::Sender<u64>,
+        (link, records, keeper): (&Link, &Records, &Keeper),
+        (config, instance): (&Config, Arc<str>),
         full: &watch::Sender<bool>,
         tasks: &TaskTracker,
         ending: CancellationToken,
@@ -104,17 +112,21 @@ impl Janitor {
         first.note_events(&events);
         let (seen, receiver) = watch::channel(first);
         spawn(tasks, ending.clone().run_until_cancelled_owned(follow_sync(settings.clone(), seen.clone())));
-        let janitor = Self {
+        let mut janitor = Self {
             link: link.clone(),
             records: records.clone(),
+            keeper: keeper.clone(),
+            instance,
             config: config.clone(),
             settings,
             seen,
-            tail: tail.clone(),
             full: full.clone(),
             full_since: None,
             told: Vec::new(),
+            led: None,
+            stock_seen: (Some(stock::Sight::of(&dead)), Some(stock::Sight::of(&quarantine))),
         };
+        janitor.count_stock().await?;
         spawn(tasks, ending.run_until_cancelled_owned(janitor.run()));
         Ok(receiver)
     }
@@ -124,10 +136,25 @@ impl Janitor {
         let start = Instant::now() + INTERVAL.mul_f64(fastrand::f64());
         let mut ticks = interval_at(start, INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let keeper = self.keeper.clone();
         loop {
-            ticks.tick().await;
-            let began = Instant::now();
-            let Some(events) = self.look().await else { continue };
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = keeper.suspected() => {}
+            }
+            let (began, floor) = (Instant::now(), keeper.tail());
+            let Some(events) = self.look().await else {
+                // Whoever leads it next may have another one.
+                self.led = None;
+                continue;
+            };
+            if let Err(error) = self.compare(&events, floor).await {
+                tracing::debug!(%error, "the log cannot be compared with the stream now");
+                continue;
+            }
+            if let Err(error) = self.count_stock().await {
+                tracing::debug!(%error, "what went from the dead letters and the quarantine is counted later");
+            }
             let extent = Extent::of(&events.config, &events.state, *self.full.borrow());
             let purged = timeout(PURGE_WITHIN, self.purge(extent, began)).await;
             let purged = purged.unwrap_or_else(|_| Err(NatsError::Unavailable("no answer in time".to_owned())));
@@ -164,6 +191,7 @@ impl Janitor {
             Ok(info) => self.health(info),
         };
         self.tell(unfit);
+        self.stock_seen = (dead.as_ref().ok().map(stock::Sight::of), quarantine.as_ref().ok().map(stock::Sight::of));
         self.seen.send_modify(|seen| {
             seen.healthy = healthy;
             if let Ok(events) = &events {
@@ -177,14 +205,46 @@ impl Janitor {
             }
         });
         let events = events.ok()?;
-        let last = events.state.last_sequence;
-        self.tail.send_if_modified(|tail| {
-            let is_newer = *tail < last;
-            *tail = last.max(*tail);
-            is_newer
-        });
         self.follow_room(&events);
         Some(events)
+    }
+
+    /// Whether the stream still holds the log that it held, of which `floor` was known before this look.
+    async fn compare(&mut self, events: &Info, floor: u64) -> Result<(), NatsError> {
+        let leader = events.cluster.as_ref().and_then(|cluster| cluster.leader.clone());
+        let led = Some((self.link.connects(), leader));
+        if self.led != led {
+            self.keeper.suspect();
+        }
+        let is_first = replicas::is_first(&self.records, None, &self.instance);
+        timeout(COMPARE_WITHIN, self.keeper.look(events, floor, is_first))
+            .await
+            .unwrap_or_else(|_| Err(NatsError::Unavailable("no answer in time".to_owned())))?;
+        self.led = led;
+        Ok(())
+    }
+
+    /// Counts what went from the other streams by itself. One receiver does it.
+    async fn count_stock(&mut self) -> Result<(), NatsError> {
+        let older = replicas::have_older(&self.records);
+        if !replicas::is_first(&self.records, None, &self.instance) {
+            return Ok(());
+        }
+        if let Some(seen) = self.stock_seen.0.take() {
+            let (names, parts) = (self.link.names(), (&self.link, &self.records));
+            let stream = names.dead();
+            let dead = (stock::DEAD_LETTERS, stream, &*names.letters(None));
+            let gone = stock::look(parts, dead, &seen, older).await?;
+            if gone > 0 {
+                tracing::error!(stream, gone, "dead letters are gone that no receiver has deleted");
+                self.keeper.lost(gone).await?;
+            }
+        }
+        if let Some(seen) = self.stock_seen.1.take() {
+            let (names, parts) = (self.link.names(), (&self.link, &self.records));
+            stock::look(parts, (stock::QUARANTINE, names.quarantine(), &*names.bodies()), &seen, older).await?;
+        }
+        Ok(())
     }
 
     fn health(&self, events: &Info) -> Result<(), String> {
@@ -232,9 +292,11 @@ impl Janitor {
 
     /// Below what sequence and how many events were purged.
     async fn purge(&self, extent: Extent, seen: Instant) -> Result<Option<(u64, u64)>, NatsError> {
+        let log = self.keeper.current();
         let horizon = Horizon {
             link: &self.link,
             records: &self.records,
+            log: &log,
             partitions: self.settings.partitions,
             retention: self.config.journal.retention,
             window: self.settings.duplicate_window,
@@ -243,6 +305,10 @@ impl Janitor {
         if seen.elapsed() > PURGE_WITHIN {
             // Perhaps the process was stopped: there may be a sink by now that is to have more.
             return Err(NatsError::Unavailable("what was read is too old".to_owned()));
+        }
+        self.keeper.purges(below).await?;
+        if !self.keeper.current().is(&log) {
+            return Err(NatsError::Unavailable("the log has changed".to_owned()));
         }
         let count = self.link.purge(self.link.names().events(), None, below).await?;
         Ok(Some((below, count)))

@@ -32,6 +32,17 @@ pub(super) struct Later {
     /// Instead of what its message says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) told: Option<Told>,
+    /// When its message was stored, nanoseconds since 1970: another message may have been given the same id since. `None`:
+    /// an older receiver did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) stored_at: Option<u64>,
+}
+
+impl Later {
+    /// Whether it is of the letter whose message was stored then.
+    pub(super) fn is_of(&self, stored_at: u64) -> bool {
+        self.stored_at.is_none_or(|at| at == stored_at)
+    }
 }
 
 /// What retries came to at a sink.
@@ -41,9 +52,24 @@ pub(super) struct Retried {
     pub(super) delivered: u64,
     /// Those counted whose messages and records may still be there: to be deleted, and not to be counted again.
     pub(super) ids: BTreeSet<u64>,
-    /// Letters with smaller ids are of an earlier sink of that name, in whose account they are.
+    /// When the messages of those were stored, as far as it is known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) stored_at: BTreeMap<u64, u64>,
+    /// Letters with smaller ids are of an earlier sink of that name, in whose account they are…
     #[serde(default)]
     pub(super) letters_from: u64,
+    /// …if their messages were stored until then: ids may be given again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) letters_through: Option<u64>,
+}
+
+impl Retried {
+    /// Notes a letter as counted; false if it was before.
+    pub(super) fn adds(&mut self, id: u64, stored_at: Option<u64>) -> bool {
+        let before = stored_at.and_then(|at| self.stored_at.insert(id, at));
+        let is_another = before.is_some() && before != stored_at;
+        self.ids.insert(id) || is_another
+    }
 }
 
 /// The records of letters as they were when this was read; never older than [`Retried`] in it.
@@ -99,21 +125,54 @@ impl Known {
         Self { at: Some(at), retried, letters: Arc::new(letters.collect()) }
     }
 
-    /// Whether a letter is delivered and counted, and only its remains are left.
-    pub(super) fn is_counted(&self, id: u64, sink: &str) -> bool {
-        self.retried.get(sink).is_some_and(|(_, retried)| retried.ids.contains(&id))
+    /// Whether the letter whose message was stored then is delivered and counted, and only its remains are left.
+    pub(super) fn is_counted(&self, id: u64, sink: &str, stored_at: Option<u64>) -> bool {
+        let Some((_, retried)) = self.retried.get(sink) else { return false };
+        let same = match (retried.stored_at.get(&id), stored_at) {
+            (Some(counted), Some(at)) => *counted == at,
+            _ => true,
+        };
+        same && retried.ids.contains(&id)
     }
 
     /// Whether a letter is pending again.
     pub(super) fn is_retried(&self, id: u64, later: &Later) -> bool {
-        later.retrying.is_some() && !self.is_counted(id, &later.sink)
+        later.retrying.is_some() && !self.is_counted(id, &later.sink, later.stored_at)
     }
 
-    /// Whether a letter stands in its sink's account.
-    pub(super) fn counts(&self, id: u64, sink: &str) -> Retrying {
+    /// Whether the letter whose message was stored then stands in its sink's account.
+    pub(super) fn counts(&self, id: u64, sink: &str, stored_at: u64) -> Retrying {
+        let is_earlier = |retried: &Retried| {
+            id < retried.letters_from && retried.letters_through.is_none_or(|through| stored_at <= through)
+        };
         match self.retried.get(sink) {
-            Some((_, retried)) if id < retried.letters_from => Retrying::Uncounted,
+            Some((_, retried)) if is_earlier(retried) => Retrying::Uncounted,
             _ => Retrying::Counted,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_is_given_again_is_another_letters() {
+        let retried = Retried {
+            delivered: 2,
+            ids: BTreeSet::from([4, 5]),
+            stored_at: BTreeMap::from([(5, 50)]),
+            letters_from: 8,
+            letters_through: Some(80),
+        };
+        let known = Known { retried: Arc::new(BTreeMap::from([("web".to_owned(), (1, retried))])), ..Known::default() };
+        assert!(known.is_counted(5, "web", Some(50)) && !known.is_counted(5, "web", Some(90)));
+        assert!(known.is_counted(4, "web", Some(90)), "of an older receiver");
+        assert!(!known.is_counted(6, "web", Some(60)) && !known.is_counted(5, "other", Some(50)));
+        assert_eq!(known.counts(3, "web", 30), Retrying::Uncounted);
+        assert_eq!(known.counts(3, "web", 90), Retrying::Counted);
+        let later: Later = serde_json::from_str(r#"{"sink":"web","retrying":null,"later":1}"#).unwrap();
+        assert!(later.is_of(7) && Later { stored_at: Some(7), ..later.clone() }.is_of(7));
+        assert!(!Later { stored_at: Some(8), ..later }.is_of(7));
     }
 }

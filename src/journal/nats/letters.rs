@@ -17,12 +17,14 @@ use tokio_util::task::TaskTracker;
 
 use super::known::{Known, Later, RETRIED, Reader, Retried, Told, key};
 use super::link::{From, Link, NatsError};
+use super::log::nanoseconds;
 use super::once::{foreign, framed, json, refused, store_once, unavailable, unframed};
 use super::records::{PutError, Records};
 use super::replicas;
 use super::replies::Stored;
 pub(in crate::journal) use super::retries::Letters;
 use super::retries::{Ending, Lane};
+use super::stock;
 use crate::config::Config;
 use crate::journal::group::{Event, from_millis, millis, single};
 use crate::journal::letters::{Handled, Letter, LetterState, LettersOf, MAX_LIST, Which};
@@ -70,6 +72,9 @@ enum Change {
     Retry,
     Discard,
 }
+
+/// The sink of a letter, and when its message was stored, nanoseconds since 1970.
+type Of = (String, u64);
 
 /// A change is made, or there is a reason why not.
 type Outcome = Result<(), &'static str>;
@@ -209,15 +214,27 @@ impl Shared {
     }
 
     /// Deletes a letter; false if it is gone already.
-    pub(super) async fn delete(&self, id: u64) -> Result<bool, NatsError> {
+    async fn delete(&self, id: u64) -> Result<bool, NatsError> {
         if id == 0 { Ok(false) } else { self.link.delete(self.link.names().dead(), id).await }
+    }
+
+    /// Deletes a letter whose message was stored then, and no other that has its id now.
+    pub(super) async fn delete_stored_at(&self, id: u64, stored_at: Option<u64>) -> Result<bool, NatsError> {
+        if let Some(stored_at) = stored_at {
+            let found = self.message(id).await?;
+            if found.is_none_or(|stored| nanoseconds(stored.time) != stored_at) {
+                return Ok(false);
+            }
+        }
+        self.delete(id).await
     }
 
     /// The letter as it is now; nothing if it is on its way out.
     pub(super) fn letter(&self, stored: &Stored, known: &Known) -> Option<Letter> {
         let id = stored.sequence;
         let sink = sink_of(self.link.names().dead(), &stored.subject)?;
-        if known.is_counted(id, sink) {
+        let stored_at = nanoseconds(stored.time);
+        if known.is_counted(id, sink, Some(stored_at)) {
             return None;
         }
         let read = unframed::<Head>(&stored.payload);
@@ -230,7 +247,7 @@ impl Shared {
             );
             return None;
         };
-        let later = known.letters.get(&id).map(|(_, later)| Arc::clone(later));
+        let later = known.letters.get(&id).map(|(_, later)| Arc::clone(later)).filter(|later| later.is_of(stored_at));
         let is_retried = later.as_ref().is_some_and(|later| later.retrying.is_some());
         let Told { reason, attempts, at } = later.and_then(|later| later.told.clone()).unwrap_or(head.told);
         let state = if is_retried { LetterState::Retrying } else { LetterState::Dead };
@@ -271,7 +288,9 @@ impl Shared {
             let known = self.known();
             let letters = found.into_iter().filter(|stored| stored.sequence <= end).filter_map(|stored| {
                 let sink = sink_of(self.link.names().dead(), &stored.subject)?;
-                (!known.is_counted(stored.sequence, sink)).then(|| (stored.sequence, Some(sink.to_owned())))
+                let at = nanoseconds(stored.time);
+                (!known.is_counted(stored.sequence, sink, Some(at)))
+                    .then(|| (stored.sequence, Some((sink.to_owned(), at))))
             });
             self.change_some(letters.collect(), change, &mut handled).await?;
             if after >= end {
@@ -280,17 +299,21 @@ impl Shared {
         }
     }
 
-    /// Changes letters whose sinks may be known, some at a time.
+    /// Changes letters whose sinks and times may be known, some at a time.
     async fn change_some(
         &self,
-        letters: Vec<(u64, Option<String>)>,
+        letters: Vec<(u64, Option<Of>)>,
         change: Change,
         handled: &mut Handled,
     ) -> Result<(), Refused> {
-        let one = |(id, sink): (u64, Option<String>)| async move {
+        if let Change::Discard = change {
+            let taken = stock::take(&self.records, stock::DEAD_LETTERS, letters.len() as u64).await;
+            taken.map_err(|error| refused(&error))?;
+        }
+        let one = |(id, of): (u64, Option<Of>)| async move {
             let outcome = match change {
-                Change::Retry => self.retry_one(id, sink).await,
-                Change::Discard => self.discard_one(id).await,
+                Change::Retry => self.retry_one(id, of).await,
+                Change::Discard => self.discard_one(id, of).await,
             };
             (id, outcome)
         };
@@ -304,26 +327,30 @@ impl Shared {
         Ok(())
     }
 
+    /// The sink of a letter, and when its message was stored; `None` if it is gone.
+    async fn of(&self, id: u64) -> Result<Option<Of>, Refused> {
+        let Some(stored) = self.message(id).await.map_err(|error| refused(&error))? else { return Ok(None) };
+        let sink = sink_of(self.link.names().dead(), &stored.subject);
+        Ok(sink.map(|sink| (sink.to_owned(), nanoseconds(stored.time))))
+    }
+
     /// Makes a letter pending again.
-    async fn retry_one(&self, id: u64, sink: Option<String>) -> Result<Outcome, Refused> {
-        let sink = match sink {
-            Some(sink) => sink,
-            None => match self.message(id).await.map_err(|error| refused(&error))? {
-                Some(stored) => match sink_of(self.link.names().dead(), &stored.subject) {
-                    Some(sink) => sink.to_owned(),
-                    None => return Ok(Err(UNKNOWN)),
-                },
-                None => return Ok(Err(UNKNOWN)),
-            },
+    async fn retry_one(&self, id: u64, of: Option<Of>) -> Result<Outcome, Refused> {
+        let of = match of {
+            Some(of) => Some(of),
+            None => self.of(id).await?,
         };
+        let Some((sink, stored_at)) = of else { return Ok(Err(UNKNOWN)) };
         let known = self.known();
-        if known.is_counted(id, &sink) {
+        if known.is_counted(id, &sink, Some(stored_at)) {
             return Ok(Err(UNKNOWN));
         }
-        let retrying = Some(known.counts(id, &sink));
+        let retrying = Some(known.counts(id, &sink, stored_at));
         let mut found = known.letters.get(&id).map(|(revision, later)| (*revision, (**later).clone()));
         loop {
             let (revision, told) = match found {
+                // Of a letter that had this id before.
+                Some((revision, later)) if !later.is_of(stored_at) => (revision, None),
                 Some((_, Later { retrying: Some(_), .. })) => return Ok(Err("it is being retried already")),
                 Some((revision, later)) => (revision, later.told),
                 None => (0, None),
@@ -333,7 +360,8 @@ impl Shared {
                 Some(false) => return Ok(Err("its sink is switched off")),
                 None => return Ok(Err("its sink is not in the settings")),
             }
-            let later = Later { sink: sink.clone(), retrying, claimed_by: None, told };
+            let stored_at = Some(stored_at);
+            let later = Later { sink: sink.clone(), retrying, claimed_by: None, told, stored_at };
             match self.write(id, revision, &later).await {
                 Ok(_) => return Ok(Ok(())),
                 Err(PutError::Stale) => found = self.read(id).await?,
@@ -343,11 +371,16 @@ impl Shared {
     }
 
     /// Deletes a dead letter. One that is retried stays, unless nobody would ever end its retry.
-    async fn discard_one(&self, id: u64) -> Result<Outcome, Refused> {
+    async fn discard_one(&self, id: u64, of: Option<Of>) -> Result<Outcome, Refused> {
+        let of = match of {
+            Some(of) => Some(of),
+            None => self.of(id).await?,
+        };
         let known = self.known().letters.get(&id).map(|(revision, later)| (*revision, (**later).clone()));
         let mut found = known;
         while let Some((revision, later)) = found {
-            if later.retrying.is_some() && self.is_at_work_on(&later).await? {
+            let is_its = of.as_ref().is_some_and(|(_, stored_at)| later.is_of(*stored_at));
+            if is_its && later.retrying.is_some() && self.is_at_work_on(&later).await? {
                 return Ok(Err("it is being retried"));
             }
             match self.records.remove(&key(id), revision).await {
@@ -371,7 +404,8 @@ impl Shared {
 
     async fn forget(&self, sink: &str) -> Result<(), Refused> {
         let info = self.link.info(self.link.names().dead()).await;
-        let letters_from = info.map_err(|error| refused(&error))?.state.last_sequence + 1;
+        let state = info.map_err(|error| refused(&error))?.state;
+        let (letters_from, through) = (state.last_sequence + 1, nanoseconds(state.last_timestamp.into()));
         let known = self.known();
         for (id, (revision, later)) in known.letters.iter().filter(|(_, (_, later))| later.sink == sink) {
             if later.retrying.is_some() {
@@ -387,7 +421,8 @@ impl Shared {
         loop {
             let found = self.records.get(&key).await.map_err(|error| refused(&error))?;
             let ids = found.as_ref().and_then(|record| serde_json::from_slice::<Retried>(&record.value).ok());
-            let retried = Retried { delivered: 0, ids: ids.unwrap_or_default().ids, letters_from };
+            let Retried { ids, stored_at, .. } = ids.unwrap_or_default();
+            let retried = Retried { delivered: 0, ids, stored_at, letters_from, letters_through: Some(through) };
             match self.records.put(&key, found.map_or(0, |record| record.revision), json(&retried)?).await {
                 Ok(_) => return Ok(()),
                 Err(PutError::Stale) => {}

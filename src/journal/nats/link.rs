@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_nats::connection::State;
@@ -43,6 +44,7 @@ struct Inner {
     names: Names,
     replies: Arc<Replies>,
     connection: watch::Receiver<bool>,
+    connects: Arc<AtomicU64>,
     /// Of the tasks that read answers and watch the connection.
     _tasks: (TaskTracker, DropGuard),
 }
@@ -105,8 +107,8 @@ impl Link {
     /// # Errors
     /// When a file of the settings cannot be used, when no server answers, or when they do not let the receiver in.
     pub(in crate::journal) async fn connect(settings: &config::Nats) -> Result<Self, NatsError> {
-        let changed = Arc::new(Notify::new());
-        let client = connect(settings, &changed).await?;
+        let (changed, connects) = (Arc::new(Notify::new()), Arc::new(AtomicU64::new(0)));
+        let client = connect(settings, (&changed, &connects)).await?;
         let replies = Arc::new(Replies::new(client.new_inbox()));
         let answers = client.subscribe(replies.subjects()).await;
         let answers = answers.map_err(|error| NatsError::Unavailable(error.to_string()))?;
@@ -117,7 +119,7 @@ impl Link {
         super::spawn(&tracker, end.clone().run_until_cancelled_owned(watched));
         tracker.close();
         let names = Names::new(&settings.stream);
-        Ok(Self(Arc::new(Inner { client, names, replies, connection, _tasks: (tracker, end.drop_guard()) })))
+        Ok(Self(Arc::new(Inner { client, names, replies, connection, connects, _tasks: (tracker, end.drop_guard()) })))
     }
 
     pub(in crate::journal) fn names(&self) -> &Names {
@@ -134,6 +136,11 @@ impl Link {
 
     pub(in crate::journal) fn connection(&self) -> watch::Receiver<bool> {
         self.0.connection.clone()
+    }
+
+    /// How often it was made, up to now.
+    pub(super) fn connects(&self) -> u64 {
+        self.0.connects.load(Ordering::Relaxed)
     }
 
     /// Tries once to store a message. The caller gives it an id (`Nats-Msg-Id`), and repeats the same after
@@ -367,16 +374,22 @@ impl fmt::Debug for Link {
     }
 }
 
-async fn connect(settings: &config::Nats, changed: &Arc<Notify>) -> Result<Client, NatsError> {
+async fn connect(
+    settings: &config::Nats,
+    (changed, connects): (&Arc<Notify>, &Arc<AtomicU64>),
+) -> Result<Client, NatsError> {
     let servers: Result<Vec<ServerAddr>, _> = settings.servers.iter().map(|server| server.parse()).collect();
     let servers = servers.map_err(|error| NatsError::Unfit(vec![format!("journal.nats.servers: {error}")]))?;
     let shown = settings.servers.join(", ");
     let end = Instant::now() + CONNECT_WITHIN;
     let mut last = "no answer within 10 s".to_owned();
     loop {
-        let changed = Arc::clone(changed);
+        let (changed, connects) = (Arc::clone(changed), Arc::clone(connects));
         let options = login::options(settings)?.event_callback(move |event| {
             tell(&event);
+            if matches!(event, Event::Connected) {
+                connects.fetch_add(1, Ordering::Relaxed);
+            }
             changed.notify_one();
             std::future::ready(())
         });

@@ -8,17 +8,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use serde_json::{Value, json};
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::append::{Appender, Published, partition};
+use super::keeper::Keeper;
 use super::letters::DeadLetters;
 use super::link::{From, Link, NatsError};
+use super::log::Log;
 use super::quarantine::Quarantine;
 use super::records::{PutError, Records};
 use super::replicas;
 use super::share::Share;
+use super::sink::{self, Sink};
 use super::sinks::Delivery;
 use super::streams;
 use super::tenure;
@@ -91,6 +95,7 @@ pub enum MigrateError {
 pub(in crate::journal) struct Migration {
     link: Link,
     records: Records,
+    keeper: Keeper,
     appender: Appender,
     dead_letters: DeadLetters,
     quarantine: Quarantine,
@@ -115,16 +120,19 @@ impl Migration {
         streams::ensure(&link, config).await?;
         let ending = CancellationToken::new();
         let records = Records::open(&link, &TaskTracker::new(), ending.clone()).await?;
+        let tail = watch::Sender::new(0);
+        let keeper = Keeper::open(&link, &records, &tail).await?;
         let quarantine =
             Quarantine::new((&link, &records), Arc::clone(metrics), config.quarantine.max_bytes, ending.clone());
         let appender = Appender {
             link: link.clone(),
+            keeper: keeper.clone(),
             quarantine: quarantine.clone(),
             metrics: Arc::clone(metrics),
             partitions: settings.partitions,
             ack_timeout: settings.ack_timeout,
             answer_within: PATIENCE,
-            tail: watch::Sender::new(0),
+            tail,
             full: watch::Sender::new(false),
             own: broadcast::Sender::new(1),
         };
@@ -133,7 +141,7 @@ impl Migration {
         idle.sinks.clear();
         let instance = "migrate".into();
         let dead_letters = DeadLetters::open((&link, &records), &idle, instance, &TaskTracker::new(), ending.clone());
-        Ok(Self { link, records, appender, dead_letters, quarantine, _ending: ending.drop_guard() })
+        Ok(Self { link, records, keeper, appender, dead_letters, quarantine, _ending: ending.drop_guard() })
     }
 
     /// Moves what the folder's journal holds; `sinks` are the cursors of those that are switched on. `told` hears of each
@@ -147,14 +155,15 @@ impl Migration {
         self.refuse_company().await?;
         let partitions = self.appender.partitions;
         let status = source.status();
-        let base = self.begin().await?;
+        let log = self.keeper.current();
+        let base = self.begin(&log).await?;
         let mut places: BTreeMap<String, Place> = BTreeMap::new();
         for sink in &status.sinks {
             let settled = sinks.iter().find(|cursor| cursor.sink() == &*sink.name);
             let place = Place {
                 cursor: sink.account.cursor,
                 settled: settled.map(|cursor| cursor.settled().to_vec()).unwrap_or_default(),
-                shares: vec![Share::before(base + 1); partitions.into()],
+                shares: vec![Share::before(base + 1, log.epoch); partitions.into()],
             };
             places.insert(sink.name.to_string(), place);
         }
@@ -203,8 +212,11 @@ impl Migration {
             }
             told(moved.events, total);
         }
+        if !log.is(&self.keeper.current()) {
+            return Err(MigrateError::Fought(self.link.names().events().to_owned()));
+        }
         for (sink, place) in &places {
-            self.place(sink, base + 1, &place.shares).await?;
+            self.place(sink, Sink::new(base + 1, true, log.epoch), &place.shares).await?;
         }
         self.letters_to_cluster(source, &mut moved).await?;
         self.bodies_to_cluster(source, &mut moved).await?;
@@ -213,12 +225,26 @@ impl Migration {
     }
 
     /// The last sequence before the first run: what comes after it was moved by this run, or by one that broke off.
-    async fn begin(&self) -> Result<u64, MigrateError> {
+    async fn begin(&self, log: &Log) -> Result<u64, MigrateError> {
+        let foreign = |_| MigrateError::Fought(BEGUN.to_owned());
+        let mut revision = 0;
         if let Some(record) = self.records.get(BEGUN).await? {
-            return serde_json::from_slice(&record.value).map_err(|_| MigrateError::Fought(BEGUN.to_owned()));
+            let begun: Value = serde_json::from_slice(&record.value).map_err(foreign)?;
+            // Earlier versions wrote the sequence alone.
+            let (base, epoch) = match &begun {
+                Value::Number(_) => (Some(&begun), Some(0)),
+                begun => (begun.get("base"), begun.get("log").and_then(Value::as_u64)),
+            };
+            let base = base.and_then(Value::as_u64).ok_or_else(|| MigrateError::Fought(BEGUN.to_owned()))?;
+            if epoch.is_some_and(|epoch| log.kept(epoch) == u64::MAX) {
+                return Ok(base);
+            }
+            // Of what was moved then nothing is known any more.
+            revision = record.revision;
         }
         let base = self.link.info(self.link.names().events()).await?.state.last_sequence;
-        let written = self.records.put(BEGUN, 0, base.to_string().into()).await;
+        let begun = json!({ "base": base, "log": log.epoch }).to_string();
+        let written = self.records.put(BEGUN, revision, begun.into()).await;
         written.map(|_| base).map_err(|error| fought(error, BEGUN))
     }
 
@@ -246,13 +272,19 @@ impl Migration {
         let settlers: Vec<Settler> = cursors.iter().map(Cursor::settler).collect();
         let mut shares = Vec::new();
         for settler in &settlers {
-            let first = Delivery::first(&self.records, settler.sink()).await?;
+            let sink = sink::read(&self.records, settler.sink()).await?;
+            let log = self.keeper.current();
             let mut of_sink = Vec::new();
             for partition in 0..partitions {
                 let record = self.records.get(&tenure::key(settler.sink(), partition)).await?;
                 let share = record.and_then(|record| Share::read(&record.value).ok());
                 // Nobody had any of it to deliver: what lies before the sink's first is not for it.
-                of_sink.push(share.or_else(|| first.map(Share::before)));
+                let before = || sink.as_ref().map(|(sink, _)| Share::before(sink.first(&log), log.epoch));
+                let mut share = share.or_else(before);
+                if let Some(share) = &mut share {
+                    share.follow(&log);
+                }
+                of_sink.push(share);
             }
             shares.push(of_sink);
         }
@@ -315,14 +347,15 @@ impl Migration {
     }
 
     /// Gives a sink its record and its places, which it must not have yet.
-    async fn place(&self, sink: &str, first: u64, shares: &[Share]) -> Result<(), MigrateError> {
+    async fn place(&self, sink: &str, made: Sink, shares: &[Share]) -> Result<(), MigrateError> {
+        self.keeper.registers().await?;
         for (partition, share) in (0..).zip(shares) {
             let key = tenure::key(sink, partition);
             let revision = self.records.get(&key).await?.map_or(0, |record| record.revision);
             let value = share.write().unwrap_or_default().into();
             self.records.put(&key, revision, value).await.map_err(|error| fought(error, sink))?;
         }
-        Delivery::make(&self.records, sink, first).await.map_err(|error| fought(error, sink))
+        Delivery::make(&self.records, sink, &made).await.map_err(|error| fought(error, sink))
     }
 
     async fn letters_to_cluster(&self, source: &Inner, moved: &mut Moved) -> Result<(), MigrateError> {

@@ -8,18 +8,21 @@
 //! | stream | holds |
 //! | --- | --- |
 //! | `S` | the events |
-//! | `S_STATE` | records: sinks, places, retried dead letters, notes, receivers that are alive ([`records`]) |
+//! | `S_STATE` | records: the log, sinks, places, retried dead letters, notes, receivers that are alive ([`records`]) |
 //! | `S_DEAD_LETTERS`, `S_QUARANTINE` | a message each ([`letters`], [`quarantine`]) |
 
+mod accounts;
 mod append;
 mod consumer;
 mod cursor;
 mod fitness;
 mod horizon;
 mod janitor;
+mod keeper;
 mod known;
 mod letters;
 mod link;
+mod log;
 mod login;
 mod migrate;
 mod monitor;
@@ -34,7 +37,9 @@ mod replies;
 mod retries;
 mod scan;
 mod share;
+mod sink;
 mod sinks;
+mod stock;
 mod streams;
 mod tenure;
 
@@ -64,8 +69,10 @@ use crate::config::{self, Config};
 use crate::telemetry::Metrics;
 use append::Appender;
 use janitor::{Janitor, Seen};
+use keeper::Keeper;
 use letters::DeadLetters;
 use link::{From, Link};
+use log::Log;
 use notes::Notes;
 use once::refused;
 use quarantine::Quarantine;
@@ -81,6 +88,7 @@ const LAST: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Cluster {
     link: Link,
+    keeper: Keeper,
     appender: Appender,
     delivery: Delivery,
     dead_letters: DeadLetters,
@@ -107,8 +115,10 @@ impl Cluster {
         let (tasks, ending) = (TaskTracker::new(), CancellationToken::new());
         let records = Records::open(&link, &tasks, ending.clone()).await?;
         let info = link.info(link.names().events()).await?;
-        let tail = watch::Sender::new(info.state.last_sequence);
+        let tail = watch::Sender::new(0);
         let full = watch::Sender::new(false);
+        let known_lost = streams::patiently(|| Keeper::lost_before(&records)).await?;
+        let keeper = streams::patiently(|| Keeper::open(&link, &records, &tail)).await?;
         let instance: Arc<str> = uuid::Uuid::new_v4().to_string().into();
         let enabled = config.sinks.iter().filter(|sink| sink.enabled).map(|sink| sink.name.clone());
         replicas::live(&records, &instance, enabled.collect(), &tasks, ending.clone()).await;
@@ -116,12 +126,16 @@ impl Cluster {
             Quarantine::new((&link, &records), Arc::clone(&metrics), config.quarantine.max_bytes, ending.clone());
         let both = (&link, &records);
         let dead_letters = DeadLetters::open(both, config, Arc::clone(&instance), &tasks, ending.clone());
-        let seen = Janitor::start(&link, &records, config, &tail, &full, &tasks, ending.clone()).await?;
-        let part = (&link, &records, &dead_letters);
+        let parts = (&link, &records, &keeper);
+        let seen = Janitor::start(parts, (config, Arc::clone(&instance)), &full, &tasks, ending.clone()).await?;
+        let part = (&link, &records, &keeper, &dead_letters);
         let (delivery, cursors) = Delivery::start(part, config, Arc::clone(&instance), full.subscribe()).await?;
         let notes = Notes::open(&records, instance, &tasks, ending.clone());
+        let counted = count_lost(keeper.subscribe(), known_lost, Arc::clone(&metrics));
+        spawn(&tasks, ending.clone().run_until_cancelled_owned(counted));
         let appender = Appender {
             link: link.clone(),
+            keeper: keeper.clone(),
             quarantine: quarantine.clone(),
             metrics,
             partitions: settings.partitions,
@@ -134,6 +148,7 @@ impl Cluster {
         let report = Report { events: info.state.messages, warnings, ..Report::default() };
         let cluster = Arc::new(Self {
             link,
+            keeper,
             appender,
             delivery,
             dead_letters,
@@ -230,6 +245,15 @@ impl Cluster {
         (self.seen.borrow().first, *self.appender.tail.borrow())
     }
 
+    pub(super) fn log_identity(&self) -> String {
+        self.keeper.current().identity.clone()
+    }
+
+    pub(super) async fn log_changed(&self, identity: &str) {
+        // Its sender is here.
+        let _ = self.keeper.subscribe().wait_for(|log| log.identity != identity).await;
+    }
+
     pub(super) fn state(&self) -> watch::Receiver<State> {
         self.state.subscribe()
     }
@@ -282,7 +306,7 @@ impl Cluster {
     }
 
     pub(super) fn scan(&self, from: u64) -> Scan {
-        Scan::new(self.link.clone(), self.ending.clone(), from, self.appender.tail.subscribe())
+        Scan::new((self.link.clone(), self.keeper.clone()), self.ending.clone(), from, self.appender.tail.subscribe())
     }
 
     pub(super) async fn dead_letters(&self, query: LettersOf) -> Result<Vec<Letter>, Refused> {
@@ -323,6 +347,7 @@ impl Cluster {
         // Others take over from here on.
         let notes = tokio::time::timeout(LAST, self.notes.finish());
         let _ = futures_util::join!(self.dead_letters.finish(), self.delivery.finish(), notes);
+        let _ = tokio::time::timeout(LAST, self.keeper.finish()).await;
         self.state.send_replace(State::Closed);
         self.ending.cancel();
         self.tasks.close();
@@ -365,6 +390,19 @@ impl Cluster {
                 changed = full.changed() => if changed.is_err() { return },
                 () = self.ending.cancelled() => return,
             }
+        }
+    }
+}
+
+/// Counts the losses that the fleet finds from now on, when `known` were known before.
+async fn count_lost(mut log: watch::Receiver<Arc<Log>>, mut known: u64, metrics: Arc<Metrics>) {
+    loop {
+        let lost = log.borrow_and_update().lost;
+        metrics.journal_lost.inc_by(lost.saturating_sub(known));
+        // Smaller where the records were lost.
+        known = lost;
+        if log.changed().await.is_err() {
+            return;
         }
     }
 }

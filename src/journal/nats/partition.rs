@@ -23,6 +23,7 @@ use super::consumer::{self, Heard, PIN_TIMEOUT, Pulls};
 use super::cursor::Outcome;
 use super::link::{Link, NatsError};
 use super::replies::Batch;
+use super::share::Share;
 use super::tenure::{AGAIN, Common, Done, GATHER, NOT_THERE, Tenure, take_over, tend};
 use crate::journal::{Event, Settled};
 
@@ -49,6 +50,10 @@ pub(super) struct Partition {
     /// It was said to be pinned so, perhaps long ago: to be asked for.
     claim: Option<String>,
     tenure: Option<Tenure>,
+    /// The epoch of the log whose sequences are here.
+    epoch: u64,
+    /// How often all records had been looked at when it was last seen to.
+    looks: u64,
     /// Tells tenures apart.
     tenures: u64,
     /// What became of events, and is in no record as far as is known. Outlasts tenures: what was delivered here need not
@@ -69,9 +74,12 @@ pub(super) struct Partition {
 impl Partition {
     pub(super) async fn new(common: Arc<Common>, at: u16) -> Result<Self, NatsError> {
         let pulls = Pulls::of(&common.link, common.shelf.sink(), at).await?;
+        let epoch = common.keeper.current().epoch;
         Ok(Self {
             common,
             at,
+            epoch,
+            looks: 0,
             pulls,
             pin: None,
             claim: None,
@@ -89,13 +97,16 @@ impl Partition {
 
     /// Runs until `end`; then writes what is known, and lets others have it.
     pub(super) async fn run(mut self, end: CancellationToken) {
+        let mut log = self.common.keeper.subscribe();
         while !end.is_cancelled() {
+            log.mark_unchanged();
             self.act().await;
             let wake = self.wake();
             tokio::select! {
                 heard = self.pulls.next() => self.hear(heard),
                 Some(done) = self.jobs.next(), if !self.jobs.is_empty() => self.done(done),
                 () = self.common.shelf.called(self.at) => {}
+                _ = log.changed() => {}
                 () = sleep_until(wake) => {}
                 () = end.cancelled() => {}
             }
@@ -107,6 +118,8 @@ impl Partition {
     /// Starts whatever may start now.
     async fn act(&mut self) {
         let now = Instant::now();
+        self.follow_log();
+        self.follow_records(now);
         if self.pin.as_ref().is_some_and(|(_, until)| *until <= now) {
             self.lose("the cluster did not confirm it in time");
         }
@@ -129,7 +142,7 @@ impl Partition {
                 self.jobs.push(tenure.read(&self.common, self.at));
             }
             self.leave(now).await;
-        } else if self.pin.is_some() && !self.busy && self.parting.is_none() && self.not_before <= now {
+        } else if self.is_to_take_over(now) {
             self.busy = true;
             self.jobs.push(Box::pin(take_over(Arc::clone(&self.common), self.at)));
         }
@@ -225,8 +238,39 @@ impl Partition {
         }
     }
 
+    /// What is here of an earlier log means other events in this one.
+    fn follow_log(&mut self) {
+        let log = self.common.keeper.current();
+        if self.epoch == log.epoch {
+            return;
+        }
+        // It stays this receiver's turn.
+        let is_another = log.kept(self.epoch) != u64::MAX;
+        self.let_go("the log has changed");
+        if is_another {
+            self.unwritten.clear();
+            self.common.evict.store(0, Ordering::Relaxed);
+            self.common.shelf.start_over(log.epoch);
+        }
+        self.epoch = log.epoch;
+    }
+
+    /// Where the records are older than what is known here, they are written again.
+    fn follow_records(&mut self, now: Instant) {
+        let looks = self.common.records.looks();
+        if std::mem::replace(&mut self.looks, looks) != looks
+            && let Some(tenure) = &mut self.tenure
+        {
+            tenure.gathered_since = Some(now);
+        }
+    }
+
     fn lose(&mut self, why: &str) {
         self.pin = None;
+        self.let_go(why);
+    }
+
+    fn let_go(&mut self, why: &str) {
         self.replies.clear();
         if let Some(mut tenure) = self.tenure.take() {
             if !tenure.writing && !tenure.fresh.is_empty() {
@@ -250,7 +294,8 @@ impl Partition {
         match done {
             Done::TakenOver(taken) => {
                 self.busy = false;
-                let Some((share, revision)) = taken.filter(|_| self.pin.is_some()) else {
+                let of_this_log = |(share, _): &(Share, u64)| share.log() == self.epoch && self.common.shelf.is_clear();
+                let Some((share, revision)) = taken.filter(of_this_log).filter(|_| self.pin.is_some()) else {
                     self.not_before = now + AGAIN;
                     return;
                 };
@@ -350,7 +395,7 @@ impl Partition {
             tenure.not_there = (tenure.not_there * 2).min(NOT_THERE.1);
         }
         tenure.finished = finishing && tenure.has_read_all();
-        self.common.shelf.put(self.at, events);
+        self.common.shelf.put(self.at, self.epoch, events);
     }
 
     /// An event's outcome, whenever it comes.
@@ -447,6 +492,11 @@ impl Partition {
 
     fn tenure_of(&mut self, number: u64) -> Option<&mut Tenure> {
         self.tenure.as_mut().filter(|tenure| tenure.number == number)
+    }
+
+    fn is_to_take_over(&self, now: Instant) -> bool {
+        let is_free = !self.busy && self.parting.is_none() && self.common.shelf.is_clear();
+        self.pin.is_some() && is_free && self.not_before <= now
     }
 
     fn is_to_pull(&self, now: Instant) -> bool {

@@ -10,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 use super::append::Appender;
 use super::letters::{AT_ONCE, LIST_BYTES};
 use super::link::{From, Link};
-use super::once::{framed, json, refused, store_once, unframed};
-use super::records::{PutError, Record, Records};
+use super::once::{framed, refused, store_once, unframed};
+use super::records::Records;
 use super::replies::Stored;
+use super::stock;
 use crate::envelope::Envelope;
 use crate::journal::letters::{Handled, MAX_LIST};
 use crate::journal::quarantine::{Bodies, QuarantinedBody};
@@ -20,8 +21,6 @@ use crate::journal::store::Kept;
 use crate::journal::{QuarantineStatus, Refused, from_millis, millis, writer};
 use crate::telemetry::Metrics;
 
-/// The record of how many bodies operators have taken out, ever.
-const TAKEN: &str = "quarantine";
 /// What a message takes besides its payload, at most.
 const AROUND: u64 = 512;
 
@@ -106,6 +105,7 @@ impl Quarantine {
         let mut handled = Handled::default();
         match self.ids(which).await? {
             Ids::Given(ids) => {
+                self.take(ids.len() as u64).await?;
                 let delete = |id| async move { (id, self.delete(id).await) };
                 let mut deleted = stream::iter(ids).map(delete).buffered(AT_ONCE);
                 while let Some((id, deleted)) = deleted.next().await {
@@ -116,11 +116,12 @@ impl Quarantine {
                 }
             }
             Ids::Through(end) => {
+                let info = self.link.info(self.link.names().quarantine()).await.map_err(|error| refused(&error))?;
+                self.take(info.state.messages).await?;
                 let purged = self.link.purge(self.link.names().quarantine(), None, end.saturating_add(1)).await;
                 handled.done = purged.map_err(|error| refused(&error))?;
             }
         }
-        self.note_taken(handled.done).await;
         Ok(handled)
     }
 
@@ -165,9 +166,8 @@ impl Quarantine {
         let kept = Kept { id, reason, detail, at, peer, endpoint, digest: 0, body };
         if append.release(&envelope, &kept).await? {
             self.metrics.quarantine_released.inc();
-            if self.delete(id).await? {
-                self.note_taken(1).await;
-            }
+            self.take(1).await?;
+            self.delete(id).await?;
             handled.done += 1;
         } else {
             handled.skip(id, || "its event_id is known with other bytes".to_owned());
@@ -177,27 +177,16 @@ impl Quarantine {
 
     /// Counts what the cluster has let go of since it was asked for last.
     pub(super) fn status(&self, count: u64, bytes: u64, newest: u64) -> QuarantineStatus {
-        let taken = self.records.known(TAKEN).pop().map_or(0, |(_, record)| number(&record));
-        let dropped = newest.saturating_sub(count).saturating_sub(taken);
+        let dropped = stock::known(&self.records, stock::QUARANTINE).map_or(0, |stock| stock.gone());
         let mut before = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
         self.metrics.quarantine_dropped.inc_by(dropped.saturating_sub(before.unwrap_or(dropped)));
         *before = Some(before.map_or(dropped, |before| before.max(dropped)));
         QuarantineStatus { count, bytes, max_bytes: self.max_bytes, newest }
     }
 
-    /// Tells the fleet that so many were taken out by operators.
-    async fn note_taken(&self, count: u64) {
-        if count == 0 {
-            return;
-        }
-        // Otherwise they count as let go.
-        while let Ok(found) = self.records.get(TAKEN).await {
-            let (revision, taken) = found.map_or((0, 0), |record| (record.revision, number(&record)));
-            let Ok(value) = json(&(taken + count)) else { return };
-            if self.records.put(TAKEN, revision, value).await != Err(PutError::Stale) {
-                return;
-            }
-        }
+    /// Says that so many are taken out by an operator: otherwise they count as let go.
+    async fn take(&self, count: u64) -> Result<(), Refused> {
+        stock::take(&self.records, stock::QUARANTINE, count).await.map_err(|error| refused(&error))
     }
 
     async fn page(&self, after: u64, limit: usize) -> Result<Vec<Stored>, Refused> {
@@ -237,10 +226,6 @@ enum Ids {
     Given(Vec<u64>),
     /// All up to this one; what comes meanwhile is not meant.
     Through(u64),
-}
-
-fn number(record: &Record) -> u64 {
-    serde_json::from_slice(&record.value).unwrap_or(0)
 }
 
 fn body(stored: &Stored) -> Option<QuarantinedBody> {

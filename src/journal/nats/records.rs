@@ -5,6 +5,7 @@
 //! the revision that was read: the stream refuses it when something came between.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -48,6 +49,10 @@ struct Inner {
     known: Mutex<BTreeMap<String, Known>>,
     /// Grows with every change of what is known.
     version: watch::Sender<u64>,
+    /// How often all records were looked at.
+    looks: AtomicU64,
+    /// All records are to be looked at again.
+    again: Notify,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +97,8 @@ impl Records {
         tasks: &TaskTracker,
         end: CancellationToken,
     ) -> Result<Self, NatsError> {
-        let inner = Inner { link: link.clone(), known: Mutex::default(), version: watch::Sender::new(0) };
+        let (version, again) = (watch::Sender::new(0), Notify::new());
+        let inner = Inner { link: link.clone(), known: Mutex::default(), version, looks: AtomicU64::new(0), again };
         let records = Self(Arc::new(inner));
         let (complete, mut is_complete) = watch::channel(None);
         super::spawn(tasks, end.run_until_cancelled_owned(records.clone().watch(complete)));
@@ -103,6 +109,11 @@ impl Records {
         }
         let unknown = || NatsError::Unavailable(format!("{} cannot be read", link.names().state()));
         Err(is_complete.borrow().clone().and_then(Result::err).unwrap_or_else(unknown))
+    }
+
+    /// The stream's name.
+    pub(in crate::journal) fn stream(&self) -> &str {
+        self.0.link.names().state()
     }
 
     /// The record as the stream's leader has it.
@@ -168,6 +179,38 @@ impl Records {
     /// The record of this key, if it is known.
     pub(in crate::journal) fn last_known(&self, key: &str) -> Option<Record> {
         self.0.known().get(key).filter(|known| known.is_there()).map(|known| known.record.clone())
+    }
+
+    /// The keys that begin so, as the stream's leader has them. Of some only the mark of a removed record may be there.
+    ///
+    /// # Errors
+    /// [`NatsError::Unavailable`] and [`NatsError::Refused`].
+    pub(in crate::journal) async fn keys(&self, prefix: &str) -> Result<Vec<String>, NatsError> {
+        #[derive(Deserialize)]
+        struct Info {
+            state: State,
+        }
+        #[derive(Deserialize)]
+        struct State {
+            #[serde(default)]
+            subjects: Option<BTreeMap<String, u64>>,
+        }
+        let names = self.0.link.names();
+        let request = json!({ "subjects_filter": names.record(&format!("{prefix}>")) });
+        let info: Info = self.0.link.api(&format!("STREAM.INFO.{}", names.state()), &request).await?;
+        let own = names.record("");
+        let subjects = info.state.subjects.unwrap_or_default().into_keys();
+        Ok(subjects.filter_map(|subject| subject.strip_prefix(&own).map(str::to_owned)).collect())
+    }
+
+    /// Grows when all records were looked at again: what is known may be of a stream that was made again, or is older.
+    pub(super) fn looks(&self) -> u64 {
+        self.0.looks.load(Ordering::Relaxed)
+    }
+
+    /// Looks at all records again, soon: some may have gone without a word.
+    pub(super) fn look_again(&self) {
+        self.0.again.notify_one();
     }
 
     /// Changes when what is known does.
@@ -262,6 +305,7 @@ impl Records {
         let mut tidied = Instant::now();
         loop {
             let update = tokio::select! {
+                () = self.0.again.notified() => return Err(NatsError::Unavailable("it was asked for".to_owned())),
                 _ = connection.changed() => return Err(NatsError::Unavailable("the connection changed".to_owned())),
                 update = next(&mut messages, &context) => update?,
             };
@@ -271,10 +315,13 @@ impl Records {
             sequence = update.consumer_sequence;
             if let Some((subject, record, ttl)) = update.record {
                 let key = subject.strip_prefix(&link.names().record("")).unwrap_or(&subject).to_owned();
-                if let Some((seen, _)) = &mut look {
-                    seen.insert(key.clone());
+                match &mut look {
+                    Some((seen, before)) => {
+                        seen.insert(key.clone());
+                        self.0.note_looked_up(key, record, ttl, *before);
+                    }
+                    None => self.0.note(key, record, ttl),
                 }
-                self.0.note(key, record, ttl);
             }
             if tidied.elapsed() > TIDY_INTERVAL {
                 self.0.known().retain(|_, known| known.expires.is_none_or(|at| Instant::now() < at));
@@ -307,6 +354,17 @@ impl Inner {
         self.version.send_modify(|version| *version += 1);
     }
 
+    /// During a look at all records, of which this is one. What was known before counts no more: the stream may have been
+    /// made again, or be an older one, and then gives the same revisions once more.
+    fn note_looked_up(&self, key: String, record: Record, ttl: Option<Duration>, before: u64) {
+        let mut known = self.known();
+        if known.get(&key).is_some_and(|known| known.record.revision <= before) {
+            known.remove(&key);
+        }
+        drop(known);
+        self.note(key, record, ttl);
+    }
+
     /// After a look at all records: which keys there are, and how new one must be not to have been looked for.
     fn forget_all_but(&self, look: Option<(HashSet<String>, u64)>) {
         let Some((seen, before)) = look else { return };
@@ -315,6 +373,7 @@ impl Inner {
         known.retain(|key, known| known.record.revision > before || seen.contains(key));
         let differs = known.len() != count;
         drop(known);
+        self.looks.fetch_add(1, Ordering::Relaxed);
         if differs {
             self.version.send_modify(|version| *version += 1);
         }

@@ -31,6 +31,9 @@ fn key(instance: &str) -> String {
 struct Said {
     /// Those that it delivers to.
     sinks: Vec<String>,
+    /// It notes what it purges; older receivers do not.
+    #[serde(default)]
+    notes_purges: bool,
 }
 
 /// The records of those that were said to live and to deliver to a sink; the receivers of all sinks, without one.
@@ -43,6 +46,17 @@ pub(super) fn known(records: &Records, sink: Option<&str>) -> Vec<(String, Recor
     known
 }
 
+/// Whether a receiver is said to live that purges without a note of it.
+pub(super) fn have_older(records: &Records) -> bool {
+    let all = known(records, None);
+    all.iter().any(|(_, record)| serde_json::from_slice(&record.value).is_ok_and(|said: Said| !said.notes_purges))
+}
+
+/// Whether this receiver is the one of those that live, and deliver to a sink, which does what one has to do.
+pub(super) fn is_first(records: &Records, sink: Option<&str>, instance: &str) -> bool {
+    known(records, sink).first().is_none_or(|(key, _)| key.ends_with(instance))
+}
+
 /// Says that this receiver lives, and which sinks it delivers to, until `ending`, and then that it does not.
 pub(super) async fn live(
     records: &Records,
@@ -52,7 +66,7 @@ pub(super) async fn live(
     ending: CancellationToken,
 ) {
     let (records, key) = (records.clone(), key(instance));
-    let said = Bytes::from(serde_json::to_vec(&Said { sinks }).unwrap_or_default());
+    let said = Bytes::from(serde_json::to_vec(&Said { sinks, notes_purges: true }).unwrap_or_default());
     // Whoever looks from now on finds it; if not, the next beat is close.
     let mut last = beat(&records, &key, &said).await;
     super::spawn(tasks, async move {

@@ -15,9 +15,11 @@ use tokio_util::task::TaskTracker;
 
 use super::known::{Later, RETRIED, Retried, Told, key};
 use super::letters::{AT_ONCE, Shared};
+use super::log::nanoseconds;
 use super::once::json;
 use super::records::PutError;
 use super::replicas::Vanished;
+use super::stock;
 use crate::journal::store::Retrying;
 use crate::journal::{Gone, Letter};
 
@@ -229,6 +231,10 @@ impl Desk {
             && let Some((id, revision, later, found)) = read.next().await
         {
             match found {
+                // Of a letter that had this id before.
+                Ok(Some(stored)) if !later.is_of(nanoseconds(stored.time)) => {
+                    drop(shared.records.remove(&key(id), revision).await);
+                }
                 Ok(Some(stored)) => {
                     bytes += stored.payload.len();
                     if let Some(letter) = shared.letter(&stored, &known) {
@@ -288,7 +294,8 @@ impl Desk {
         let failed: Vec<_> = failed.into_iter().filter_map(|(id, told)| Some((id, told, self.out.get(&id)?))).collect();
         let write = |(id, told, claim): (u64, Told, &Claim)| {
             let attempts = claim.attempts.saturating_add(told.attempts.max(1));
-            let dead = Later { sink: claim.later.sink.clone(), retrying: None, claimed_by: None, told: None };
+            let (sink, stored_at) = (claim.later.sink.clone(), claim.later.stored_at);
+            let dead = Later { sink, retrying: None, claimed_by: None, told: None, stored_at };
             let (dead, revision) = (Later { told: Some(Told { attempts, ..told.clone() }), ..dead }, claim.revision);
             async move { (id, told, shared.write(id, revision, &dead).await) }
         };
@@ -320,10 +327,11 @@ impl Desk {
             let mut retried = before.clone();
             // Every id in it was in the records before: one that is not there now is gone for good.
             retried.ids.retain(|id| known.letters.contains_key(id));
+            retried.stored_at.retain(|id, _| known.letters.contains_key(id));
             for id in delivered {
                 let is_retried = |later: &Later| *later.sink == *self.sink && later.retrying.is_some();
                 if let Some((_, later)) = known.letters.get(id).filter(|(_, later)| is_retried(later))
-                    && retried.ids.insert(*id)
+                    && retried.adds(*id, later.stored_at)
                     && later.retrying == Some(Retrying::Counted)
                 {
                     retried.delivered += 1;
@@ -351,11 +359,20 @@ impl Desk {
 
     /// Deletes what is counted; what that does not reach now, a later sweep does.
     async fn remove(&mut self, counted: &[u64]) {
-        let revisions: Vec<(u64, Option<u64>)> =
-            counted.iter().map(|id| (*id, self.out.remove(id).map(|claim| claim.revision))).collect();
         let shared = &self.shared;
-        let remove = |(id, revision)| async move {
-            if shared.delete(id).await.is_err() {
+        if counted.is_empty() {
+            return;
+        }
+        if let Err(error) = stock::take(&shared.records, stock::DEAD_LETTERS, counted.len() as u64).await {
+            tracing::debug!(sink = &*self.sink, %error, "delivered dead letters are deleted later");
+            return;
+        }
+        let known = shared.known();
+        let stored_at = |id: &u64| known.letters.get(id).and_then(|(_, later)| later.stored_at);
+        let of = |id: &u64| (*id, stored_at(id), self.out.remove(id).map(|claim| claim.revision));
+        let letters: Vec<(u64, Option<u64>, Option<u64>)> = counted.iter().map(of).collect();
+        let remove = |(id, stored_at, revision)| async move {
+            if shared.delete_stored_at(id, stored_at).await.is_err() {
                 return;
             }
             let mut revision = revision;
@@ -372,7 +389,7 @@ impl Desk {
                 };
             }
         };
-        stream::iter(revisions).map(remove).buffer_unordered(AT_ONCE).collect::<()>().await;
+        stream::iter(letters).map(remove).buffer_unordered(AT_ONCE).collect::<()>().await;
     }
 
     /// Looks after what receivers left behind that do not live any more.
@@ -398,7 +415,8 @@ impl Desk {
         self.lost = of_sink.iter().filter(|(_, later)| is_own(later)).map(|(id, _)| *id).collect();
         let is_left =
             |later: &Later| is_own(later) || later.claimed_by.as_deref().is_none_or(|by| self.dead.contains(by));
-        let left = of_sink.iter().filter(|(id, later)| known.is_counted(*id, &later.sink) && is_left(later));
+        let left =
+            of_sink.iter().filter(|(id, later)| known.is_counted(*id, &later.sink, later.stored_at) && is_left(later));
         let left: Vec<u64> = left.map(|(id, _)| *id).collect();
         self.remove(&left).await;
     }

@@ -3,10 +3,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use async_nats::jetstream::stream::Info;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::keeper::Keeper;
 use super::link::{From, Link, NatsError};
+use super::log::Log;
 use crate::journal::{Event, Gone};
 
 /// Events of one read, at most…
@@ -19,9 +22,12 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// Reads the stream from some sequence on, in order.
 pub struct Scan {
     link: Link,
+    keeper: Keeper,
     ending: CancellationToken,
     next: u64,
     tail: watch::Receiver<u64>,
+    /// Of the log whose sequence `next` is.
+    epoch: u64,
 }
 
 /// Sees events as they come, and rather skips than falls behind.
@@ -33,8 +39,14 @@ pub enum Watch {
 }
 
 impl Scan {
-    pub(super) fn new(link: Link, ending: CancellationToken, next: u64, tail: watch::Receiver<u64>) -> Self {
-        Self { link, ending, next, tail }
+    pub(super) fn new(
+        (link, keeper): (Link, Keeper),
+        ending: CancellationToken,
+        next: u64,
+        tail: watch::Receiver<u64>,
+    ) -> Self {
+        let epoch = keeper.current().epoch;
+        Self { link, keeper, ending, next, tail, epoch }
     }
 
     pub(in crate::journal) fn caught_up(&self) -> bool {
@@ -48,9 +60,11 @@ impl Scan {
     pub(in crate::journal) fn watch(&self) -> Watch {
         Watch::All(Self {
             link: self.link.clone(),
+            keeper: self.keeper.clone(),
             ending: self.ending.clone(),
             next: self.next,
             tail: self.tail.clone(),
+            epoch: self.epoch,
         })
     }
 
@@ -60,9 +74,17 @@ impl Scan {
     }
 
     async fn read_on(&mut self) -> Result<Vec<Event>, Gone> {
+        let mut log = self.keeper.subscribe();
         loop {
+            self.follow(&log.borrow_and_update().clone());
             let next = self.next;
-            self.tail.wait_for(|&tail| tail >= next).await.map_err(|_| Gone)?;
+            tokio::select! {
+                tail = self.tail.wait_for(|&tail| tail >= next) => drop(tail.map_err(|_| Gone)?),
+                changed = log.changed() => {
+                    changed.map_err(|_| Gone)?;
+                    continue;
+                }
+            }
             match self.read_some().await {
                 Ok((events, Some(last))) => {
                     self.next = last + 1;
@@ -74,6 +96,11 @@ impl Scan {
                         self.next = info.state.first_sequence;
                         return Ok(Vec::new());
                     }
+                    // Its last messages were deleted by hand.
+                    Ok(info) if self.is_none_left(&info).await => {
+                        self.next = info.state.last_sequence + 1;
+                        return Ok(Vec::new());
+                    }
                     _ => tokio::time::sleep(AGAIN).await,
                 },
                 Err(error) => {
@@ -81,6 +108,21 @@ impl Scan {
                     tokio::time::sleep(AGAIN).await;
                 }
             }
+        }
+    }
+
+    /// Whether the stream, which has got farther, has no event from here on, as its leader says.
+    async fn is_none_left(&self, info: &Info) -> bool {
+        let names = self.link.names();
+        let is_past = info.state.last_sequence >= self.next;
+        is_past && matches!(self.link.get_next(names.events(), &names.subjects(), self.next).await, Ok(None))
+    }
+
+    /// Goes on where another log begins to be another one.
+    fn follow(&mut self, log: &Log) {
+        if self.epoch != log.epoch {
+            self.next = self.next.min(log.kept(self.epoch).saturating_add(1));
+            self.epoch = log.epoch;
         }
     }
 

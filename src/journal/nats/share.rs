@@ -3,13 +3,16 @@
 //! A partition's events are sparse in the stream. What is covered is told in sequences all the same, an event together with
 //! the sequences before it that belong to other partitions, so that covered ranges grow together.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::log::Log;
 use crate::journal::Settled;
 
 /// Written by compare-and-set only: whoever finds it changed has lost the partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Share {
     /// Grows with every owner.
     epoch: u64,
@@ -23,11 +26,35 @@ pub(super) struct Share {
     filtered: u64,
     dead_lettered: u64,
     evicted: u64,
+    /// The epoch of the [`Log`] whose sequences these are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    log: u64,
+    /// As it was in the epoch before this one, from which follows what the change has cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    was: Option<Box<Was>>,
+    /// What a newer receiver wrote.
+    #[serde(flatten)]
+    more: BTreeMap<String, Value>,
+}
+
+/// A place in an earlier epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Was {
+    log: u64,
+    pub(super) cursor: u64,
+    pub(super) ahead: Vec<(u64, u64)>,
+    /// How many events were settled.
+    pub(super) settled: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+pub(super) fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Share {
-    /// Of a sink whose first sequence is `first`, before it has an owner.
-    pub(super) fn before(first: u64) -> Self {
+    /// Of a sink whose first sequence is `first`, before it has an owner; in the log of this epoch.
+    pub(super) fn before(first: u64, log: u64) -> Self {
         Self {
             epoch: 0,
             owner: String::new(),
@@ -37,6 +64,9 @@ impl Share {
             filtered: 0,
             dead_lettered: 0,
             evicted: 0,
+            log,
+            was: None,
+            more: BTreeMap::new(),
         }
     }
 
@@ -80,6 +110,46 @@ impl Share {
 
     pub(super) fn evicted(&self) -> u64 {
         self.evicted
+    }
+
+    pub(super) fn log(&self) -> u64 {
+        self.log
+    }
+
+    /// How many events are settled, whatever became of them.
+    pub(super) fn settled(&self) -> u64 {
+        self.delivered + self.filtered + self.dead_lettered + self.evicted
+    }
+
+    /// The last sequence it says anything about.
+    pub(super) fn reach(&self) -> u64 {
+        self.ahead.last().map_or(self.cursor, |&(_, high)| high)
+    }
+
+    /// The covered ranges beyond the cursor.
+    pub(super) fn ahead(&self) -> &[(u64, u64)] {
+        &self.ahead
+    }
+
+    /// How it was in that epoch, if that was the last one before this.
+    pub(super) fn before_change(&self, epoch: u64) -> Option<&Was> {
+        self.was.as_deref().filter(|was| was.log == epoch)
+    }
+
+    /// Takes back what is settled of sequences that the log gives again; false if it is of this epoch already. What was
+    /// counted stays counted.
+    pub(super) fn follow(&mut self, log: &Log) -> bool {
+        if self.log == log.epoch {
+            return false;
+        }
+        let kept = log.kept(self.log);
+        let (cursor, ahead, settled) = (self.cursor, self.ahead.clone(), self.settled());
+        self.was = Some(Box::new(Was { log: self.log, cursor, ahead, settled }));
+        self.cursor = self.cursor.min(kept);
+        self.ahead.retain(|&(low, _)| low <= kept);
+        self.ahead.iter_mut().for_each(|(_, high)| *high = kept.min(*high));
+        self.log = log.epoch;
+        true
     }
 
     pub(super) fn is_settled(&self, sequence: u64) -> bool {
@@ -127,7 +197,7 @@ impl Share {
             Settled::Filtered => Some(&mut self.filtered),
             Settled::DeadLettered => Some(&mut self.dead_lettered),
             Settled::Evicted => Some(&mut self.evicted),
-            // A cluster keeps copies; nothing is told as lost.
+            // What is lost is counted for all partitions together.
             Settled::Lost => None,
         }
     }
@@ -138,6 +208,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
+    use crate::journal::nats::log::{Checked, Sight};
 
     const HOW: [Settled; 4] = [Settled::Delivered, Settled::Filtered, Settled::DeadLettered, Settled::Evicted];
 
@@ -153,7 +224,7 @@ mod tests {
             let first = random.u64(1..6);
             let events: BTreeSet<u64> = (0..40).map(|_| random.u64(first..200)).collect();
             let all: Vec<u64> = events.iter().copied().collect();
-            let mut share = Share::before(first);
+            let mut share = Share::before(first, 0);
             let mut map: BTreeMap<u64, Settled> = BTreeMap::new();
             for _ in 0..120 {
                 let sequence = all[random.usize(..all.len())];
@@ -186,7 +257,7 @@ mod tests {
 
     #[test]
     fn what_was_deleted_by_hand_holds_nothing_up() {
-        let mut share = Share::before(1);
+        let mut share = Share::before(1, 0);
         share.settle(5, 7, Settled::Delivered);
         share.settle(0, 3, Settled::Delivered);
         assert_eq!((share.cursor(), share.is_settled(7)), (3, true));
@@ -196,9 +267,37 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_field_is_refused() {
-        let json = String::from_utf8(Share::before(4).write().unwrap()).unwrap();
-        assert!(Share::read(json.as_bytes()).is_ok());
-        assert!(Share::read(json.replacen('{', "{\"later\":1,", 1).as_bytes()).is_err());
+    fn what_a_newer_version_wrote_is_kept_and_an_older_one_is_read() {
+        let json = String::from_utf8(Share::before(4, 0).write().unwrap()).unwrap();
+        assert!(!json.contains("log"), "older receivers refuse what they do not know: {json}");
+        let share = Share::read(json.replacen('{', "{\"later\":1,", 1).as_bytes()).unwrap();
+        assert_eq!((share.cursor(), share.log()), (3, 0));
+        assert!(String::from_utf8(share.write().unwrap()).unwrap().contains("\"later\":1"));
+    }
+
+    #[test]
+    fn of_another_log_only_what_is_the_same_counts() {
+        let seen = |created, last, last_time| Sight { created, first: 1, last, last_time, deleted: 0 };
+        let log = Log::found(&seen(7, 100, 10), 1);
+        let now = std::time::SystemTime::now();
+        let cut = log.judge(&seen(7, 60, 5), 100, Checked { verified: 60, differs: true, same: 60 }, now).unwrap();
+        let made_again = cut.judge(&seen(9, 0, 0), 60, Checked { verified: 0, differs: true, same: 0 }, now).unwrap();
+        for (settled, at) in [(20..21, 21), (20..70, 60), (90..95, 60)] {
+            let mut share = Share::before(21, 0);
+            for last in settled.clone() {
+                share.settle(last, last + 1, Settled::Delivered);
+            }
+            let (before, counted) = (share.clone(), share.delivered());
+            assert!(!share.follow(&log));
+            assert_eq!(share, before);
+            assert!(share.follow(&cut) && !share.follow(&cut));
+            assert!(share.reach() <= 60.max(at), "{share:?}");
+            assert_eq!((share.cursor() <= 60, share.is_settled(61), share.delivered()), (true, false, counted));
+            share.follow(&made_again);
+            assert_eq!((share.cursor(), share.reach(), share.log()), (0, 0, made_again.epoch));
+        }
+        let mut of_lost_records = Share::before(50, made_again.epoch + 1);
+        of_lost_records.follow(&made_again);
+        assert_eq!(of_lost_records.cursor(), 0);
     }
 }

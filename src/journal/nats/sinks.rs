@@ -11,25 +11,28 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::accounts::Accounts;
 use super::consumer::{self, PIN_TIMEOUT};
 use super::cursor::{Cursor, Shelf};
+use super::keeper::Keeper;
 use super::letters::DeadLetters;
 use super::link::{From, Link, NatsError};
+use super::log::{Log, Sight};
 use super::names::{self, SINKS};
 use super::partition::Partition;
 use super::records::{PutError, Records};
 use super::replicas;
 use super::share::Share;
+use super::sink::{self, Sink};
 use super::spawn;
 use super::tenure::{self, Common};
 use crate::config::{self, Config, Start};
-use crate::journal::{Account, Refused, Settled, SinkStatus};
+use crate::journal::{Refused, Settled, SinkStatus};
 
 /// Consumers that are made at a time, and requests of the same kind.
 const AT_ONCE: usize = 32;
@@ -45,6 +48,8 @@ const EVICT: Duration = Duration::from_millis(500);
 const PART: u64 = 20;
 /// Events and bytes that are read at a time to be evicted.
 const AT_A_TIME: (usize, usize) = (256, 1 << 20);
+/// How often it is looked whether the sinks are in line with the log.
+const FOLLOW: Duration = Duration::from_secs(1);
 /// How often evictions are told.
 const TELL: Duration = Duration::from_secs(60);
 
@@ -55,6 +60,7 @@ pub(in crate::journal) struct Delivery(Arc<Inner>);
 struct Inner {
     link: Link,
     records: Records,
+    keeper: Keeper,
     dead: DeadLetters,
     instance: Arc<str>,
     sinks: Vec<config::Sink>,
@@ -62,15 +68,6 @@ struct Inner {
     lanes: Vec<Arc<Common>>,
     tasks: TaskTracker,
     end: CancellationToken,
-}
-
-/// What the fleet knows of a sink.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Sink {
-    /// The first sequence it is to have.
-    first: u64,
-    required: bool,
 }
 
 impl fmt::Debug for Delivery {
@@ -86,7 +83,7 @@ impl Delivery {
     /// # Errors
     /// [`NatsError`].
     pub(in crate::journal) async fn start(
-        (link, records, dead): (&Link, &Records, &DeadLetters),
+        (link, records, keeper, dead): (&Link, &Records, &Keeper, &DeadLetters),
         config: &Config,
         instance: Arc<str>,
         full: watch::Receiver<bool>,
@@ -94,17 +91,19 @@ impl Delivery {
         let partitions = config.journal.nats.as_ref().map_or(1, |nats| nats.partitions);
         let mut lanes = Vec::new();
         for sink in &config.sinks {
-            let first = register(link, records, sink).await?;
+            register((link, records, keeper), sink, partitions).await?;
             if sink.enabled {
-                let shelf = Arc::new(Shelf::new(sink.name.as_str().into(), partitions));
-                let (link, records, instance) = (link.clone(), records.clone(), Arc::clone(&instance));
-                lanes.push(Arc::new(Common { link, records, instance, shelf, first, evict: AtomicU64::new(0) }));
+                let shelf = Arc::new(Shelf::new(sink.name.as_str().into(), partitions, keeper.current().epoch));
+                let (link, records, keeper) = (link.clone(), records.clone(), keeper.clone());
+                let (instance, evict) = (Arc::clone(&instance), AtomicU64::new(0));
+                lanes.push(Arc::new(Common { link, records, instance, shelf, keeper, evict }));
             }
         }
         let cursors = lanes.iter().map(|lane| Cursor::new(Arc::clone(&lane.shelf), dead.clone())).collect();
         let delivery = Self(Arc::new(Inner {
             link: link.clone(),
             records: records.clone(),
+            keeper: keeper.clone(),
             dead: dead.clone(),
             instance,
             sinks: config.sinks.clone(),
@@ -119,12 +118,13 @@ impl Delivery {
 
     /// Every sink as the fleet's records have it, when the stream ends at `last`. Never waits.
     pub(in crate::journal) fn accounts(&self, last: u64) -> Vec<SinkStatus> {
-        let Inner { records, dead, sinks, .. } = &*self.0;
+        let Inner { records, keeper, dead, sinks, .. } = &*self.0;
+        let log = keeper.current();
         self.known()
             .into_iter()
             .map(|(name, sink)| {
                 let settings = sinks.iter().find(|settings| settings.name == name);
-                let mut account = account(&shares(records, &name), sink.first, last);
+                let mut account = sink.account(&shares(records, &name), &log, last);
                 dead.amend(&name, &mut account);
                 SinkStatus {
                     name: name.into(),
@@ -179,34 +179,22 @@ impl Delivery {
     ///
     /// # Errors
     /// [`PutError`].
-    pub(super) async fn make(records: &Records, name: &str, first: u64) -> Result<(), PutError> {
-        let sink = serde_json::to_vec(&Sink { first, required: true }).unwrap_or_default();
+    pub(super) async fn make(records: &Records, name: &str, sink: &Sink) -> Result<(), PutError> {
+        let json = sink.write().unwrap_or_default();
         let key = names::sink(name);
-        match records.put(&key, 0, sink.clone().into()).await {
+        match records.put(&key, 0, json.clone().into()).await {
             // By a run that broke off.
-            Err(PutError::Stale) if records.get(&key).await.ok().flatten().is_some_and(|had| had.value == sink) => {
+            Err(PutError::Stale) if records.get(&key).await.ok().flatten().is_some_and(|had| had.value == json) => {
                 Ok(())
             }
             made => made.map(drop),
         }
     }
 
-    /// The first sequence that a sink is to have; `None` if nobody knows the sink.
-    ///
-    /// # Errors
-    /// [`NatsError`].
-    pub(super) async fn first(records: &Records, name: &str) -> Result<Option<u64>, NatsError> {
-        let record = records.get(&names::sink(name)).await?;
-        Ok(record.and_then(|record| serde_json::from_slice::<Sink>(&record.value).ok()).map(|sink| sink.first))
-    }
-
     async fn deliver(&self, full: watch::Receiver<bool>) -> Result<(), NatsError> {
         let inner = &*self.0;
         let all = || inner.lanes.iter().flat_map(|lane| (0..inner.partitions).map(move |at| (lane, at)));
-        let consumers = stream::iter(all()).map(|(lane, at)| {
-            let Common { link, records, shelf, first, .. } = &**lane;
-            tenure::remake(link, records, shelf.sink(), at, *first)
-        });
+        let consumers = stream::iter(all()).map(|(lane, at)| tenure::remake(lane, at));
         consumers.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         for (lane, at) in all() {
             let partition = Partition::new(Arc::clone(lane), at).await?;
@@ -214,6 +202,7 @@ impl Delivery {
         }
         spawn(&inner.tasks, inner.end.clone().run_until_cancelled_owned(self.clone().balance()));
         spawn(&inner.tasks, inner.end.clone().run_until_cancelled_owned(self.clone().watch()));
+        spawn(&inner.tasks, inner.end.clone().run_until_cancelled_owned(self.clone().follow_log()));
         spawn(&inner.tasks, inner.end.clone().run_until_cancelled_owned(self.clone().evict(full)));
         Ok(())
     }
@@ -222,7 +211,7 @@ impl Delivery {
     fn known(&self) -> Vec<(String, Sink)> {
         let known = self.0.records.known(SINKS);
         let sinks = known.iter().filter_map(|(key, record)| {
-            let sink = serde_json::from_slice(&record.value).ok()?;
+            let sink = Sink::read(&record.value).ok()?;
             Some((key.strip_prefix(SINKS)?.to_owned(), sink))
         });
         sinks.collect()
@@ -257,6 +246,35 @@ impl Delivery {
                     given.insert(Arc::clone(lane.shelf.sink()), Instant::now());
                 }
             }
+        }
+    }
+
+    /// Brings the sinks in line with a log that has changed. One receiver does it; another one if that does not get to it.
+    async fn follow_log(self) {
+        let Inner { link, records, keeper, instance, sinks, partitions, .. } = &*self.0;
+        let accounts = Accounts { link, records, keeper, instance, partitions: *partitions };
+        let mut changed = keeper.subscribe();
+        let (mut looks, mut registered_for) = (0, 0);
+        loop {
+            if accounts.are_behind() {
+                looks += 1;
+                if (self.is_first(None) || looks > 5)
+                    && let Err(error) = accounts.reconcile().await
+                {
+                    tracing::debug!(%error, "the sinks are not in line with the log yet");
+                }
+            } else {
+                looks = 0;
+            }
+            let log = keeper.current();
+            if log.has_lost_records() && registered_for != log.epoch {
+                let registered = sinks.iter().map(|sink| register((link, records, keeper), sink, *partitions));
+                match futures_util::future::try_join_all(registered).await {
+                    Ok(_) => registered_for = log.epoch,
+                    Err(error) => tracing::debug!(%error, "sinks have no records yet"),
+                }
+            }
+            let _ = tokio::time::timeout(FOLLOW, changed.changed()).await;
         }
     }
 
@@ -295,9 +313,10 @@ impl Delivery {
 
     /// The cursor of a partition that has something to deliver, of which its consumer says nothing.
     async fn starving(&self, lane: &Common, at: u16) -> Option<u64> {
-        let Inner { link, records, .. } = &*self.0;
-        let share = share(records, lane.shelf.sink(), at);
-        let cursor = share.map_or(lane.first.saturating_sub(1), |share| share.cursor());
+        let Inner { link, records, keeper, .. } = &*self.0;
+        let record = records.last_known(&names::sink(lane.shelf.sink()))?;
+        let sink = Sink::read(&record.value).ok()?;
+        let cursor = sink::known_place(records, &keeper.current(), lane.shelf.sink(), &sink, at).cursor();
         let names = link.names();
         let next = From::Sequence(cursor + 1);
         let found = link.read(names.events(), &names.subject(at), next, 1, 1).await.ok()?;
@@ -312,7 +331,7 @@ impl Delivery {
         let (link, sink) = (&self.0.link, lane.shelf.sink());
         let revived = async {
             consumer::delete(link, sink, at).await?;
-            tenure::remake(link, &self.0.records, sink, at, lane.first).await
+            tenure::remake(lane, at).await
         };
         match revived.await {
             Ok(()) => tracing::warn!(
@@ -331,7 +350,10 @@ impl Delivery {
         let optional: Vec<&Arc<Common>> = self.0.lanes.iter().filter(|lane| !self.is_required(lane)).collect();
         let mut told: Option<Instant> = None;
         while full.wait_for(|full| *full).await.is_ok() {
-            let through = self.yields_through().await.unwrap_or(0);
+            let log = self.0.keeper.current();
+            let through = self.yields_through(&log).await.unwrap_or(0);
+            // Sequences of another log.
+            let through = if log.is(&self.0.keeper.current()) { through } else { 0 };
             let idle = self.known().into_iter().filter(|(name, sink)| !sink.required && !self.has_lane(name));
             let idle: Vec<(String, Sink)> = idle.collect();
             let any = !optional.is_empty() || !idle.is_empty();
@@ -351,9 +373,9 @@ impl Delivery {
                 }
             };
             let_yield(through);
-            for (name, sink) in idle.iter().filter(|_| self.is_first(None)) {
+            for (name, _) in idle.iter().filter(|_| self.is_first(None)) {
                 for at in 0..self.0.partitions {
-                    if let Err(error) = self.evict_idle(name, sink, at, through).await {
+                    if let Err(error) = self.evict_idle(name, &log, at, through).await {
                         tracing::debug!(sink = name, partition = at, error, "nothing can be evicted");
                     }
                 }
@@ -366,14 +388,14 @@ impl Delivery {
     }
 
     /// The sequence through which events have to yield: the oldest of the stream, unless a required sink holds them anyway.
-    async fn yields_through(&self) -> Result<u64, NatsError> {
+    async fn yields_through(&self, log: &Log) -> Result<u64, NatsError> {
         let Inner { link, records, partitions, .. } = &*self.0;
         let names = link.names();
         let state = link.info(names.events()).await?.state;
         let mut through = state.first_sequence + (state.last_sequence + 1).saturating_sub(state.first_sequence) / PART;
-        for (name, Sink { first, .. }) in self.known().into_iter().filter(|(_, sink)| sink.required) {
+        for (name, sink) in self.known().into_iter().filter(|(_, sink)| sink.required) {
             for at in 0..*partitions {
-                let cursor = share(records, &name, at).map_or(first.saturating_sub(1), |share| share.cursor());
+                let cursor = sink::known_place(records, log, &name, &sink, at).cursor();
                 if cursor >= through {
                     continue;
                 }
@@ -390,14 +412,11 @@ impl Delivery {
     }
 
     /// The same for a sink without a lane here. Should another receiver have one, it takes the partition over again.
-    async fn evict_idle(&self, sink: &str, Sink { first, .. }: &Sink, at: u16, through: u64) -> Result<(), String> {
+    async fn evict_idle(&self, sink: &str, log: &Log, at: u16, through: u64) -> Result<(), String> {
         let Inner { link, records, instance, .. } = &*self.0;
         let (names, key) = (link.names(), tenure::key(sink, at));
-        let found = records.get(&key).await.map_err(|error| error.to_string())?;
-        let (mut share, revision) = match found {
-            Some(record) => (Share::read(&record.value).map_err(|error| error.to_string())?, record.revision),
-            None => (Share::before(*first), 0),
-        };
+        let place = sink::place(records, log, sink, at).await;
+        let (mut share, revision, _) = place.map_err(|error| error.to_string())?;
         let mut previous = share.cursor();
         let mut evicted = false;
         while previous < through {
@@ -426,7 +445,7 @@ impl Delivery {
 
     /// Whether this receiver is the one of those that live, and deliver to a sink, which does what one has to do.
     fn is_first(&self, sink: Option<&str>) -> bool {
-        replicas::known(&self.0.records, sink).first().is_none_or(|(key, _)| key.ends_with(&*self.0.instance))
+        replicas::is_first(&self.0.records, sink, &self.0.instance)
     }
 
     fn is_required(&self, lane: &Common) -> bool {
@@ -434,40 +453,38 @@ impl Delivery {
     }
 }
 
-/// Makes the sink's record, unless there is one; its first sequence.
-async fn register(link: &Link, records: &Records, settings: &config::Sink) -> Result<u64, NatsError> {
+/// Makes the sink's record, unless there is one.
+async fn register(
+    (link, records, keeper): (&Link, &Records, &Keeper),
+    settings: &config::Sink,
+    partitions: u16,
+) -> Result<(), NatsError> {
     let key = names::sink(&settings.name);
     loop {
-        let found = records.get(&key).await?;
-        let (sink, revision) = match found {
-            Some(record) => {
-                let damaged = |error| {
-                    NatsError::Unfit(vec![format!(
-                        "the record {key} of stream {} cannot be read ({error}): use the version of asapp-receiver that wrote it",
-                        link.names().state()
-                    )])
-                };
-                let sink: Sink = serde_json::from_slice(&record.value).map_err(damaged)?;
-                if sink.required == settings.required {
-                    return Ok(sink.first);
-                }
-                (Sink { required: settings.required, ..sink }, record.revision)
-            }
+        let (sink, revision, is_all) = match sink::read(records, &settings.name).await? {
+            Some((sink, _)) if sink.required == settings.required => return Ok(()),
+            Some((sink, revision)) => (Sink { required: settings.required, ..sink }, revision, false),
             None => {
-                let state = link.info(link.names().events()).await?.state;
-                let first = match settings.start {
-                    Start::Latest => state.last_sequence + 1,
-                    Start::Earliest => state.first_sequence.max(1),
-                };
-                (Sink { first, required: settings.required }, 0)
+                // An event that is published from then on says so.
+                keeper.registers().await?;
+                let log = keeper.current();
+                let seen = Sight::of(&link.info(link.names().events()).await?);
+                // The record of one that is not new may be lost.
+                let is_all = settings.start == Start::Earliest || log.owes(seen.first);
+                let first = if is_all { seen.first.max(1) } else { seen.last + 1 };
+                (Sink::new(first, settings.required, log.epoch), 0, is_all)
             }
         };
-        let json = serde_json::to_vec(&sink).map_err(|error| NatsError::Unavailable(error.to_string()))?;
+        let json = sink.write().map_err(|error| NatsError::Unavailable(error.to_string()))?;
         match records.put(&key, revision, json.into()).await {
-            Ok(made) if revision == 0 && settings.start == Start::Earliest => {
-                return past_purges(link, records, &key, sink, made).await;
+            Ok(made) => {
+                if revision == 0 {
+                    // Any there are know how far one of that name had come whose record is lost.
+                    let deleted = (0..partitions).map(|at| consumer::delete(link, &settings.name, at));
+                    stream::iter(deleted).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+                }
+                return if is_all { past_purges(link, records, &key, sink, made).await } else { Ok(()) };
             }
-            Ok(_) => return Ok(sink.first),
             // Somebody else was faster.
             Err(PutError::Stale) => {}
             Err(PutError::Unavailable(reason)) => return Err(NatsError::Unavailable(reason)),
@@ -482,14 +499,14 @@ async fn past_purges(
     key: &str,
     mut sink: Sink,
     mut revision: u64,
-) -> Result<u64, NatsError> {
+) -> Result<(), NatsError> {
     loop {
         let first = link.info(link.names().events()).await?.state.first_sequence;
         if first <= sink.first {
-            return Ok(sink.first);
+            return Ok(());
         }
         sink.first = first;
-        let json = serde_json::to_vec(&sink).map_err(|error| NatsError::Unavailable(error.to_string()))?;
+        let json = sink.write().map_err(|error| NatsError::Unavailable(error.to_string()))?;
         revision = match records.put(key, revision, json.into()).await {
             Ok(revision) => revision,
             Err(error) => return Err(NatsError::Unavailable(error.to_string())),
@@ -501,27 +518,6 @@ async fn past_purges(
 fn shares(records: &Records, sink: &str) -> Vec<Share> {
     let known = records.known(&format!("place.{sink}."));
     known.iter().filter_map(|(_, record)| Share::read(&record.value).ok()).collect()
-}
-
-/// What is known of one of them.
-fn share(records: &Records, sink: &str, at: u16) -> Option<Share> {
-    let key = tenure::key(sink, at);
-    let (_, record) = records.known(&key).into_iter().find(|(found, _)| *found == key)?;
-    Share::read(&record.value).ok()
-}
-
-fn account(shares: &[Share], first: u64, last: u64) -> Account {
-    let sum = |count: fn(&Share) -> u64| shares.iter().map(count).sum();
-    let (delivered, filtered): (u64, u64) = (sum(Share::delivered), sum(Share::filtered));
-    let (dead_lettered, evicted): (u64, u64) = (sum(Share::dead_lettered), sum(Share::evicted));
-    // Records may be newer than `last`.
-    let settled = delivered + filtered + dead_lettered + evicted;
-    let stored = (last + 1).saturating_sub(first).max(settled);
-    let pending = stored - settled;
-    let furthest = shares.iter().map(Share::cursor).max().unwrap_or(0);
-    let nearest = shares.iter().map(Share::cursor).min().unwrap_or(0);
-    let cursor = if pending == 0 { last.max(furthest) } else { nearest.max(first.saturating_sub(1)) };
-    Account { stored, delivered, filtered, dead_lettered, evicted, lost: 0, pending, cursor }
 }
 
 fn late(error: impl std::fmt::Display) -> Refused {

@@ -189,7 +189,10 @@ fn remedy_of_refusal(code: u64) -> &'static str {
     }
 }
 
-async fn patiently<T, F: Future<Output = Result<T, NatsError>>>(ask: impl Fn() -> F) -> Result<T, NatsError> {
+/// Asks again while the cluster does not answer, for 10 s.
+pub(super) async fn patiently<T, F: Future<Output = Result<T, NatsError>>>(
+    ask: impl Fn() -> F,
+) -> Result<T, NatsError> {
     let end = Instant::now() + PATIENCE;
     loop {
         match ask().await {

@@ -13,11 +13,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::consumer;
 use super::cursor::Shelf;
+use super::keeper::Keeper;
 use super::link::{From, Link, NatsError};
-use super::names;
 use super::records::{PutError, Records};
 use super::replies::Batch;
 use super::share::Share;
+use super::sink;
 use crate::journal::Settled;
 
 /// Outcomes wait so long for others to be written with…
@@ -35,8 +36,7 @@ pub(super) struct Common {
     pub(super) records: Records,
     pub(super) instance: Arc<str>,
     pub(super) shelf: Arc<Shelf>,
-    /// The sink's first sequence.
-    pub(super) first: u64,
+    pub(super) keeper: Keeper,
     /// Up to here undelivered events yield; 0 if none have to, or the sink is required.
     pub(super) evict: AtomicU64,
 }
@@ -153,11 +153,9 @@ impl Tenure {
 pub(super) async fn take_over(common: Arc<Common>, at: u16) -> Done {
     let key = key(common.shelf.sink(), at);
     let take_over = async {
-        let found = common.records.get(&key).await.map_err(|error| error.to_string())?;
-        let (mut share, revision) = match found {
-            Some(record) => (Share::read(&record.value).map_err(|error| error.to_string())?, record.revision),
-            None => (Share::before(common.first), 0),
-        };
+        let log = common.keeper.current();
+        let place = sink::place(&common.records, &log, common.shelf.sink(), at).await;
+        let (mut share, revision, _) = place.map_err(|error| error.to_string())?;
         share.hand_over(&common.instance);
         let json = share.write().map_err(|error| error.to_string())?;
         let revision = common.records.put(&key, revision, json.into()).await.map_err(|error| error.to_string())?;
@@ -178,10 +176,19 @@ async fn write(common: &Common, at: u16, share: &Share, mut revision: u64) -> Re
     let json = share.write().map_err(|_| PutError::Stale)?;
     let json = Bytes::from(json);
     loop {
-        let put = common.records.put(&key, revision, json.clone()).await;
-        let Err(PutError::Unavailable(reason)) = put else { return put };
-        tracing::debug!(sink = &**common.shelf.sink(), partition = at, reason, "what is settled cannot be written yet");
-        sleep(AGAIN).await;
+        match common.records.put(&key, revision, json.clone()).await {
+            Ok(revision) => return Ok(revision),
+            Err(PutError::Stale) => {}
+            Err(PutError::Unavailable(reason)) => {
+                tracing::debug!(
+                    sink = &**common.shelf.sink(),
+                    partition = at,
+                    reason,
+                    "what is settled cannot be written yet"
+                );
+                sleep(AGAIN).await;
+            }
+        }
         // It may have been written all the same.
         let Ok(found) = common.records.get(&key).await else { continue };
         let Some(record) = found else { return Err(PutError::Stale) };
@@ -189,18 +196,21 @@ async fn write(common: &Common, at: u16, share: &Share, mut revision: u64) -> Re
         if found == *share {
             return Ok(record.revision);
         }
-        if (found.owner(), found.epoch()) != (share.owner(), share.epoch()) {
+        // One of an earlier owner is back out of a backup; nobody has taken the partition over.
+        let is_older = found.epoch() < share.epoch() && found.log() == share.log();
+        if !is_older && (found.owner(), found.epoch()) != (share.owner(), share.epoch()) {
             return Err(PutError::Stale);
         }
         revision = record.revision;
     }
 }
 
-/// Nobody answers for the consumer: makes it again if it is gone, where the record stands.
+/// Nobody answers for the consumer: makes it again if it is gone, where the record stands. It goes with its stream.
 pub(super) async fn tend(common: Arc<Common>, at: u16) -> Done {
     let sink = common.shelf.sink();
     if let Ok(None) = consumer::info(&common.link, sink, at).await {
-        match remake(&common.link, &common.records, sink, at, common.first).await {
+        common.keeper.suspect();
+        match remake(&common, at).await {
             Ok(()) => tracing::warn!(sink = &**sink, partition = at, "a consumer was gone, and was made again"),
             Err(error) => tracing::warn!(sink = &**sink, partition = at, %error, "a consumer is gone"),
         }
@@ -209,17 +219,10 @@ pub(super) async fn tend(common: Arc<Common>, at: u16) -> Done {
 }
 
 /// Makes the consumer from where the record stands.
-pub(super) async fn remake(link: &Link, records: &Records, sink: &str, at: u16, first: u64) -> Result<(), NatsError> {
-    if records.get(&names::sink(sink)).await?.is_none() {
-        return Err(NatsError::Unavailable(
-            "an operator has dropped the sink, which only a restart makes anew".to_owned(),
-        ));
-    }
-    let cursor = match records.get(&key(sink, at)).await? {
-        Some(record) => Share::read(&record.value).map_or(0, |share| share.cursor()),
-        None => 0,
-    };
-    consumer::make(link, sink, at, (cursor + 1).max(first)).await
+pub(super) async fn remake(common: &Common, at: u16) -> Result<(), NatsError> {
+    let (log, sink) = (common.keeper.current(), common.shelf.sink());
+    let (share, ..) = sink::place(&common.records, &log, sink, at).await?;
+    consumer::make(&common.link, sink, at, share.cursor() + 1).await
 }
 
 /// Of a place's record.

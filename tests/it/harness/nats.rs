@@ -23,6 +23,7 @@ use super::receiver::Setup;
 use super::wire::Answer;
 use super::{PATIENCE, free_port};
 
+pub(crate) mod jetstream;
 pub(crate) mod partition;
 
 use partition::Link;
@@ -34,7 +35,7 @@ const CLUSTER_PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct NatsServer {
     process: Process,
     port: u16,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// Three servers with JetStream, mutual TLS for clients and among each other. Everything that passes between two of them,
@@ -44,7 +45,7 @@ pub(crate) struct NatsCluster {
     /// Between two nodes, the first of which has connected.
     routes: Vec<(usize, usize, Link)>,
     pub(crate) pki: NatsPki,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// Who may talk to a cluster, and whom it is made of.
@@ -131,7 +132,7 @@ impl NatsServer {
     /// One that has this settings file, but for its monitoring port, and listens on `port`. It may not be healthy yet.
     pub(crate) fn of(folder: TempDir, port: u16, text: &str) -> Self {
         let process = Process::start(folder.path(), "server", text, free_port());
-        Self { process, port, _folder: folder }
+        Self { process, port, folder }
     }
 
     #[track_caller]
@@ -147,6 +148,11 @@ impl NatsServer {
     /// `http://127.0.0.1:PORT`, the monitoring port.
     pub(crate) fn monitor_url(&self) -> String {
         format!("http://{}", self.process.monitor)
+    }
+
+    /// Where it keeps its streams.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.folder.path().join("store")
     }
 
     /// SIGKILL.
@@ -227,7 +233,7 @@ impl NatsCluster {
             Node { process: Process::start(folder.path(), &format!("n{number}"), &text, monitor), clients }
         });
         let nodes = nodes.collect();
-        let cluster = Self { nodes, routes, pki, _folder: folder };
+        let cluster = Self { nodes, routes, pki, folder };
         cluster.wait("three servers that know each other", |this| {
             let jetstream = this.nodes.iter().filter_map(|node| node.process.ask("/jsz"));
             let mut metas = jetstream.map(|answer| answer["meta_cluster"].clone());
@@ -244,6 +250,11 @@ impl NatsCluster {
     /// `tls://127.0.0.1:PORT` of each.
     pub(crate) fn urls(&self) -> Vec<String> {
         self.nodes.iter().map(|node| format!("tls://{}", node.clients.address)).collect()
+    }
+
+    /// Where each keeps its streams.
+    pub(crate) fn stores(&self) -> Vec<PathBuf> {
+        (0..3).map(|number| self.folder.path().join(format!("n{number}"))).collect()
     }
 
     /// The same setup with its journal here.

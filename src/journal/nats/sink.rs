@@ -1,0 +1,126 @@
+//! What the fleet knows of a sink: the record `sink.<name>`, and where it stands in its partitions.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::link::NatsError;
+use super::log::Log;
+use super::names;
+use super::records::Records;
+use super::share::{Share, is_zero};
+use super::tenure;
+use crate::journal::Account;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Sink {
+    /// The first sequence it is to have.
+    pub(super) first: u64,
+    pub(super) required: bool,
+    /// The epoch of the [`Log`] whose sequence that is.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) log: u64,
+    /// How many events it was to have, less the log's last sequence. `None`: those from its first sequence on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) carried: Option<i64>,
+    /// Those that went from the log before it had them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) lost: u64,
+    /// What a newer receiver wrote.
+    #[serde(flatten)]
+    pub(super) more: BTreeMap<String, Value>,
+}
+
+impl Sink {
+    pub(super) fn new(first: u64, required: bool, log: u64) -> Self {
+        Self { first, required, log, carried: None, lost: 0, more: BTreeMap::new() }
+    }
+
+    pub(super) fn read(json: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(json)
+    }
+
+    pub(super) fn write(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(self)
+    }
+
+    /// The first sequence of this log that it is to have.
+    pub(super) fn first(&self, log: &Log) -> u64 {
+        if self.log == log.epoch { self.first } else { self.first.min(log.kept(self.log).saturating_add(1)) }
+    }
+
+    /// How many events it was to have, less the log's last sequence.
+    pub(super) fn carried(&self) -> i64 {
+        self.carried.unwrap_or_else(|| 1 - signed(self.first))
+    }
+
+    /// What became of its events, when this log ends at `last`.
+    pub(super) fn account(&self, shares: &[Share], log: &Log, last: u64) -> Account {
+        let sum = |count: fn(&Share) -> u64| shares.iter().map(count).sum();
+        let (delivered, filtered): (u64, u64) = (sum(Share::delivered), sum(Share::filtered));
+        let (dead_lettered, evicted): (u64, u64) = (sum(Share::dead_lettered), sum(Share::evicted));
+        let settled = delivered + filtered + dead_lettered + evicted;
+        // Until it is known what is lost, it is pending.
+        let replaced = if self.log == log.epoch { 0 } else { signed(log.replaced(self.log)) };
+        // Records may be newer than `last`.
+        let stored = u64::try_from(signed(last) + self.carried() + replaced).unwrap_or(0).max(settled);
+        let pending = stored - settled;
+        let furthest = shares.iter().map(Share::cursor).max().unwrap_or(0);
+        let nearest = shares.iter().map(Share::cursor).min().unwrap_or(0);
+        let cursor = if pending == 0 { last.max(furthest) } else { nearest.max(self.first.saturating_sub(1)) };
+        Account { stored, delivered, filtered, dead_lettered, evicted, lost: self.lost, pending, cursor }
+    }
+}
+
+/// Sequences are far below that.
+pub(super) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The sink's record as the stream's leader has it, and its revision.
+///
+/// # Errors
+/// [`NatsError`]; [`NatsError::Unfit`] when it is none.
+pub(super) async fn read(records: &Records, name: &str) -> Result<Option<(Sink, u64)>, NatsError> {
+    let key = names::sink(name);
+    let Some(record) = records.get(&key).await? else { return Ok(None) };
+    let sink = Sink::read(&record.value).map_err(|error| {
+        NatsError::Unfit(vec![format!(
+            "the record {key} of stream {} cannot be read ({error}): use the version of asapp-receiver that wrote it",
+            records.stream()
+        )])
+    })?;
+    Ok(Some((sink, record.revision)))
+}
+
+/// Where a sink stands in a partition of this log, as the stream's leader has it; the record's revision; and whether the
+/// record is of another epoch.
+///
+/// # Errors
+/// [`NatsError`]; also when there is no such sink any more.
+pub(super) async fn place(records: &Records, log: &Log, name: &str, at: u16) -> Result<(Share, u64, bool), NatsError> {
+    let dropped = || NatsError::Unavailable(format!("the sink {name} was dropped, and only a restart makes it again"));
+    let (sink, _) = read(records, name).await?.ok_or_else(dropped)?;
+    let key = tenure::key(name, at);
+    let Some(record) = records.get(&key).await? else {
+        return Ok((Share::before(sink.first(log), log.epoch), 0, false));
+    };
+    let mut share = Share::read(&record.value).map_err(|error| {
+        NatsError::Unfit(vec![format!(
+            "the record {key} of stream {} cannot be read ({error}): use the version of asapp-receiver that wrote it",
+            records.stream()
+        )])
+    })?;
+    let is_behind = share.follow(log);
+    Ok((share, record.revision, is_behind))
+}
+
+/// What is known of a sink's place in a partition of this log.
+pub(super) fn known_place(records: &Records, log: &Log, name: &str, sink: &Sink, at: u16) -> Share {
+    let known = records.last_known(&tenure::key(name, at));
+    let share = known.and_then(|record| Share::read(&record.value).ok());
+    let mut share = share.unwrap_or_else(|| Share::before(sink.first(log), log.epoch));
+    share.follow(log);
+    share
+}
