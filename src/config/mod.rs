@@ -415,6 +415,8 @@ pub struct HttpSink {
     pub timeout: Duration,
     /// Requests under way at a time.
     pub concurrency: usize,
+    /// So old at most a connection is used for another request.
+    pub pool_max_age: Duration,
     pub batch: Batch,
     pub ordering: Ordering,
     /// How many sequences a lane runs past its oldest unsettled event.

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use http_body_util::Full;
+use hyper::Uri;
 use opentelemetry::trace::{Link, SpanKind, TraceContextExt, TraceId, TraceState};
 use opentelemetry::{Context, Key, KeyValue};
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
@@ -20,19 +21,19 @@ use opentelemetry_sdk::trace::{
     Sampler, SamplingDecision, SamplingResult, SdkTracerProvider, ShouldSample, Span, SpanData, SpanExporter as _,
     SpanProcessor,
 };
-use reqwest::Url;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::outbound::{self, Client};
 use crate::{pem, tls};
 
 /// The log tells that spans are lost no more often than this.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
-/// So much of an answer's body is read.
-const ANSWER_BYTES: usize = 64 << 10;
+/// A connection is kept no longer; the next one looks up the collector's name again.
+const CONNECTION_AGE: Duration = Duration::from_secs(300);
 
 /// Why what the environment says cannot be used, with the variable's name.
 type Unusable = Box<dyn Error + Send + Sync>;
@@ -40,7 +41,7 @@ type Unusable = Box<dyn Error + Send + Sync>;
 /// Where spans go, and how: what the environment says of it.
 #[derive(Debug)]
 pub(super) struct Settings {
-    endpoint: Url,
+    endpoint: Uri,
     timeout: Duration,
     sampler: Sampler,
     resource: Resource,
@@ -72,7 +73,7 @@ impl Settings {
             Some(_) => return Err("OTEL_TRACES_EXPORTER: only otlp and none are known here".into()),
         }
         if of_traces("PROTOCOL").is_some_and(|(_, protocol)| protocol != "http/protobuf") {
-            let endpoint = endpoint.host_str().unwrap_or_default();
+            let endpoint = endpoint.host().unwrap_or_default();
             tracing::warn!(
                 endpoint,
                 "OTEL_EXPORTER_OTLP_PROTOCOL: traces go as http/protobuf, the only one known here"
@@ -95,13 +96,13 @@ impl Export {
     /// Starts the task. Connects to nobody yet.
     pub(super) fn start(settings: Settings) -> Result<Self, Unusable> {
         let Settings { endpoint, timeout, sampler, resource, tls, queue, batch, delay } = settings;
-        let host = endpoint.host_str().unwrap_or_default().to_owned();
-        let collector = Collector::new(tls, timeout)?;
+        let host = endpoint.host().unwrap_or_default().to_owned();
+        let collector = Collector::new(&endpoint, tls, timeout)?;
         let cause = Arc::clone(&collector.cause);
         let mut exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
             .with_http_client(collector)
-            .with_endpoint(endpoint.as_str())
+            .with_endpoint(endpoint.to_string())
             .with_timeout(timeout)
             .build()?;
         exporter.set_resource(&resource);
@@ -273,35 +274,24 @@ impl Told {
 
 /// The collector, over the HTTP client of the sinks: no proxies, no redirects.
 struct Collector {
-    client: reqwest::Client,
+    client: Client,
+    timeout: Duration,
     cause: Arc<Mutex<Option<String>>>,
 }
 
 impl Collector {
-    fn new(tls: ClientConfig, timeout: Duration) -> Result<Self, Unusable> {
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .http1_only()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .timeout(timeout)
-            .build()?;
-        Ok(Self { client, cause: Arc::default() })
+    fn new(endpoint: &Uri, tls: ClientConfig, timeout: Duration) -> Result<Self, Unusable> {
+        Ok(Self { client: Client::new(endpoint, tls, timeout, CONNECTION_AGE)?, timeout, cause: Arc::default() })
     }
 
-    async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Bytes>, reqwest::Error> {
-        let mut answer = self.client.execute(request.try_into()?).await?;
-        let mut body = BytesMut::new();
-        while let Some(chunk) = answer.chunk().await? {
-            if body.len() + chunk.len() > ANSWER_BYTES {
-                break;
-            }
-            body.extend_from_slice(&chunk);
-        }
-        let mut response = Response::new(body.freeze());
-        *response.status_mut() = answer.status();
-        *response.headers_mut() = std::mem::take(answer.headers_mut());
+    async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Bytes>, outbound::Error> {
+        let end = Instant::now() + self.timeout;
+        let mut answer = self.client.send(request.map(Full::new), end).await?;
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = answer.status;
+        *response.headers_mut() = std::mem::take(&mut answer.headers);
+        // It says how many spans were not liked, if any. Without it the status stands all the same.
+        *response.body_mut() = answer.body(end).await.unwrap_or_default();
         Ok(response)
     }
 }
@@ -320,10 +310,7 @@ impl HttpClient for Collector {
             let cause = match &answer {
                 Ok(answer) if answer.status().is_success() => None,
                 Ok(answer) => Some(format!("it answered {}", answer.status())),
-                // The outermost error names the URL, which may hold a secret.
-                Err(error) => {
-                    std::iter::successors(error.source(), |&error| error.source()).last().map(ToString::to_string)
-                }
+                Err(error) => Some(error.cause()),
             };
             *self.cause.lock().unwrap_or_else(PoisonError::into_inner) = cause;
             Ok(answer?)
@@ -359,12 +346,13 @@ fn number<T: FromStr>(key: &str, default: T) -> Result<T, Unusable> {
 }
 
 /// The one for traces as it is, or the one for all signals with the path of traces.
-fn endpoint() -> Result<Option<Url>, Unusable> {
+fn endpoint() -> Result<Option<Uri>, Unusable> {
     let Some((key, mut text)) = of_traces("ENDPOINT") else { return Ok(None) };
     if key == "OTEL_EXPORTER_OTLP_ENDPOINT" {
         text = format!("{}/v1/traces", text.trim_end_matches('/'));
     }
-    let url = text.parse().ok().filter(|url: &Url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let url = text.parse().ok();
+    let url = url.filter(|url: &Uri| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some());
     url.map(Some).ok_or_else(|| format!("{key} is no address of HTTP: write http or https, and a host").into())
 }
 

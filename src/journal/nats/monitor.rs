@@ -3,9 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
+use http_body_util::Full;
+use hyper::{Request, Uri};
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
+use tokio::time::Instant;
 
+use crate::outbound::Client;
 use crate::{config, pem, tls};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,16 +37,16 @@ async fn read(url: &str, ca: Option<&Path>) -> Result<bool, String> {
         #[serde(default)]
         sync_always: bool,
     }
-    let client = reqwest::Client::builder()
-        .tls_backend_preconfigured(trust(ca)?)
-        .http1_only()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .timeout(TIMEOUT)
-        .build()
-        .map_err(|error| error.to_string())?;
-    let exchange = async { client.get(url).send().await?.error_for_status()?.bytes().await };
-    let body = exchange.await.map_err(|error| error.to_string())?;
+    let url: Uri = url.parse().map_err(|_| "journal.nats.monitor_url is no URL".to_owned())?;
+    let client = Client::new(&url, trust(ca)?, TIMEOUT, TIMEOUT).map_err(|error| error.to_string())?;
+    let mut request = Request::new(Full::default());
+    *request.uri_mut() = url;
+    let end = Instant::now() + TIMEOUT;
+    let answer = client.send(request, end).await.map_err(|error| error.cause())?;
+    if !answer.status.is_success() {
+        return Err(format!("it answered {}", answer.status));
+    }
+    let body = answer.body(end).await.map_err(|error| error.cause())?;
     let varz: Varz = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
     Ok(varz.jetstream.config.sync_always)
 }

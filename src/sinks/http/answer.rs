@@ -1,11 +1,11 @@
 //! What an answer, or its absence, means for a batch.
 
-use std::error::Error;
 use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, RETRY_AFTER};
 
+use crate::outbound;
 use crate::sinks::{Blame, Failure, FailureKind};
 
 /// What becomes of the batch after an answer with this head.
@@ -50,39 +50,16 @@ fn pause(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     Some(httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default())
 }
 
-/// Why there is no answer, without the URL.
-pub(super) fn reason(error: &reqwest::Error, host: &str) -> String {
-    let cause = root_cause(error);
-    if is_certificate(error) {
-        format!("cannot trust {host}: {cause}; check url, tls.ca and the target's certificate")
-    } else if error.is_connect() {
-        format!("cannot connect to {host}: {cause}")
-    } else {
-        format!("the exchange with {host} broke off: {cause}")
-    }
-}
-
-/// The innermost error's text.
-pub(super) fn root_cause(error: &reqwest::Error) -> String {
-    // The outermost one names the URL.
-    chain(error).last().map_or_else(|| "unknown".to_owned(), ToString::to_string)
-}
-
-fn is_certificate(error: &reqwest::Error) -> bool {
-    chain(error).any(|error| {
-        let mut error = Some(error);
-        // An I/O error skips what it wraps in its chain, and wraps another one here.
-        while let Some(io) = error.and_then(|error| error.downcast_ref::<std::io::Error>()) {
-            error = io.get_ref().map(|inner| inner as &(dyn Error + 'static));
+/// Why there is no answer.
+pub(super) fn reason(error: &outbound::Error, host: &str) -> String {
+    let cause = error.cause();
+    match error {
+        outbound::Error::Connect(_) if error.distrust().is_some() => {
+            format!("cannot trust {host}: {cause}; check url, tls.ca and the target's certificate")
         }
-        let tls = error.and_then(|error| error.downcast_ref::<rustls::Error>());
-        matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
-    })
-}
-
-/// What is below the outermost error.
-fn chain(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
-    std::iter::successors(error.source(), |&error| error.source())
+        outbound::Error::Connect(_) => format!("cannot connect to {host}: {cause}"),
+        _ => format!("the exchange with {host} broke off: {cause}"),
+    }
 }
 
 #[cfg(test)]

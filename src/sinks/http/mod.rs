@@ -11,14 +11,16 @@ use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use http_body_util::Full;
 use hyper::HeaderMap;
+use hyper::Request;
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, Entry, HeaderName, HeaderValue, USER_AGENT};
-use reqwest::{Client, Response, Url};
+use tokio::time::{Instant, timeout_at};
 
 pub use self::reach::connect;
 use self::secret::SecretFile;
@@ -26,15 +28,10 @@ use self::sign::Signer;
 use super::{Failure, FailureKind, Sink};
 use crate::config::{Compress, Format, HttpSink};
 use crate::journal::Event;
+use crate::outbound::{self, Answer, Client};
 use crate::shape::Shape;
 use crate::{traces, whole};
 
-/// How long a connection without requests is kept. Shorter than most servers do, so that seldom a request meets a
-/// connection that is just being closed.
-const IDLE: Duration = Duration::from_secs(30);
-/// So much of an answer's body is read, and so long, for the connection to be used again.
-const ANSWER_BYTES: usize = 64 << 10;
-const ANSWER_TIME: Duration = Duration::from_secs(1);
 /// Of one event. Servers take no larger heads, most answer 431, and their answer to this event would always be the same.
 const ATTRIBUTE_BYTES: usize = 8 << 10;
 /// A larger body is compressed on a thread that may block.
@@ -55,7 +52,6 @@ struct Shared {
     client: Client,
     settings: HttpSink,
     shape: Shape,
-    url: Url,
     /// Host and port, as reasons may tell them.
     host: String,
     /// What every request has.
@@ -80,29 +76,21 @@ impl Http {
     /// # Errors
     /// When one of them, or the URL, cannot be used.
     pub fn new(settings: &HttpSink, shape: Shape) -> Result<Self, Unusable> {
-        let bad_url = || Unusable::new("url", None, "is no address of HTTP", "write http or https, a host, and a path");
-        let url: Url = settings.url.to_string().parse().map_err(|_| bad_url())?;
-        let host = url.host_str().ok_or_else(bad_url)?;
-        let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-        let client = Client::builder()
-            .tls_backend_preconfigured(trust::client_config(settings)?)
-            .http1_only()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            // Divided among the addresses of a host; the whole exchange has the same deadline.
-            .connect_timeout(settings.timeout)
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(settings.concurrency)
-            .build()
-            .map_err(|error| Unusable::new("url", None, answer::root_cause(&error), "mend the sink's settings"))?;
+        let url = &settings.url;
+        let host = url.host().unwrap_or_default();
+        let host = url.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        let tls = trust::client_config(settings)?;
+        // The whole exchange has the same deadline.
+        let client = Client::new(url, tls, settings.timeout, settings.pool_max_age).map_err(|_| {
+            Unusable::new("url", None, "is no address of HTTP", "write http or https, a host, and a path")
+        })?;
         let token = settings.bearer_token_file.as_deref();
         let token = token.map(|file| SecretFile::open("bearer_token_file", file, bearer)).transpose()?;
         let signer = settings.signing_secret_file.as_deref();
         let signer = signer.map(|file| SecretFile::open("signing_secret_file", file, signer_of)).transpose()?;
         warn_of_exposed(settings);
         let headers = headers(settings, &shape);
-        Ok(Self(Arc::new(Shared { client, settings: settings.clone(), shape, url, host, headers, token, signer })))
+        Ok(Self(Arc::new(Shared { client, settings: settings.clone(), shape, host, headers, token, signer })))
     }
 }
 
@@ -110,33 +98,48 @@ impl Sink for Http {
     async fn deliver(&mut self, batch: &[Event]) -> Result<(), Failure> {
         let Some(first) = batch.first() else { return Ok(()) };
         let sink = &*self.0;
-        let exchange = tokio::time::timeout(sink.settings.timeout, sink.exchange(first, batch));
-        let Ok(answered) = exchange.await else {
-            let within = humantime::format_duration(sink.settings.timeout);
-            return Err(Failure::of_target(0, format!("no answer from {} within {within}", sink.host)));
-        };
-        let answer = answered?;
-        traces::note_answer(answer.status());
-        let outcome = answer::outcome(answer.status(), answer.headers(), SystemTime::now());
+        let end = Instant::now() + sink.settings.timeout;
+        let answer = sink.exchange(first, batch, end).await?;
+        traces::note_answer(answer.status);
+        let outcome = answer::outcome(answer.status, &answer.headers, SystemTime::now());
         // The status has decided; the rest is only in the way.
-        let _ = tokio::time::timeout(ANSWER_TIME, read_away(answer)).await;
+        answer.finish().await;
         outcome
     }
 }
 
 impl Shared {
-    /// The answer's head, or why there is none.
-    async fn exchange(&self, first: &Event, batch: &[Event]) -> Result<Response, Failure> {
+    /// The answer's head, or why there is none until `end`.
+    async fn exchange(&self, first: &Event, batch: &[Event], end: Instant) -> Result<Answer, Failure> {
+        let Ok(request) = timeout_at(end, self.request(first, batch)).await else { return Err(self.late()) };
+        self.client.send(request?, end).await.map_err(|error| match error {
+            outbound::Error::Late => self.late(),
+            error => Failure::of_target(0, answer::reason(&error, &self.host)),
+        })
+    }
+
+    fn late(&self) -> Failure {
+        let within = humantime::format_duration(self.settings.timeout);
+        Failure::of_target(0, format!("no answer from {} within {within}", self.host))
+    }
+
+    async fn request(&self, first: &Event, batch: &[Event]) -> Result<Request<Full<Bytes>>, Failure> {
         let mut headers = self.headers.clone();
         let (body, id) = if self.settings.batch.max_events == 1 {
             (self.single(first, &mut headers)?, sign::key_of(first.event_id()))
         } else {
             (self.array(batch), sign::key_of_all(batch.iter().map(Event::event_id)))
         };
-        self.send(first, headers, body, id).await.map_err(|reason| Failure::of_target(0, reason))
+        self.signed(first, headers, body, id).await.map_err(|reason| Failure::of_target(0, reason))
     }
 
-    async fn send(&self, first: &Event, mut headers: HeaderMap, body: Bytes, id: String) -> Result<Response, String> {
+    async fn signed(
+        &self,
+        first: &Event,
+        mut headers: HeaderMap,
+        body: Bytes,
+        id: String,
+    ) -> Result<Request<Full<Bytes>>, String> {
         if first.is_replayed() {
             headers.insert(REPLAYED, HeaderValue::from_static("true"));
         }
@@ -157,8 +160,11 @@ impl Shared {
             Compress::Gzip => compressed(body).await?,
             Compress::None | Compress::Zstd => body,
         };
-        let request = self.client.request(self.settings.method.clone(), self.url.clone()).headers(headers).body(body);
-        request.send().await.map_err(|error| answer::reason(&error, &self.host))
+        let mut request = Request::new(Full::new(body));
+        request.method_mut().clone_from(&self.settings.method);
+        request.uri_mut().clone_from(&self.settings.url);
+        *request.headers_mut() = headers;
+        Ok(request)
     }
 
     /// The event itself.
@@ -246,17 +252,6 @@ async fn compressed(body: Bytes) -> Result<Bytes, String> {
     };
     let done = if large { tokio::task::spawn_blocking(compress).await.ok() } else { Some(compress()) };
     done.and_then(Result::ok).ok_or_else(|| "the body could not be compressed".to_owned())
-}
-
-/// Reads an answer's body, up to a bound, so that its connection is free again.
-async fn read_away(mut answer: Response) {
-    let mut read = 0;
-    while let Ok(Some(chunk)) = answer.chunk().await {
-        read += chunk.len();
-        if read > ANSWER_BYTES {
-            return;
-        }
-    }
 }
 
 /// Says nothing of tokens, keys and passwords.

@@ -39,7 +39,9 @@ async fn shake_hands(settings: &HttpSink, host: &str, port: u16, is_https: bool)
     if !is_https {
         return Ok("without TLS".to_owned());
     }
-    let config = trust::client_config(settings).map_err(|unusable| format!("was not tried: {unusable}"))?;
+    let mut config = trust::client_config(settings).map_err(|unusable| format!("was not tried: {unusable}"))?;
+    // As the sink itself does.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name = ServerName::try_from(bare.to_owned()).map_err(|_| "is no name for TLS: check url".to_owned())?;
     let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| {
         format!("does not come to terms over TLS ({error}): check url, tls.ca and the target's certificate")

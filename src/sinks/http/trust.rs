@@ -18,7 +18,7 @@ pub(super) fn client_config(settings: &HttpSink) -> Result<ClientConfig, Unusabl
     };
     let bad = |error: rustls::Error| Unusable::new("tls", None, error.to_string(), "mend the sink's tls settings");
     let config = tls::trusting(roots, rustls::ALL_VERSIONS).map_err(bad)?;
-    let mut config = match (certificate, private_key) {
+    let config = match (certificate, private_key) {
         (Some(certificate), Some(key)) => {
             let chain = read("tls.certificate", certificate, pem::chain)?;
             let key_der = read("tls.private_key", key, pem::private_key)?;
@@ -29,7 +29,6 @@ pub(super) fn client_config(settings: &HttpSink) -> Result<ClientConfig, Unusabl
         }
         _ => config.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 

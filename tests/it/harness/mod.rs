@@ -6,6 +6,7 @@ pub(crate) mod container;
 pub(crate) mod disk;
 pub(crate) mod event;
 pub(crate) mod haproxy;
+pub(crate) mod hostile;
 pub(crate) mod journal;
 pub(crate) mod nats;
 pub(crate) mod nginx;

@@ -119,11 +119,28 @@ impl Target {
         Self::with(Some(Arc::new(server_config(server, client_ca))), rule)
     }
 
+    /// Plain HTTP at another address; `None` where this machine does not have it.
+    pub(crate) fn start_at(
+        address: SocketAddr,
+        rule: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Option<Self> {
+        drop(std::net::TcpListener::bind(address).ok()?);
+        Some(Self::at(address, None, rule))
+    }
+
     fn with(tls: Option<Arc<ServerConfig>>, rule: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::at(([127, 0, 0, 1], 0).into(), tls, rule)
+    }
+
+    fn at(
+        address: SocketAddr,
+        tls: Option<Arc<ServerConfig>>,
+        rule: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let state =
             State { rule: Arc::new(rule), requests: Vec::new(), connections: 0, in_flight: 0, most_in_flight: 0 };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
-        let (address, serving) = Serving::start(([127, 0, 0, 1], 0).into(), tls.clone(), Arc::clone(&shared));
+        let (address, serving) = Serving::start(address, tls.clone(), Arc::clone(&shared));
         Self { address, tls, shared, serving: Some(serving) }
     }
 
@@ -429,7 +446,7 @@ async fn accept(listener: TcpListener, tls: Option<Arc<ServerConfig>>, shared: A
     }
 }
 
-fn server_config(server: &Identity, client_ca: Option<&Ca>) -> ServerConfig {
+pub(crate) fn server_config(server: &Identity, client_ca: Option<&Ca>) -> ServerConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config =
         ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().unwrap();
