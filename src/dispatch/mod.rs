@@ -10,6 +10,7 @@ mod lane;
 mod observer;
 mod queue;
 mod replay;
+mod threads;
 mod told;
 
 use std::io;
@@ -36,6 +37,7 @@ use lane::Lane;
 use observer::Observer;
 use queue::Plan;
 use replay::Way;
+use threads::Threads;
 
 /// Events and bytes of one write to a sink of lines.
 const LINES: (usize, usize) = (1024, 4 << 20);
@@ -47,6 +49,7 @@ const FILE_WAIT: Duration = Duration::from_millis(20);
 /// The running lanes.
 #[derive(Debug)]
 pub struct Lanes {
+    threads: Threads,
     tracker: TaskTracker,
     /// Deliver what is there, then end.
     finish: CancellationToken,
@@ -75,7 +78,7 @@ impl Lanes {
     /// Starts a lane for every cursor whose sink is configured. No file sink touches what `own` has.
     ///
     /// # Errors
-    /// When a sink cannot even be made.
+    /// When a sink cannot even be made, or no thread for it.
     pub fn start(
         cursors: Vec<Cursor>,
         sinks: &[SinkSettings],
@@ -84,6 +87,7 @@ impl Lanes {
         traces: &Traces,
     ) -> io::Result<Self> {
         let mut lanes = Self {
+            threads: Threads::start()?,
             tracker: TaskTracker::new(),
             finish: CancellationToken::new(),
             health: Vec::new(),
@@ -132,13 +136,14 @@ impl Lanes {
         self.ways.push(Way { sink: settings.name.clone(), copies, filter: Arc::clone(&filter) });
         let told = (health, Arc::clone(metrics), spans);
         let lane = Lane::new(cursor, sinks, planned, filter, told, to_copy, self.finish.clone());
-        self.tracker.spawn(async move {
+        let deliver = async move {
             if AssertUnwindSafe(lane.run()).catch_unwind().await.is_err() {
                 // A lane that is gone without a word would look like a sink that keeps up.
                 tracing::error!("a bug in a lane: the process aborts");
                 std::process::abort();
             }
-        });
+        };
+        self.tracker.spawn_on(deliver, &self.threads.handle());
     }
 
     /// Counts, until the lanes end, what shows in the events that come from now on: drift, age, when each feed spoke last.
@@ -146,7 +151,8 @@ impl Lanes {
     pub fn observe(&self, journal: &Journal, metrics: &Arc<Metrics>) -> Drifts {
         let drifts = Drifts::default();
         let observer = Observer::new(journal, Arc::clone(metrics), drifts.clone());
-        self.tracker.spawn(self.finish.clone().run_until_cancelled_owned(observer.run()));
+        let observe = self.finish.clone().run_until_cancelled_owned(observer.run());
+        self.tracker.spawn_on(observe, &self.threads.handle());
         drifts
     }
 
