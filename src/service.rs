@@ -439,8 +439,9 @@ impl View {
             (true, ..) => "gone",
             (_, false, ..) => "disabled",
             (_, _, true, _) => "waiting",
-            (.., Some(_)) => "failing",
+            (.., Some(_)) if !condition.rejecting => "failing",
             _ if stalled => "stalled",
+            _ if condition.rejecting => "rejecting",
             _ => "ok",
         };
         let account = &sink.account;

@@ -159,14 +159,15 @@ pub struct Cluster {
 }
 
 /// What [`Sink::state`] may be.
-pub(super) const SINK_STATES: [&str; 6] = ["ok", "failing", "stalled", "waiting", "disabled", "gone"];
+pub(super) const SINK_STATES: [&str; 7] = ["ok", "failing", "stalled", "rejecting", "waiting", "disabled", "gone"];
 
 /// A sink's account, by event and not by attempt: `stored = delivered + filtered + dead_lettered + evicted + pending`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Sink {
     pub name: String,
     /// `ok`; `failing` (the last attempt failed, it is tried again); `stalled` (nothing got on for a while, and no attempt
-    /// ended); `waiting` (for room in the dead letters); `disabled`; `gone` (from the settings).
+    /// ended); `rejecting` (since the last delivery, every event became a dead letter); `waiting` (for room in the dead
+    /// letters); `disabled`; `gone` (from the settings).
     pub state: &'static str,
     pub enabled: bool,
     pub required: bool,

@@ -50,6 +50,8 @@ pub(super) struct Lane<S> {
     told: Told,
     /// The reason of the attempt that failed last, until nothing fails any more; and of the last dead letter that failed.
     failure: Option<String>,
+    /// Why the event that was refused or given up last became a dead letter, until another one is delivered.
+    refused: Option<String>,
     no_room: Option<String>,
     metrics: Arc<Metrics>,
     spans: Deliveries,
@@ -76,6 +78,7 @@ impl<S: Sink> Lane<S> {
         Self {
             told: Told::new(cursor.sink().into()),
             failure: None,
+            refused: None,
             no_room: None,
             settler: cursor.settler(),
             letters: cursor.letters(),
@@ -245,6 +248,7 @@ impl<S: Sink> Lane<S> {
         match result {
             Ok(()) => {
                 self.queue.delivered(&parcel, now);
+                self.refused = None;
                 self.settle(&parcel.items, Settled::Delivered).await;
                 if self.queue.failing() == 0 {
                     self.recovered();
@@ -253,6 +257,9 @@ impl<S: Sink> Lane<S> {
             Err(Failure { delivered, kind, reason }) => {
                 self.note(kind, &reason, parcel.attempts + 1);
                 let delivered = self.queue.failed(parcel, delivered, kind, &reason, now);
+                if !delivered.is_empty() {
+                    self.refused = None;
+                }
                 self.settle(&delivered, Settled::Delivered).await;
                 self.settler.release(&self.queue.take_given_up());
             }
@@ -280,6 +287,9 @@ impl<S: Sink> Lane<S> {
                 break;
             }
             buried += 1;
+        }
+        if buried > 0 {
+            self.refused = Some(reason);
         }
         self.queue.buried(parcel, buried, Instant::now());
         if self.queue.failing() == 0 {
@@ -355,8 +365,11 @@ impl<S: Sink> Lane<S> {
     /// Lets `status` know what is amiss, and how far behind the lane is.
     fn tell(&mut self) {
         let waiting = self.queue.waits_for_room();
-        // Full dead letters have a remedy of their own, and their text says the other reason too.
-        let error = if waiting { &self.no_room } else { &self.failure };
+        // Full dead letters have a remedy of their own, and their text says the other reason too. What fails now says more
+        // than what was refused before.
+        let rejecting = !waiting && self.failure.is_none() && self.refused.is_some();
+        let error =
+            if waiting { &self.no_room } else { self.failure.as_ref().map_or(&self.refused, |_| &self.failure) };
         self.told.waits_for_room(waiting);
         let oldest = self.queue.oldest();
         while let Some(first) = self.received.first_entry()
@@ -368,6 +381,7 @@ impl<S: Sink> Lane<S> {
         let is_known = oldest.is_some() || self.cursor.caught_up();
         self.health.set(|condition| {
             condition.waiting = waiting;
+            condition.rejecting = rejecting;
             condition.last_error.clone_from(error);
             if is_known {
                 condition.oldest = oldest;

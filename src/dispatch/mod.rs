@@ -64,12 +64,15 @@ pub struct Health(Arc<Mutex<Condition>>);
 /// What [`Health`] says.
 #[derive(Debug, Clone, Default)]
 pub struct Condition {
-    /// The reason of the attempt that failed last, until nothing fails any more.
+    /// The reason of the attempt that failed last, until nothing fails any more; while `rejecting`, that of the last event
+    /// that became a dead letter.
     pub last_error: Option<String>,
     /// While a delivery is under way: when one last began or ended.
     pub moved: Option<Instant>,
     /// The dead letters are full, and there is an event that has to go there.
     pub waiting: bool,
+    /// Nothing fails now, but since the last delivery every event whose outcome is known became a dead letter.
+    pub rejecting: bool,
     /// When the event that is being delivered came in; `None`: the lane has caught up.
     pub oldest: Option<SystemTime>,
 }

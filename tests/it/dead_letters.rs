@@ -268,3 +268,52 @@ fn post(receiver: &Receiver, path: &str, body: &Value) -> Value {
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()
 }
+
+/// It takes nothing, whether it says so at once or attempt by attempt: no state in which somebody would leave it.
+#[test]
+fn a_sink_all_of_whose_events_become_dead_letters_is_rejecting() {
+    for (status, attempts) in [(422, 0), (500, 2)] {
+        let target = Target::start(move |_| Reply::status(status));
+        let receiver = Setup::new()
+            .set("sinks.web.type", "http")
+            .set("sinks.web.url", &*target.url("/"))
+            .set("sinks.web.retry.initial_backoff", "1ms")
+            .set("sinks.web.retry.max_attempts", attempts)
+            .set("sinks.picky.type", "http")
+            .set("sinks.picky.url", &*target.url("/"))
+            .set_toml("sinks.picky.filter.company_ids", "['nobody']")
+            .start();
+        let is = |state: &'static str| {
+            wait_for(&format!("web to be {state}"), || Some(receiver.sink("web")).filter(|sink| sink["state"] == state))
+        };
+        receiver.store(3);
+        assert_eq!(receiver.sink_settled("web")["dead_lettered"], 3);
+        let sink = is("rejecting");
+        assert!(sink["last_error"].as_str().unwrap().contains(&status.to_string()), "{sink}");
+        assert_eq!(receiver.metric(r#"sink_state{sink="web",state="rejecting"}"#), 1);
+        assert_eq!(receiver.metric(r#"sink_state{sink="web",state="ok"}"#), 0);
+        let shown = receiver.operate(&["status"]).output().unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        assert!(shown.contains("  rejecting ") && shown.contains(&format!("sink web: the target answered {status}")));
+        // To leave all events out is what its filter is for.
+        let picky = receiver.sink("picky");
+        assert_eq!((&picky["filtered"], &picky["state"]), (&3.into(), &"ok".into()), "{picky}");
+
+        // One refused event among others is no state of the sink.
+        target.answer(move |request| Reply::status(if request.text().contains("bad") { status } else { 204 }));
+        receiver.store(1);
+        assert_eq!(is("ok")["last_error"], serde_json::Value::Null);
+        receiver.post(event("bad")).assert_durable("stored", "bad");
+        receiver.store(1);
+        wait_for("the two", || (receiver.sink("web")["pending"] == 0).then_some(()));
+        assert_eq!(is("ok")["dead_lettered"], 4);
+        // A dead letter that is taken after all is a delivery.
+        receiver.post(event("bad-2")).assert_durable("stored", "bad-2");
+        is("rejecting");
+        target.answer(|_| Reply::status(204));
+        let retried = receiver.operate(&["dead-letters", "retry", "--sink", "web"]).output().unwrap();
+        assert!(retried.status.success(), "{retried:?}");
+        is("ok");
+        receiver.finish();
+    }
+}
