@@ -285,6 +285,11 @@ async fn open_journal(
         let lost = &damage.lost;
         tracing::error!(reason, %set_aside, lost_events = report.lost_events, ?lost, "the journal was damaged: what could be read was carried over, the damaged files are kept");
     }
+    if let Some(replaced) = &report.replaced {
+        let (expected, lost) = (replaced.expected, replaced.lost);
+        let found = replaced.found.map_or_else(|| "unknown".to_owned(), String::from);
+        tracing::error!(%expected, found, lost_events = report.lost_events, ?lost, "the journal is another log than the one that events were acknowledged in last: what that one held is lost here");
+    }
     if config.journal.engine == Engine::Memory {
         tracing::warn!("journal.engine is memory: a restart loses every event not yet delivered");
     } else if config.journal.engine == Engine::Sqlite
@@ -409,6 +414,7 @@ impl View {
             state,
             reason: found.hindered.clone(),
             engine,
+            identity: found.identity.clone(),
             first_sequence: (found.first_sequence <= found.last_sequence).then_some(found.first_sequence),
             last_sequence: (found.last_sequence > 0).then_some(found.last_sequence),
             oldest_seconds: found.oldest.map(|oldest| seconds(oldest, now)),

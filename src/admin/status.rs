@@ -104,6 +104,8 @@ pub struct Journal {
     /// Why events cannot be stored now.
     pub reason: Option<String>,
     pub engine: &'static str,
+    /// The log identity: sequences are this log's. `None`: not known now.
+    pub identity: Option<String>,
     /// Of the oldest event still kept; `None` while there is none.
     pub first_sequence: Option<u64>,
     /// Of the newest event ever; `None` before the first.
@@ -217,6 +219,7 @@ impl Status {
                 state: "open",
                 reason: None,
                 engine: "memory",
+                identity: None,
                 first_sequence: None,
                 last_sequence: None,
                 oldest_seconds: None,

@@ -2,13 +2,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
 use super::folder::Folder;
+use super::named::Named;
 
 /// Enough for one checkpoint of the write-ahead log.
 pub(super) const BYTES: u64 = 8 << 20;
@@ -20,6 +21,8 @@ pub(super) struct Ballast {
     file: PathBuf,
     probe: PathBuf,
     is_held: bool,
+    /// The file that was taken, and how many blocks of the disk it takes up.
+    taken: Option<(Named, u64)>,
 }
 
 impl Ballast {
@@ -27,11 +30,23 @@ impl Ballast {
     pub(super) fn find(folder: &Folder) -> Self {
         let file = folder.file("ballast");
         let is_held = fs::metadata(&file).is_ok_and(|found| found.len() == BYTES);
-        Self { file, probe: folder.file("probe"), is_held }
+        Self { file, probe: folder.file("probe"), is_held, taken: None }
     }
 
     pub(super) fn is_held(&self) -> bool {
         self.is_held
+    }
+
+    /// Whether it still keeps its room back; if it was deleted or replaced, it is taken again, as far as the disk lets it.
+    pub(super) fn renew(&mut self) {
+        let Some((held, blocks)) = self.taken.as_ref().filter(|_| self.is_held) else { return };
+        let is_there = held.look_at_least(BYTES).map(|found| found.is_none_or(|found| found.blocks() >= *blocks));
+        if !matches!(is_there, Ok(true)) {
+            tracing::warn!(file = %self.file.display(), "the journal's ballast was deleted or replaced: it is made anew");
+            self.is_held = false;
+            // What is left of the disk decides whether events are taken without it.
+            let _ = self.take();
+        }
     }
 
     /// Gives the room back to the disk.
@@ -53,6 +68,8 @@ impl Ballast {
                 return Err(named(&self.file, error));
             }
             self.is_held = true;
+            let taken = fs::metadata(&self.file).ok();
+            self.taken = taken.map(|taken| (Named::new(self.file.clone(), &taken), taken.blocks()));
         }
         Ok(())
     }

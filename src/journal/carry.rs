@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::folder::Mark;
 use super::group::{Ids, checksum, digest};
+use super::identity::LogIdentity;
+use super::mark::Mark;
 use super::place::{Place, Settled};
 use super::remains::{Remains, Value};
 use super::rows;
@@ -36,6 +37,7 @@ pub(super) fn carry_over(
 ) -> Result<Carried, StoreError> {
     let mut carrier = Carrier {
         new,
+        log: None,
         states: Vec::new(),
         names: None,
         places: BTreeMap::new(),
@@ -51,6 +53,8 @@ pub(super) fn carry_over(
 
 struct Carrier<'a> {
     new: &'a mut SqliteStore,
+    /// Which log it is, if a row says so.
+    log: Option<LogIdentity>,
     states: Vec<StoreState>,
     /// Of all sinks that ever had a place, if that is known.
     names: Option<BTreeSet<String>>,
@@ -99,6 +103,8 @@ impl Carrier<'_> {
                     if key > rows::SINKS && known.is_none_or(|known| note.revision > known.revision) {
                         self.notes.insert(key, note);
                     }
+                } else if let Ok(found) = serde_json::from_str::<rows::Identity>(state) {
+                    self.log.get_or_insert(found.log);
                 } else if let Ok(Some(names)) = serde_json::from_str::<Option<Vec<String>>>(state) {
                     self.names.get_or_insert_default().extend(names);
                 }
@@ -176,7 +182,11 @@ impl Carrier<'_> {
             .into_iter()
             .max_by_key(|state| (state.floor, state.ids_floor, state.losses.len(), state.kept, state.revision));
         let mut state = known.clone().unwrap_or_default();
-        let mark = mark.unwrap_or_default();
+        // Another log's says nothing of this one.
+        let mark = mark.filter(|mark| mark.is_of(self.log, 0)).unwrap_or_default();
+        if let Some(log) = self.log.or(mark.log) {
+            rows::put_identity(new, log)?;
+        }
         let last_ids = number(new, "SELECT max(last) FROM ids")?.unwrap_or(0);
         // Without either, the oldest group there is: that anything went before it cannot be told.
         state.floor = match known.as_ref().map_or(0, |state| state.floor).max(mark.floor) {

@@ -60,7 +60,7 @@ impl Inner {
         let shared = Arc::new(Shared {
             ring: Ring::new(recovered.tail),
             state: watch::Sender::new(State::Open),
-            status: Mutex::default(),
+            status: Mutex::new(Status { identity: recovered.log.map(String::from), ..Status::default() }),
             retries: Retries::new(std::mem::take(&mut recovered.to_retry)),
             notes: Mutex::default(),
         });

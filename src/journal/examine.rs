@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::SystemTime;
 
-use rusqlite::{Connection, ErrorCode, ffi};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, ffi};
 use rustix::fs::{Advice, fadvise};
 
 use super::group::{Ids, checksum, millis};
+use super::identity::LogIdentity;
 use super::place::Place;
 use super::quarantine::Quarantine;
 use super::rows;
@@ -25,6 +26,8 @@ use super::writer::Clock;
 
 /// Everything a sound database holds that the writer keeps in RAM.
 pub(super) struct Content {
+    /// `None`: it was made by a program that knew no identities.
+    pub(super) log: Option<LogIdentity>,
     pub(super) state: StoreState,
     pub(super) places: BTreeMap<Arc<str>, Place>,
     /// A sink without a place may have had one.
@@ -89,6 +92,11 @@ pub(super) fn examine(store: &SqliteStore, seen: Seen) -> Result<Content, Troubl
             return Trouble::damaged("the state row is damaged");
         }
     };
+    let log = match rows::about_itself::<rows::Identity>(connection, rows::IDENTITY).optional()? {
+        Some(Some(found)) => Some(found.log),
+        Some(None) => return Trouble::damaged("the row that says which log it is is damaged"),
+        None => None,
+    };
     let over = AtomicBool::new(false);
     let (checked, groups, ids) = thread::scope(|scope| {
         let spawn = || thread::Builder::new().name("recovery".to_owned());
@@ -118,7 +126,19 @@ pub(super) fn examine(store: &SqliteStore, seen: Seen) -> Result<Content, Troubl
     let quarantine = load_quarantine(connection, &state, seen)?;
     let notes = rows::notes(connection)?.filter(|notes| notes.len() as u64 == state.notes);
     let Some(notes) = notes else { return Trouble::damaged("a note is damaged or missing") };
-    Ok(Content { state, places, places_lost, window, quarantine, tail, live_bytes, dead_letter_bytes, to_retry, notes })
+    Ok(Content {
+        log,
+        state,
+        places,
+        places_lost,
+        window,
+        quarantine,
+        tail,
+        live_bytes,
+        dead_letter_bytes,
+        to_retry,
+        notes,
+    })
 }
 
 /// Reads a file once from its beginning to its end, so that those who read it page by page, and not in its own order, find
@@ -332,7 +352,7 @@ mod tests {
     fn sqlite_keeps_its_lock_on_the_file() {
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("journal.db");
-        let store = SqliteStore::create(&path).unwrap();
+        let store = SqliteStore::create(&path, LogIdentity::random()).unwrap();
         let clock = Clock::starting_at(1);
         examine(&store, Seen { key: IdKey::random(), clock, max_age: 1, capacity: 1, quarantine_bytes: 1 }).unwrap();
         let file = format!(":{} ", fs::metadata(&path).unwrap().ino());

@@ -1,12 +1,13 @@
-//! The journal's folder: its lock, its high-water mark, and renames that survive a power cut.
+//! The journal's folder: its lock, and renames that survive a power cut.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
-use xxhash_rust::xxh3::xxh3_64;
+
+use super::named::Named;
 
 /// A folder held by this process alone.
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub(super) struct Folder {
     path: PathBuf,
     /// What of it others can see, and why that cannot be helped.
     warnings: Vec<String>,
+    /// As the settings name it: links may lead elsewhere later.
+    name: PathBuf,
     /// Held for the lock on it; the kernel lets go of it when the process dies, however it dies.
     lock: File,
 }
@@ -58,10 +61,11 @@ impl Folder {
             }
             Err(error) => return Err(io(path)(error)),
         }
+        let name = std::path::absolute(path).map_err(io(path))?;
         let path = fs::canonicalize(path).map_err(io(path))?;
-        let lock = Self::lock(&path)?;
         let warnings = restrict_all(&path);
-        Ok(Self { path, lock, warnings })
+        let lock = Self::lock(&path)?;
+        Ok(Self { path, name, lock, warnings })
     }
 
     fn lock(path: &Path) -> Result<File, FolderError> {
@@ -95,14 +99,19 @@ impl Folder {
         Ok(lock)
     }
 
-    /// Whether this is still what is found at its path, and not deleted, moved away or mounted over. What can not be told
-    /// counts as yes.
+    /// The lock's own file.
+    pub(super) fn lock_metadata(&self) -> io::Result<Metadata> {
+        self.lock.metadata()
+    }
+
+    /// Whether the next start finds this folder, and not another one or none. What cannot be told counts as yes.
     pub(super) fn is_in_place(&self) -> bool {
-        match (self.lock.metadata(), fs::metadata(self.file("lock"))) {
-            (Ok(held), Ok(found)) => (held.dev(), held.ino()) == (found.dev(), found.ino()),
-            (_, Err(error)) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
-            (Err(_), _) => true,
-        }
+        self.lock.metadata().is_ok_and(|found| Named::new(self.name.join("lock"), &found).look().is_ok())
+    }
+
+    /// What the settings call it, from the root on.
+    pub(super) fn name(&self) -> &Path {
+        &self.name
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -178,7 +187,8 @@ fn restrict_all(folder: &Path) -> Vec<String> {
 /// Why the mode cannot be what it should be.
 fn restrict(path: &Path, mode: u32) -> Option<String> {
     let is_open = || fs::metadata(path).ok().filter(|found| found.mode() & 0o077 != 0);
-    let before = is_open()?;
+    // One that its owner cannot write to is given back its mode as well.
+    let before = fs::metadata(path).ok().filter(|found| found.mode() & 0o777 != mode)?;
     let refused = fs::set_permissions(path, Permissions::from_mode(mode)).err();
     let found = is_open()?;
     let (owner, mode) = (before.uid(), found.mode() & 0o7777);
@@ -213,6 +223,13 @@ pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes a folder for its owner only, such that it survives a power cut.
+pub(super) fn make_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    sync_entry(path, parent)
 }
 
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
@@ -275,87 +292,5 @@ pub fn volatile_file_system(path: &Path) -> Option<&'static str> {
         RAMFS => Some("ramfs"),
         OVERLAYFS => Some("overlayfs"),
         _ => None,
-    }
-}
-
-/// The high-water mark: up to where events were ever acknowledged, kept outside the database. Written after each commit
-/// without a sync, so it never runs ahead of what is durable, and after a SIGKILL it is exact: a database that ends
-/// before it has lost something.
-#[derive(Debug)]
-pub(super) struct MarkFile {
-    file: File,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Mark {
-    /// The format of the journal it belongs to.
-    pub(super) format: u32,
-    /// The newest acknowledged sequence.
-    pub(super) last: u64,
-    /// The oldest sequence still kept; everything before was deleted on purpose.
-    pub(super) floor: u64,
-    /// The newest id ever given in quarantine.
-    pub(super) kept: u64,
-}
-
-const MARK: &str = "mark";
-const MARK_MAGIC: &[u8; 8] = b"ASAPPMRK";
-const MARK_BYTES: usize = 48;
-
-/// What the mark's file says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FoundMark {
-    Missing,
-    Unreadable,
-    Found(Mark),
-}
-
-impl FoundMark {
-    /// Reads the mark and changes nothing.
-    pub(super) fn of(folder: &Folder) -> Self {
-        match fs::read(folder.file(MARK)) {
-            Ok(bytes) if !bytes.is_empty() => Mark::decode(&bytes).map_or(Self::Unreadable, Self::Found),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Self::Unreadable,
-            // A crash may have come between the file and its content.
-            _ => Self::Missing,
-        }
-    }
-}
-
-impl MarkFile {
-    pub(super) fn open(folder: &Folder) -> io::Result<Self> {
-        let path = folder.file(MARK);
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        Ok(Self { file })
-    }
-
-    pub(super) fn write(&self, mark: Mark) -> io::Result<()> {
-        self.file.write_all_at(&mark.encode(), 0)
-    }
-
-    pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-}
-
-impl Mark {
-    fn encode(self) -> [u8; MARK_BYTES] {
-        let mut bytes = [0; MARK_BYTES];
-        bytes[..8].copy_from_slice(MARK_MAGIC);
-        bytes[8..12].copy_from_slice(&self.format.to_le_bytes());
-        bytes[16..24].copy_from_slice(&self.last.to_le_bytes());
-        bytes[24..32].copy_from_slice(&self.floor.to_le_bytes());
-        bytes[32..40].copy_from_slice(&self.kept.to_le_bytes());
-        let checksum = xxh3_64(&bytes[..40]);
-        bytes[40..].copy_from_slice(&checksum.to_le_bytes());
-        bytes
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let word = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
-        let long = |at: usize| bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
-        let sound = bytes.get(..8)? == MARK_MAGIC && long(40)? == xxh3_64(bytes.get(..40)?);
-        let mark = Self { format: word(8)?, last: long(16)?, floor: long(24)?, kept: long(32)? };
-        sound.then_some(mark)
     }
 }

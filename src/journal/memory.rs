@@ -52,6 +52,10 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    fn in_place(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn oldest(&mut self, limit: usize) -> Result<Vec<Head>, StoreError> {
         Ok(self.reader.tables().groups.values().take(limit).map(|(head, _)| *head).collect())
     }

@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use super::ballast::Ballast;
 use super::examine::{Content, Seen, Trouble, examine};
-use super::folder::{Folder, FolderError, FoundMark, Mark, MarkFile};
+use super::folder::{Folder, FolderError};
+use super::identity::LogIdentity;
+use super::mark::{FoundMark, Mark, MarkFile};
 use super::memory::MemoryStore;
 use super::nats::NatsError;
 use super::place::{Place, Settled};
@@ -22,7 +24,7 @@ use super::quarantine::Quarantine;
 use super::remains::Remains;
 use super::salvage;
 use super::sqlite::{self, FORMAT, SqliteStore};
-use super::store::StoreState;
+use super::store::{StoreError, StoreState};
 use super::window::{IdKey, Window};
 use super::writer::{Clock, Recovered};
 use crate::config::{Config, Engine, Start};
@@ -65,8 +67,22 @@ pub struct Report {
     pub lost_events: u64,
     /// What was damaged, how, and where it was set aside.
     pub damage: Option<Damage>,
+    /// Another log stands here than events were acknowledged in last.
+    pub replaced: Option<Replaced>,
     pub warnings: Vec<String>,
     pub(super) places_lost: bool,
+}
+
+/// The log that events were acknowledged in last is not the one that was found.
+#[derive(Debug)]
+pub struct Replaced {
+    /// By the mark.
+    pub expected: LogIdentity,
+    /// `None`: it is of an older program, which knew no identities.
+    pub found: Option<LogIdentity>,
+    /// What the expected one held last, delivered or not: the first and the last sequence. The first is beyond the last
+    /// when it held nothing.
+    pub lost: (u64, u64),
 }
 
 /// What was found to be wrong at start.
@@ -95,6 +111,7 @@ pub(super) fn open(config: &Config, key: IdKey, clock: Clock, max_age: u32) -> R
 
 fn in_memory(seen: Seen) -> Recovered {
     Recovered {
+        log: Some(LogIdentity::random()),
         store: Box::new(MemoryStore::default()),
         state: StoreState::default(),
         places: BTreeMap::new(),
@@ -176,10 +193,14 @@ fn on_disk(path: &Path, seen: Seen) -> Result<(Recovered, Report), OpenError> {
         }
         Err(trouble) => return Err(cannot(trouble)),
     };
+    report.compare(mark, &content);
+    let log = identify(&opened, mark, &content).map_err(|error| broken(error.to_string()))?;
     // Bytes read back after a crash may never have reached the disk: they do now, before the first 200.
     opened.settle_as_room_allows().map_err(|error| broken(error.to_string()))?;
+    opened.watch(&folder, log).map_err(io)?;
     folder.sync().map_err(io)?;
     let Content {
+        log: _,
         state,
         places,
         places_lost,
@@ -193,12 +214,13 @@ fn on_disk(path: &Path, seen: Seen) -> Result<(Recovered, Report), OpenError> {
     } = content;
     report.places_lost = places_lost;
     report.events = (tail + 1).saturating_sub(state.floor);
-    let mark_file = MarkFile::open(&folder).map_err(io)?;
-    let mark = Mark { format: FORMAT, last: tail, floor: state.floor, kept: state.kept };
+    let mut mark_file = MarkFile::open(&folder).map_err(io)?;
+    let mark = Mark { format: FORMAT, last: tail, floor: state.floor, kept: state.kept, log };
     mark_file.write(mark).and_then(|()| mark_file.sync()).map_err(io)?;
     // Where the disk does not give it, the writer says so.
     let _ = ballast.take();
     let recovered = Recovered {
+        log,
         store: Box::new(opened),
         state,
         places,
@@ -215,6 +237,21 @@ fn on_disk(path: &Path, seen: Seen) -> Result<(Recovered, Report), OpenError> {
         lock: Some(folder),
     };
     Ok((recovered, report))
+}
+
+/// Which log it is. An older program's gets the identity that it has in the mark, or a new one; `None` when the disk has no
+/// room for that now.
+fn identify(opened: &SqliteStore, mark: Option<Mark>, content: &Content) -> Result<Option<LogIdentity>, StoreError> {
+    if content.log.is_some() {
+        return Ok(content.log);
+    }
+    let known = mark.filter(|mark| mark.is_of(None, content.tail)).and_then(|mark| mark.log);
+    let log = known.unwrap_or_else(LogIdentity::random);
+    match opened.identify(log) {
+        Ok(()) => Ok(Some(log)),
+        Err(StoreError::Passing { .. }) => Ok(None),
+        Err(fatal) => Err(fatal),
+    }
 }
 
 /// A newer program's journal is left exactly as it is. A version number that merely lost a bit is damage.
@@ -237,17 +274,23 @@ fn refuse_newer(folder: &Folder, mark: Option<Mark>) -> Result<(), OpenError> {
 /// Opens the folder's database and looks at all of it. Nothing of it was changed if that fails.
 fn examine_folder(folder: &Folder, mark: Option<Mark>, seen: Seen) -> Result<(SqliteStore, Content), Trouble> {
     let path = folder.file(DATABASE);
-    let Mark { last: acknowledged, kept, .. } = mark.unwrap_or_default();
+    let Mark { last: acknowledged, kept, log, .. } = mark.unwrap_or_default();
     let mut header = Vec::new();
     let length = match File::open(&path) {
         Ok(file) => file.take(100).read_to_end(&mut header).map_err(|error| Trouble::Damaged(error.to_string()))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => return Err(Trouble::Passing(error.to_string())),
     };
+    let mut remains = Remains::of(&path);
+    if let Some(file) = remains.leave_out_foreign(log) {
+        return Err(Trouble::Damaged(format!("{file} is of another journal than the file beside it")));
+    }
     // A crash may have come between a new file and its first content.
-    let may_be_new = acknowledged == 0 && kept == 0 && !Remains::of(&path).has_log();
+    let may_be_new = acknowledged == 0 && kept == 0 && !remains.has_log();
+    drop(remains);
+    let create = || SqliteStore::create(&path, log.unwrap_or_else(LogIdentity::random));
     let store = match length {
-        0 if may_be_new => SqliteStore::create(&path)?,
+        0 if may_be_new => create()?,
         0 => return Err(Trouble::Damaged(format!("{DATABASE} is missing or empty"))),
         _ if !sqlite::has_header(&header) => {
             return Err(Trouble::Damaged(format!("the header of {DATABASE} is damaged")));
@@ -256,13 +299,15 @@ fn examine_folder(folder: &Folder, mark: Option<Mark>, seen: Seen) -> Result<(Sq
             let store = SqliteStore::open(&path)?;
             if may_be_new && store.is_blank()? {
                 store.let_go();
-                SqliteStore::create(&path)?
+                create()?
             } else {
                 store
             }
         }
     };
     let content = match examine(&store, seen) {
+        // What was acknowledged in another log is not to be looked for here.
+        Ok(content) if mark.is_some_and(|mark| !mark.is_of(content.log, content.tail)) => Ok(content),
         Ok(content) if content.tail < acknowledged => Err(Trouble::Damaged(format!(
             "the journal ends at sequence {}, but events up to {acknowledged} were acknowledged",
             content.tail
@@ -286,6 +331,14 @@ fn examine_folder(folder: &Folder, mark: Option<Mark>, seen: Seen) -> Result<(Sq
 }
 
 impl Report {
+    /// Whether the log that was found is the mark's; if not, all that the other one held is lost here.
+    fn compare(&mut self, mark: Option<Mark>, content: &Content) {
+        let Some(mark) = mark.filter(|mark| !mark.is_of(content.log, content.tail)) else { return };
+        let Some(expected) = mark.log else { return };
+        self.lost_events += (mark.last + 1).saturating_sub(mark.floor);
+        self.replaced = Some(Replaced { expected, found: content.log, lost: (mark.floor, mark.last) });
+    }
+
     fn damaged(&mut self, damage: Damage) {
         self.lost_events += damage.lost.iter().map(|(first, last)| last - first + 1).sum::<u64>();
         for also in &damage.also {

@@ -12,7 +12,11 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::sqlite::PAGE;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::identity::LogIdentity;
+use super::layout::{FRAME, FRAME_HEADER, LOG_HEADER, PAGE};
+use super::rows::{IDENTITY, Identity};
 
 /// A value of a row. Our tables hold no other kinds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,11 +51,14 @@ enum View {
 
 type Page = [u8; PAGE];
 
-const LOG_HEADER: usize = 32;
-const FRAME_HEADER: usize = 24;
-const FRAME: u64 = (FRAME_HEADER + PAGE) as u64;
 /// The first byte of a page of rows.
 const LEAF: u8 = 0x0d;
+/// The same of a page that leads to others.
+const INNER: u8 = 0x05;
+/// Where the table `state` begins: tables get their pages in the order in which they are made.
+const STATE_ROOT: u32 = 7;
+/// Far more than any table of ours has.
+const LEVELS: usize = 8;
 /// Of our widest table.
 const COLUMNS: usize = 6;
 
@@ -78,6 +85,62 @@ impl Remains {
     /// Whether any transaction stands in the log.
     pub(super) fn has_log(&self) -> bool {
         !self.frames.is_empty()
+    }
+
+    /// Where the two files are of different logs, leaves out the one that is not `ours`, and names it. If neither is, the
+    /// database stays. SQLite would mix them: a write-ahead log does not say which database it is of.
+    pub(super) fn leave_out_foreign(&mut self, ours: Option<LogIdentity>) -> Option<&'static str> {
+        let (of_database, of_log) = (self.database_identity()?, self.log_identity()?);
+        if of_database == of_log {
+            return None;
+        }
+        if ours == Some(of_log) {
+            (self.database, self.pages) = (None, 0);
+            return Some("journal.db");
+        }
+        self.log = None;
+        self.frames.clear();
+        self.newest.clear();
+        Some("journal.db-wal")
+    }
+
+    /// Of the newest copy in the write-ahead log, which has one from its first commit on.
+    fn log_identity(&self) -> Option<LogIdentity> {
+        let (log, mut page) = (self.log.as_ref()?, [0; PAGE]);
+        self.frames.iter().rev().find_map(|&offset| {
+            read(log, offset, &mut page);
+            self.identity_on(&page)
+        })
+    }
+
+    fn database_identity(&self) -> Option<LogIdentity> {
+        let (mut number, mut page) = (STATE_ROOT, [0; PAGE]);
+        for _ in 0..LEVELS {
+            self.page(number, View::File, &mut page)?;
+            number = match (page[0], short(&page, 3)) {
+                (LEAF, _) => return self.identity_on(&page),
+                (INNER, 0) => word(&page, 8),
+                (INNER, _) => word(page.get(short(&page, 12).into()..).filter(|cell| cell.len() >= 4)?, 0),
+                _ => return None,
+            };
+        }
+        None
+    }
+
+    /// On a page of `state`, if it is the first one.
+    fn identity_on(&self, page: &Page) -> Option<LogIdentity> {
+        if page[0] != LEAF || short(page, 3) == 0 {
+            return None;
+        }
+        let (key, payload, _) = self.payload(page.get(short(page, 8).into()..)?, View::File)?;
+        match record(&payload)?[..] {
+            [Value::Null, Value::Text(row), Value::Integer(sum)]
+                if key == IDENTITY && xxh3_64(row.as_bytes()).cast_signed() == sum =>
+            {
+                serde_json::from_str::<Identity>(row).ok().map(|row| row.log)
+            }
+            _ => None,
+        }
     }
 
     /// Finds the frames of the log's present use, up to the last one that ends a transaction: what an earlier use left

@@ -2,17 +2,30 @@
 
 use bytes::Bytes;
 use rusqlite::{Connection, params};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::sqlite::PAGE;
+use super::identity::LogIdentity;
+use super::layout::PAGE;
 use super::store::{Filed, Note, Page, Pick, StoreError, StoreState};
 
-/// The rows of `state`: a [`StoreState`]; the names of the sinks with a place, or null if damage took that knowledge. What
+/// The rows of `state`: an [`Identity`], which older programs neither have nor see; a [`StoreState`]; the names of the sinks with a place, or null if damage took that knowledge. What
 /// follow are [`Note`]s.
+pub(super) const IDENTITY: u64 = 0;
 pub(super) const STATE: u64 = 1;
 pub(super) const SINKS: u64 = 2;
+
+/// Which log it is.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Identity {
+    pub(super) log: LogIdentity,
+}
+
+pub(super) fn put_identity(connection: &Connection, log: LogIdentity) -> rusqlite::Result<()> {
+    put_about_itself(connection, IDENTITY, &Identity { log })
+}
 
 /// Writes a dead letter or a quarantined body, over the one of that number; about how many pages that is.
 pub(super) fn put_filed<T: Filed>(connection: &Connection, filed: &T) -> rusqlite::Result<usize> {

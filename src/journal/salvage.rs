@@ -7,14 +7,15 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::carry::{Carried, carry_over};
 use super::examine::{Seen, examine};
-use super::folder::{Folder, Mark, rename, sync_directory};
+use super::folder::{Folder, make_directory, rename};
 use super::group::millis;
+use super::identity::LogIdentity;
+use super::mark::Mark;
 use super::recover::{DATABASE, Damage};
 use super::remains::Remains;
 use super::sqlite::SqliteStore;
@@ -88,9 +89,11 @@ pub(super) fn salvage(folder: &Folder, mark: Option<Mark>, reason: String, seen:
     }
     make_directory(&rebuild).map_err(io)?;
     let path = rebuild.join("new.db");
-    let mut new = SqliteStore::create(&path).map_err(store)?;
+    let mut new = SqliteStore::create(&path, LogIdentity::random()).map_err(store)?;
     let now = millis(SystemTime::now());
-    let remains = Remains::of(&folder.file(DATABASE));
+    let mut remains = Remains::of(&folder.file(DATABASE));
+    // It is set aside with the rest, and its rows are none of this journal's.
+    remains.leave_out_foreign(mark.and_then(|mark| mark.log));
     let carried = carry_over(&remains, &mut new, mark, &reason, now).map_err(store)?;
     drop(remains);
     new.settle().map_err(store)?;
@@ -129,11 +132,6 @@ fn replace(folder: &Folder, rebuild: &Path, aside: &Path) -> io::Result<()> {
     }
     fs::remove_dir_all(rebuild)?;
     folder.sync()
-}
-
-fn make_directory(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().mode(0o700).create(path)?;
-    path.parent().map_or(Ok(()), sync_directory)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -12,6 +12,7 @@
 //! them. Checkpoints are made by the writer, never by SQLite behind its back: their errors are sync errors.
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,9 +20,16 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ffi, params};
 
+use super::folder::Folder;
 use super::group::{Group, checksum};
+use super::guard::{Frames, Guard};
+use super::identity::LogIdentity;
+use super::layout::PAGE;
+use super::named::Displaced;
 use super::place::Place;
-use super::rows::{SINKS, filed, filed_page, json, put_about_itself, put_filed, put_note, put_state, text_checksum};
+use super::rows::{
+    SINKS, filed, filed_page, json, put_about_itself, put_filed, put_identity, put_note, put_state, text_checksum,
+};
 use super::store::{
     Commit, DeadLetter, Head, Kept, OpenReader, Page, Passing, Pick, Reader, Row, Store, StoreError, StoreState,
 };
@@ -30,7 +38,6 @@ use super::store::{
 pub(super) const FORMAT: u32 = 1;
 /// "ASAP".
 pub(super) const APPLICATION_ID: u32 = 0x4153_4150;
-pub(super) const PAGE: usize = 4096;
 const CACHE_KIB: i32 = 2000;
 /// How long the writer waits for another process that has locked the database.
 const BUSY: Duration = Duration::from_secs(2);
@@ -61,11 +68,17 @@ pub(super) struct SqliteStore {
     /// The same file, if there was a descriptor left for it. It stays open as long as the connection: closing any
     /// descriptor of a file takes back all of the process's POSIX locks on it, SQLite's too.
     file: Option<File>,
+    /// From when it is the journal's own on: a database that is only being made is nobody's promise.
+    guard: Option<Guard>,
+    /// Which log it is. Every use of the write-ahead log begins with a copy of that row: it tells the log's own.
+    identity: Option<LogIdentity>,
+    /// The next commit may begin one.
+    signs: bool,
 }
 
 impl SqliteStore {
     /// Makes a new database at `path`, or makes one that a crash left without its first content.
-    pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
+    pub(super) fn create(path: &Path, log: LogIdentity) -> Result<Self, StoreError> {
         // SQLite gives its other files the mode of this one.
         let made = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
         made.map_err(|error| StoreError::Fatal(format!("{}: {error}", path.display())))?;
@@ -74,6 +87,7 @@ impl SqliteStore {
         store.reader.connection.execute_batch(&format!(
             "BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {SCHEMA}"
         ))?;
+        put_identity(&store.reader.connection, log)?;
         put_state(&store.reader.connection, &StoreState::default())?;
         put_sink_names(&store.reader.connection)?;
         store.reader.connection.execute_batch("COMMIT")?;
@@ -95,6 +109,9 @@ impl SqliteStore {
             behind: false,
             buffer: Vec::new(),
             file,
+            guard: None,
+            identity: None,
+            signs: true,
         })
     }
 
@@ -120,15 +137,60 @@ impl SqliteStore {
         self.file.as_ref()
     }
 
+    /// Says in a database of an older program which log it is.
+    pub(super) fn identify(&self, log: LogIdentity) -> Result<(), StoreError> {
+        Ok(put_identity(&self.reader.connection, log)?)
+    }
+
+    /// From now on its files must stay what they are, or nothing is committed any more.
+    pub(super) fn watch(&mut self, folder: &Folder, log: Option<LogIdentity>) -> io::Result<()> {
+        self.identity = log;
+        self.guard = Some(Guard::new(folder, &self.path, self.frames())?);
+        Ok(())
+    }
+
+    /// The write-ahead log's state; `None` if SQLite cannot tell now. Costs no lock and no read.
+    pub(super) fn frames(&self) -> Option<Frames> {
+        let mut count = self.reader.connection.prepare_cached("PRAGMA wal_checkpoint(NOOP)").ok()?;
+        count.query_row([], |row| Ok(Frames { written: row.get(1)?, copied: row.get(2)? })).ok()
+    }
+
+    #[cfg(test)]
+    pub(super) fn take_guard(&mut self) -> Option<Guard> {
+        self.guard.take()
+    }
+
+    fn with_guard<T: Default>(
+        &mut self,
+        job: impl FnOnce(&mut Guard, &dyn Fn() -> Option<Frames>) -> Result<T, Displaced>,
+    ) -> Result<T, Displaced> {
+        // It is taken out so that it can ask this store.
+        let Some(mut guard) = self.guard.take() else { return Ok(T::default()) };
+        let done = job(&mut guard, &|| self.frames());
+        self.guard = Some(guard);
+        done
+    }
+
     fn log(&self) -> PathBuf {
         self.path.with_extension("db-wal")
     }
 
     /// Copies the write-ahead log into the main file and syncs both.
     fn copy_back(&mut self, mode: &str) -> Result<(), StoreError> {
+        // Copied from a log that is not ours any more, anything might come into the main file.
+        self.with_guard(|guard, count| guard.look(count))?;
         let checkpoint = format!("PRAGMA wal_checkpoint({mode})");
-        let (_busy, log, done): (i64, i64, i64) =
-            self.reader.connection.query_row(&checkpoint, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let copied = self.reader.connection.query_row(&checkpoint, [], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+        });
+        // Also where it broke off: some of it may be written.
+        let counted = self.frames();
+        if let Some(guard) = &mut self.guard {
+            let looked_at = guard.checkpointed(counted);
+            looked_at.map_err(|error| StoreError::Fatal(format!("{}: {error}", self.path.display())))?;
+        }
+        self.signs = true;
+        let (_busy, log, done) = copied?;
         // What a reader held back is tried again after as many pages more.
         self.pages = usize::try_from(log.saturating_sub(done)).unwrap_or(0).min(CHECKPOINT_PAGES / 2);
         self.behind = done < log;
@@ -164,6 +226,10 @@ impl SqliteStore {
     fn write(&self, commit: &Commit, row: Option<&Row>) -> rusqlite::Result<usize> {
         let connection = &self.reader.connection;
         let mut pages = 1;
+        if let (Some(log), true) = (self.identity, self.signs) {
+            put_identity(connection, log)?;
+            pages += 1;
+        }
         if let (Some(new), Some(row)) = (&commit.group, row) {
             connection.prepare_cached("INSERT INTO groups VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(params![
                 row.first,
@@ -230,6 +296,7 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
+        self.with_guard(|guard, count| guard.before_write(count))?;
         let row = commit.group.as_ref().map(|new| Row::of(new.group, std::mem::take(&mut self.buffer)));
         self.reader.connection.execute_batch("BEGIN IMMEDIATE")?;
         let written = self.write(commit, row.as_ref()).and_then(|pages| {
@@ -242,6 +309,9 @@ impl Store for SqliteStore {
         match written {
             Ok(pages) => {
                 self.pages += pages;
+                let started_over = self.with_guard(|guard, count| guard.committed(count()))?;
+                // Where a reader kept it from doing so before.
+                self.signs = started_over && !self.signs;
                 Ok(())
             }
             Err(error) => {
@@ -253,6 +323,10 @@ impl Store for SqliteStore {
                 Err(error)
             }
         }
+    }
+
+    fn in_place(&mut self) -> Result<(), StoreError> {
+        Ok(self.with_guard(|guard, count| guard.look(count))?)
     }
 
     fn oldest(&mut self, limit: usize) -> Result<Vec<Head>, StoreError> {
@@ -314,7 +388,7 @@ impl Store for SqliteStore {
 
     fn abandon(self: Box<Self>) {
         // Closing could write and sync again.
-        std::mem::forget((self.reader.connection, self.file));
+        std::mem::forget((self.reader.connection, self.file, self.guard));
     }
 }
 
@@ -454,6 +528,12 @@ pub(super) fn put_sink_names(connection: &Connection) -> rusqlite::Result<()> {
 /// Until the next sink gets a place.
 pub(super) fn put_sink_names_unknown(connection: &Connection) -> rusqlite::Result<()> {
     put_about_itself(connection, SINKS, &None::<Vec<String>>)
+}
+
+impl From<Displaced> for StoreError {
+    fn from(displaced: Displaced) -> Self {
+        Self::Fatal(displaced.to_string())
+    }
 }
 
 impl From<rusqlite::Error> for StoreError {

@@ -8,6 +8,8 @@ use super::{Account, Disk};
 /// The journal as `status` shows it.
 #[derive(Debug, Clone, Default)]
 pub struct Status {
+    /// The log identity: sequences are this log's. `None`: not known now.
+    pub identity: Option<String>,
     /// The oldest sequence kept; one more than the last when none is.
     pub first_sequence: u64,
     pub last_sequence: u64,

@@ -331,6 +331,10 @@ pub(super) enum Passing {
 /// The writer's side.
 pub(super) trait Store: Send {
     fn commit(&mut self, commit: &Commit) -> Result<(), StoreError>;
+
+    /// Whether everything committed so far is still where the next start looks for it. Asked before anything is answered
+    /// that needs no commit; each commit asks by itself.
+    fn in_place(&mut self) -> Result<(), StoreError>;
     /// The oldest groups, at most `limit`.
     fn oldest(&mut self, limit: usize) -> Result<Vec<Head>, StoreError>;
     /// The oldest rows of ids, at most `limit`.

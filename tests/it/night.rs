@@ -88,7 +88,7 @@ fn it_does_not_go_on_in_a_folder_that_was_deleted() {
     fs::remove_dir_all(receiver.setup().journal()).unwrap();
     let ended = receiver.wait();
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-    assert!(ended.log.iter().any(|line| line.contains("deleted or replaced")), "{ended:?}");
+    assert!(ended.log.iter().any(|line| line.contains("deleted, moved or replaced")), "{ended:?}");
 }
 
 #[test]

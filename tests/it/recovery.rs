@@ -836,7 +836,7 @@ fn a_newer_format_is_left_alone() {
         case.change("mark", |mark| {
             mark[8..12].copy_from_slice(&7_u32.to_le_bytes());
             let checksum = xxhash_rust::xxh3::xxh3_64(&mark[..40]);
-            mark[40..].copy_from_slice(&checksum.to_le_bytes());
+            mark[40..48].copy_from_slice(&checksum.to_le_bytes());
         });
         case.is_refused(7);
     }

@@ -264,6 +264,7 @@ impl Cluster {
         let seen = self.seen.borrow();
         let server = self.link.client().server_info();
         Status {
+            identity: Some(self.log_identity()),
             first_sequence: seen.first,
             last_sequence: tail,
             bytes: seen.bytes,

@@ -52,10 +52,6 @@ impl Writer {
             (_, None) => Role::Contest,
         };
         let waiting = Waiting { event_id, role, waiter };
-        if role == Role::Settled {
-            waiting.settle(&self.metrics, &mut batch.answers);
-        } else {
-            batch.waiting.push(waiting);
-        }
+        if role == Role::Settled { batch.known.push(waiting) } else { batch.waiting.push(waiting) }
     }
 }

@@ -20,6 +20,9 @@ const GROUP_PART: u64 = 8;
 /// Tells whoever asked that it is done.
 pub(super) type Done = oneshot::Sender<Result<(), Refused>>;
 
+/// A body for the quarantine, and what to count once it is kept.
+pub(super) type Keeping = (Admitted, Outcome, Done);
+
 /// What one commit will hold, and who waits for it.
 #[derive(Default)]
 pub(super) struct Batch {
@@ -30,12 +33,13 @@ pub(super) struct Batch {
     pub(super) fresh: ById<u32>,
     pub(super) order: Vec<(IdHash, u32)>,
     pub(super) waiting: Vec<Waiting>,
-    /// To those that need no commit.
-    pub(super) answers: Answers,
+    /// Those that need no commit, only that what is durable still is: appends, and bodies that are kept already.
+    pub(super) known: Vec<Waiting>,
+    pub(super) keeping_known: Vec<Keeping>,
     pub(super) kept: Vec<Kept>,
     /// Bodies that came under the id of another one in this group: conflicts if that one is stored, else nothing.
     pub(super) contesting: Vec<Kept>,
-    pub(super) keeping: Vec<(Admitted, Outcome, Done)>,
+    pub(super) keeping: Vec<Keeping>,
     pub(super) letters: Vec<DeadLetter>,
     pub(super) lettering: Vec<Done>,
     /// Carried out in a commit of its own, when this one is written.
@@ -109,6 +113,7 @@ impl Batch {
         !self.close
             && self.operation.is_none()
             && self.waiting.len() + self.keeping.len() + self.letters.len() < GROUP_EVENTS
+            && self.known.len() + self.keeping_known.len() < GROUP_EVENTS
             && self.block.len() < most
     }
 
@@ -119,6 +124,19 @@ impl Batch {
     /// Whether these bytes go into the quarantine with this batch.
     pub(super) fn keeps(&self, digest: u64) -> bool {
         self.kept.iter().any(|kept| kept.digest == digest)
+    }
+
+    /// Answers what needed no commit.
+    pub(super) fn settle_known(&mut self, metrics: &Metrics) {
+        let mut answers = Answers::default();
+        for waiting in self.known.drain(..) {
+            waiting.settle(metrics, &mut answers);
+        }
+        drop(answers);
+        for (admitted, outcome, reply) in self.keeping_known.drain(..) {
+            admitted.settle(outcome);
+            let _ = reply.send(Ok(()));
+        }
     }
 
     /// Refuses the events of the group; whatever else is in the batch stays.
@@ -136,10 +154,10 @@ impl Batch {
 
     /// Refuses all of it.
     pub(super) fn refuse(self, why: Refused) {
-        for Waiting { waiter, .. } in self.waiting {
+        for Waiting { waiter, .. } in self.waiting.into_iter().chain(self.known) {
             waiter.refuse(why);
         }
-        for (admitted, _, reply) in self.keeping {
+        for (admitted, _, reply) in self.keeping.into_iter().chain(self.keeping_known) {
             admitted.settle(why.outcome());
             let _ = reply.send(Err(why));
         }

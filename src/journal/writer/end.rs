@@ -2,6 +2,7 @@
 
 use super::mailbox::turn_away;
 use super::{Command, Writer};
+use crate::journal::mark;
 use crate::journal::memory::MemoryStore;
 use crate::journal::store::StoreError;
 use crate::journal::{Refused, State};
@@ -37,6 +38,7 @@ impl Writer {
         self.shared.state.send_replace(State::Failed);
         let store = std::mem::replace(&mut self.recovered.store, Box::new(MemoryStore::default()));
         store.abandon();
+        self.leave_mark();
         self.turn_away(Refused::Failed);
         while let Ok(posted) = self.inbox.recv() {
             match posted.take() {
@@ -46,6 +48,26 @@ impl Writer {
             }
         }
         self.turn_away(Refused::Failed);
+    }
+
+    /// Lets the next start count what it does not find, also where it finds another folder, or none.
+    fn leave_mark(&mut self) {
+        let (mark, Some(folder)) = (self.mark(), &self.recovered.lock) else { return };
+        if folder.is_in_place() {
+            return self.write_mark();
+        }
+        let (folder, first, last) = (folder.name().to_owned(), mark.floor, mark.last);
+        match mark::leave(&folder, mark) {
+            Ok(true) => {
+                tracing::error!(folder = %folder.display(), first, last, "the next start counts what the journal held as lost: move its folder back first, if it is still somewhere");
+            }
+            Ok(false) => {
+                tracing::error!(folder = %folder.display(), first, last, "another journal stands in its place: what this one held is lost there, and not counted");
+            }
+            Err(error) => {
+                tracing::error!(folder = %folder.display(), first, last, %error, "no mark can be left where the journal was: the next start does not know what it held");
+            }
+        }
     }
 
     fn turn_away(&self, why: Refused) {

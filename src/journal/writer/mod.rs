@@ -24,9 +24,11 @@ use tokio::sync::watch;
 
 use super::ballast::Ballast;
 use super::disk::Disk;
-use super::folder::{Folder, Mark, MarkFile};
+use super::folder::Folder;
 use super::group::{Group, from_millis};
+use super::identity::LogIdentity;
 use super::letters::Retries;
+use super::mark::{Mark, MarkFile};
 use super::place::{Place, Settled};
 use super::quarantine::Quarantine;
 use super::ring::Ring;
@@ -68,6 +70,8 @@ pub(super) struct Limits {
 
 /// What recovery found, and the writer goes on from.
 pub(super) struct Recovered {
+    /// `None`: it could not be written on a full disk, and the next start tries again.
+    pub(super) log: Option<LogIdentity>,
     pub(super) store: Box<dyn Store>,
     pub(super) state: StoreState,
     pub(super) places: BTreeMap<Arc<str>, Place>,
@@ -307,8 +311,7 @@ impl Writer {
             Command::Append(append) => self.take_append(*append, batch),
             Command::Quarantine { kept, admitted, outcome, reply } => {
                 if self.recovered.quarantine.knows(kept.digest) {
-                    admitted.settle(outcome);
-                    let _ = reply.send(Ok(()));
+                    batch.keeping_known.push((admitted, outcome, reply));
                     return Ok(());
                 }
                 if !batch.keeps(kept.digest) {
@@ -334,7 +337,10 @@ impl Writer {
 
     /// Finds room for the batch's group, or refuses it, and writes what is left.
     fn commit(&mut self, mut batch: Batch) -> Result<(), String> {
-        drop(std::mem::take(&mut batch.answers));
+        if let Err(fatal) = self.settle_known(&mut batch) {
+            batch.refuse(Refused::Failed);
+            return Err(fatal);
+        }
         if self.is_blocked() {
             // What little room a full disk has belongs to the cursors.
             batch.refuse(self.refusal());
@@ -363,6 +369,15 @@ impl Writer {
             }
         }
         self.write(batch, &room)
+    }
+
+    /// Answers what needs no commit: a duplicate's 200 rests on the files as much as its first copy's.
+    fn settle_known(&mut self, batch: &mut Batch) -> Result<(), String> {
+        if !batch.known.is_empty() || !batch.keeping_known.is_empty() {
+            self.recovered.store.in_place().map_err(|error| error.to_string())?;
+            batch.settle_known(&self.metrics);
+        }
+        Ok(())
     }
 
     /// Writes the batch, syncs, settles. An error is final; a full disk is not one.
@@ -475,10 +490,14 @@ impl Writer {
         self.dirty_since = None;
     }
 
-    fn write_mark(&self) {
-        let Some(file) = &self.recovered.mark else { return };
+    fn mark(&self) -> Mark {
         let StoreState { floor, kept, .. } = self.recovered.state;
-        let mark = Mark { format: super::sqlite::FORMAT, last: self.recovered.tail, floor, kept };
+        Mark { format: super::sqlite::FORMAT, last: self.recovered.tail, floor, kept, log: self.recovered.log }
+    }
+
+    fn write_mark(&mut self) {
+        let mark = self.mark();
+        let Some(file) = &mut self.recovered.mark else { return };
         // Without its mark the next start can tell less, but loses nothing.
         if let Err(error) = file.write(mark) {
             tracing::warn!(%error, "cannot write the journal's high-water mark");

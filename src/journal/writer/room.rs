@@ -245,9 +245,13 @@ impl Writer {
     }
 
     pub(super) fn tick(&mut self) -> Result<(), String> {
-        if self.recovered.lock.as_ref().is_some_and(|folder| !folder.is_in_place()) {
-            // What is written to deleted files survives no restart.
-            return Err("the journal's folder was deleted or replaced while in use".to_owned());
+        // Nothing need come for it to be noticed that what is written would survive no restart.
+        self.recovered.store.in_place().map_err(|error| error.to_string())?;
+        if self.recovered.mark.as_ref().is_some_and(|mark| !mark.is_in_place()) {
+            self.write_mark();
+        }
+        if let Some(ballast) = &mut self.recovered.ballast {
+            ballast.renew();
         }
         let more = self.retain()?;
         self.tick_at = Instant::now() + if more { DELETE_PAUSE } else { TICK };
