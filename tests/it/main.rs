@@ -13,6 +13,7 @@ mod container;
 mod crash;
 mod dead_letters;
 mod dedup;
+mod displaced;
 mod feed_config;
 mod file;
 mod fleet;
