@@ -63,7 +63,7 @@ impl Process {
         (kib("VmRSS:") << 10, kib("VmHWM:") << 10)
     }
 
-    /// Processor time so far, of all its threads that live.
+    /// Processor time so far, of all its threads that live: it can become less, as threads end.
     pub(crate) fn processor(&self) -> Duration {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
         let of_task = |task: io::Result<fs::DirEntry>| -> Option<u64> {

@@ -40,7 +40,11 @@ pub(crate) fn run(bench: &Bench) {
     let kinds = kinds(bench);
     let idle = receiver.processor();
     std::thread::sleep(Duration::from_millis(200));
-    compare("a fifth of a second without anybody", millis(receiver.processor() - idle), "of processor time");
+    compare(
+        "a fifth of a second without anybody",
+        millis(receiver.processor().saturating_sub(idle)),
+        "of processor time",
+    );
     for kind in &kinds {
         let costs: Vec<Duration> = (0..EACH)
             .map(|_| {
@@ -48,7 +52,7 @@ pub(crate) fn run(bench: &Bench) {
                 bench.runtime.block_on(kind.come(receiver.address));
                 // What goes on after the answer is its cost, too.
                 std::thread::sleep(Duration::from_millis(5));
-                receiver.processor() - before
+                receiver.processor().saturating_sub(before)
             })
             .collect();
         let mean = costs.iter().sum::<Duration>() / u32::try_from(EACH).unwrap();
@@ -324,7 +328,7 @@ fn judged(bench: &Bench, receiver: &Process, stream: &mut TlsStream<TcpStream>, 
     bench.runtime.block_on(send(stream, event));
     let answered = millis(begun.elapsed());
     std::thread::sleep(Duration::from_millis(300));
-    let cost = millis(receiver.processor() - before);
+    let cost = millis(receiver.processor().saturating_sub(before));
     judge(
         &format!("a body of 1 MiB: {what}"),
         COST,
