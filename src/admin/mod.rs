@@ -265,7 +265,9 @@ mod tests {
         let (status, text) = answer(&router, "/api/v1/status", &local).await;
         assert_eq!(status, StatusCode::OK);
         assert!(
-            text.contains(r#""journal":{"state":"open","reason":null,"engine":"memory","first_sequence":null"#),
+            text.contains(
+                r#""journal":{"state":"open","reason":null,"engine":"memory","identity":null,"first_sequence":null"#
+            ),
             "{text}"
         );
         for (state, reason) in [

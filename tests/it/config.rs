@@ -427,7 +427,7 @@ fn contradictions_are_refused() {
         ("[sinks.a]\ntype = 'file'\npath = 'x'\ncompress = 'brotli'", "sinks.a.compress"),
         ("[sinks.a]\ntype = 'file'\npath = 'x'\nsync = true", "sinks.a.sync"),
         ("[sinks.a]\ntype = 'file'\npath = 'x'\nrotate_every = 'daily'", "sinks.a.rotate_every"),
-        ("[sinks.a]\ntype = 'file'\npath = 'x'\n[sinks.b]\ntype = 'file'\npath = './x'", "sinks.a.path, sinks.b.path"),
+        ("[sinks.a]\ntype = 'file'\npath = 'x'\n[sinks.b]\ntype = 'file'\npath = './x'", "sinks.b.path, sinks.a.path"),
         ("[sinks.Archive]\ntype = 'stdout'", "sinks.Archive"),
         ("[sinks.stdout]\nredact = ['']", "sinks.stdout.redact"),
         ("[sinks.stdout]\nredact = ['data']", "sinks.stdout.redact"),

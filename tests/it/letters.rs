@@ -604,7 +604,7 @@ fn notes_are_kept() {
         open.journal.note("two", None).await.unwrap();
         assert_eq!(open.journal.notes().into_iter().collect::<Vec<_>>(), [("one".to_owned(), "second".to_owned())]);
         let long = "x".repeat(65 << 10);
-        assert_eq!(open.journal.note("one", Some(long)).await, Err(Refused::Full));
+        assert_eq!(open.journal.note("one", Some(long)).await, Err(Refused::TooLarge));
         assert_eq!(open.journal.read_note("one").as_deref(), Some("second"));
         open.journal.close().await;
         assert_eq!(open.journal.note("one", None).await, Err(Refused::Closed));

@@ -95,7 +95,9 @@ impl Notes {
         };
         let record = format!("{NOTE}{key}.{instance}");
         let written = match &text {
-            Some(text) if text.len() > MAX_BYTES || revision == 0 && count >= MAX_KEYS => return Err(Refused::Full),
+            Some(text) if text.len() > MAX_BYTES || revision == 0 && count >= MAX_KEYS => {
+                return Err(Refused::TooLarge);
+            }
             Some(text) => {
                 let kept = Kept { owner: instance.to_string(), text: text.clone() };
                 records.put(&record, revision, json(&kept)?).await
