@@ -238,7 +238,8 @@ fn without_file_descriptors_it_waits_and_recovers() {
     let hoard: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(receiver.events).unwrap()).collect();
     wait_for("the descriptors to run out", || {
         let open = std::fs::read_dir(format!("/proc/{}/fd", receiver.pid())).unwrap().count();
-        (open >= 63).then_some(())
+        // Silent ones make room, so that it is seldom the very last.
+        (open >= 60).then_some(())
     });
     let before = receiver.cpu();
     std::thread::sleep(Duration::from_secs(1));
