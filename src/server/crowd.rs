@@ -84,7 +84,8 @@ impl Crowd {
         let guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
         let open = guests.open.values().filter(|guest| !guest.end.is_cancelled() && guest.seated.load(Relaxed) == 0);
         let mut open: Vec<&Guest> = open.collect();
-        open.sort_by_key(|guest| (guest.activity.has_requests(), guest.activity.idle_since()));
+        // Each is looked at once: what changes while it is sorted is no order, and a sort that notices panics.
+        open.sort_by_cached_key(|guest| (guest.activity.has_requests(), guest.activity.idle_since()));
         let most = most.max(open.len() / 8);
         let going = open.iter().take(most).enumerate();
         let going = going.filter(|(at, guest)| *at == 0 || !guest.activity.has_begun());

@@ -236,11 +236,8 @@ fn without_file_descriptors_it_waits_and_recovers() {
     let pid = receiver.pid().as_raw_nonzero().to_string();
     assert!(Command::new("prlimit").args(["--pid", &pid, "--nofile=64:64"]).status().unwrap().success());
     let hoard: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(receiver.events).unwrap()).collect();
-    wait_for("the descriptors to run out", || {
-        let open = std::fs::read_dir(format!("/proc/{}/fd", receiver.pid())).unwrap().count();
-        // Silent ones make room, so that it is seldom the very last.
-        (open >= 60).then_some(())
-    });
+    // Silent ones make room, so that it may be no more than a moment.
+    receiver.wait_metric("accept_errors_total", 1);
     let before = receiver.cpu();
     std::thread::sleep(Duration::from_secs(1));
     let busy = receiver.cpu() - before;
@@ -252,7 +249,6 @@ fn without_file_descriptors_it_waits_and_recovers() {
     drop(hoard);
     let (id, event) = new_event();
     receiver.post(event).assert_durable("stored", &id);
-    assert!(receiver.metric("accept_errors_total") > 0);
     receiver.finish();
 }
 
