@@ -319,11 +319,14 @@ fn connections_are_used_again_after_small_answers() {
 
 #[test]
 fn no_more_requests_are_under_way_than_allowed() {
-    let target = Target::start(|_| Reply::status(204).after(Duration::from_millis(30)));
-    let receiver = to(&target.url("/")).set("sinks.web.ordering", "none").set("sinks.web.concurrency", 4).start();
+    let target = Target::start(|_| Reply::status(204).held());
+    let setup = to(&target.url("/")).set("sinks.web.ordering", "none").set("sinks.web.concurrency", 4);
+    let receiver = setup.set("sinks.web.timeout", "60s").start();
     receiver.store(60);
+    target.wait_requests(4);
+    target.release();
     receiver.sink_settled("web");
-    assert_eq!(target.most_in_flight(), 4);
+    assert_eq!((target.most_in_flight(), target.requests().len()), (4, 60));
     // One that is not quite back in the pool when the next request goes out has another one opened.
     assert!((4..=8).contains(&target.connections()), "{} connections", target.connections());
     receiver.finish();

@@ -21,7 +21,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -61,6 +61,7 @@ pub(crate) struct Reply {
     what: What,
     headers: Vec<(&'static str, String)>,
     delay: Duration,
+    held: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -89,6 +90,7 @@ type Rule = Arc<dyn Fn(&Request) -> Reply + Send + Sync>;
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    released: watch::Sender<bool>,
 }
 
 struct State {
@@ -139,7 +141,8 @@ impl Target {
     ) -> Self {
         let state =
             State { rule: Arc::new(rule), requests: Vec::new(), connections: 0, in_flight: 0, most_in_flight: 0 };
-        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let shared =
+            Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), released: watch::Sender::new(false) });
         let (address, serving) = Serving::start(address, tls.clone(), Arc::clone(&shared));
         Self { address, tls, shared, serving: Some(serving) }
     }
@@ -178,6 +181,11 @@ impl Target {
     /// How many connections were accepted.
     pub(crate) fn connections(&self) -> usize {
         self.shared.state().connections
+    }
+
+    /// Answers what is [held](Reply::held), from now on at once.
+    pub(crate) fn release(&self) {
+        self.shared.released.send_replace(true);
     }
 
     /// The highest number of requests that waited for their answers at a time.
@@ -230,7 +238,7 @@ impl Reply {
     }
 
     fn of(what: What) -> Self {
-        Self { what, headers: Vec::new(), delay: Duration::ZERO }
+        Self { what, headers: Vec::new(), delay: Duration::ZERO, held: false }
     }
 
     pub(crate) fn header(mut self, name: &'static str, value: impl ToString) -> Self {
@@ -267,6 +275,11 @@ impl Reply {
     /// Only after this time.
     pub(crate) fn after(self, delay: Duration) -> Self {
         Self { delay, ..self }
+    }
+
+    /// Only once the target [releases](Target::release) what it holds.
+    pub(crate) fn held(self) -> Self {
+        Self { held: true, ..self }
     }
 }
 
@@ -312,6 +325,9 @@ impl Shared {
         };
         self.changed.notify_all();
         tokio::time::sleep(reply.delay).await;
+        if reply.held {
+            let _ = self.released.subscribe().wait_for(|released| *released).await;
+        }
         let (status, body) = match reply.what {
             What::Answer(status, body) => (status, body),
             What::Hang => std::future::pending().await,
