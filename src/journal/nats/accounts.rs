@@ -22,6 +22,8 @@ use super::{names, tenure};
 const TRIES: u32 = 20;
 /// …each time so long.
 const PAUSE: Duration = Duration::from_millis(100);
+/// So often the events of a partition are counted while others come to it.
+const COUNTS: u32 = 200;
 
 pub(super) struct Accounts<'a> {
     pub(super) link: &'a Link,
@@ -147,14 +149,28 @@ impl Accounts<'_> {
         Ok(left)
     }
 
+    /// The events of a partition in these sequences. Only those from a sequence on can be asked for, and others come
+    /// meanwhile: so it is looked how many those are at most, until only one answer is left.
     async fn between(&self, at: u16, first: u64, last: u64) -> Result<u64, NatsError> {
         if first > last {
             return Ok(0);
         }
-        let all = self.from(at, first).await?;
-        // Also what came meanwhile.
-        let later = if all == 0 { 0 } else { self.from(at, last + 1).await? };
-        Ok(all.saturating_sub(later))
+        let (events, subject) = (self.link.names().events(), self.link.names().subject(at));
+        let (mut least, mut most) = (0, u64::MAX);
+        let mut before = self.link.count(events, &subject).await?;
+        for _ in 0..COUNTS {
+            // Any replica answers, and knows what was counted before.
+            self.caught_up().await?;
+            let (all, later) = (self.from(at, first).await?, self.from(at, last + 1).await?);
+            let after = self.link.count(events, &subject).await?;
+            let (found, came) = (all.saturating_sub(later), after.saturating_sub(before));
+            (least, most) = (least.max(found.saturating_sub(came)), most.min(found.saturating_add(came)));
+            if least >= most {
+                return Ok(most);
+            }
+            before = after;
+        }
+        Err(NatsError::Unavailable(format!("events come too fast to {subject} to be counted")))
     }
 
     async fn from(&self, at: u16, first: u64) -> Result<u64, NatsError> {

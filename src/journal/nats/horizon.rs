@@ -86,6 +86,10 @@ impl Horizon<'_> {
         for (key, record) in &sinks {
             let name = key.trim_start_matches(SINKS);
             let Ok(sink) = Sink::read(&record.value) else { return Ok(unreadable(key)) };
+            if sink.log != self.log.epoch {
+                // What a change of the log has cost it is counted by what is in the stream.
+                return Ok(None);
+            }
             for partition in 0..self.partitions {
                 let key = tenure::key(name, partition);
                 let place = match self.records.last_known(&key) {

@@ -4,6 +4,7 @@
 //! `async-nats` has requests too, but keeps an entry of each that is never answered, and does not end those under way when
 //! the connection is lost.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -299,6 +300,25 @@ impl Link {
     /// [`NatsError::Unavailable`] and [`NatsError::Refused`], with the code [`NO_STREAM`] when there is none.
     pub(in crate::journal) async fn info(&self, stream: &str) -> Result<stream::Info, NatsError> {
         self.api(&format!("STREAM.INFO.{stream}"), &json!({})).await
+    }
+
+    /// How many messages of a subject the stream's leader has.
+    ///
+    /// # Errors
+    /// [`NatsError::Unavailable`] and [`NatsError::Refused`].
+    pub(in crate::journal) async fn count(&self, stream: &str, subject: &str) -> Result<u64, NatsError> {
+        #[derive(Deserialize)]
+        struct Got {
+            state: Counts,
+        }
+        #[derive(Deserialize)]
+        struct Counts {
+            /// There is none where the stream has no such message.
+            #[serde(default)]
+            subjects: HashMap<String, u64>,
+        }
+        let got: Got = self.api(&format!("STREAM.INFO.{stream}"), &json!({ "subjects_filter": subject })).await?;
+        Ok(got.state.subjects.values().sum())
     }
 
     async fn get_by(&self, stream: &str, request: serde_json::Value) -> Result<Option<Stored>, NatsError> {
