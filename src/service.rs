@@ -401,6 +401,7 @@ impl View {
             journal::State::WriteError => "write-error",
             journal::State::Busy => "busy",
             journal::State::Unreachable => "unreachable",
+            journal::State::Unfit => "unfit",
             journal::State::Failed => "failed",
             journal::State::Closed => "closed",
         };

@@ -48,7 +48,7 @@ pub type Label = [(&'static str, &'static str); 1];
 pub type Labels = [(&'static str, &'static str); 2];
 
 const REJECTED: &[&str] = &["malformed", "incomplete", "unsupported-media", "too-large", "timeout", "aborted"];
-const REFUSED: &[&str] = &["too-many", "full", "write-error", "busy", "failed", "closed", "late", "internal"];
+const REFUSED: &[&str] = &["too-many", "full", "write-error", "busy", "unfit", "failed", "closed", "late", "internal"];
 const JOURNAL_ERRORS: &[&str] = &["full", "write-error", "busy", "io"];
 const UNROUTED: &[&str] = &["not-found", "method-not-allowed"];
 const QUARANTINED: &[&str] = &["malformed", "incomplete", "unsupported-media", "conflict"];
@@ -81,7 +81,7 @@ pub struct Metrics {
     pub duplicate: Counter,
     /// `reason`: the answer's problem word, or `aborted` (the client went away before its body was whole).
     pub rejected: Family<Label, Counter>,
-    /// `reason`: `too-many`, `full`, `write-error`, `busy`, `failed`, `closed`, `late`, `internal`.
+    /// `reason`: `too-many`, `full`, `write-error`, `busy`, `unfit`, `failed`, `closed`, `late`, `internal`.
     pub refused: Family<Label, Counter>,
     pub in_flight: Gauge,
     /// Requests that were answered 503 because the journal took longer than `listen.answer_within`. What becomes of the

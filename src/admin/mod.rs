@@ -103,18 +103,20 @@ enum Unready {
     JournalWriteError,
     JournalBusy,
     JournalUnreachable,
+    JournalUnfit,
     JournalFailed,
     JournalClosed,
 }
 
 impl Unready {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Starting,
         Self::Draining,
         Self::JournalFull,
         Self::JournalWriteError,
         Self::JournalBusy,
         Self::JournalUnreachable,
+        Self::JournalUnfit,
         Self::JournalFailed,
         Self::JournalClosed,
     ];
@@ -128,6 +130,7 @@ impl Unready {
             Self::JournalWriteError => "journal write error",
             Self::JournalBusy => "journal busy",
             Self::JournalUnreachable => "journal unreachable",
+            Self::JournalUnfit => "journal unfit",
             Self::JournalFailed => "journal failed",
             Self::JournalClosed => "journal closed",
         }
@@ -154,6 +157,7 @@ impl View {
                 journal::State::WriteError => Some(Unready::JournalWriteError),
                 journal::State::Busy => Some(Unready::JournalBusy),
                 journal::State::Unreachable => Some(Unready::JournalUnreachable),
+                journal::State::Unfit => Some(Unready::JournalUnfit),
                 journal::State::Failed => Some(Unready::JournalFailed),
                 journal::State::Closed => Some(Unready::JournalClosed),
             },
@@ -275,6 +279,7 @@ mod tests {
             (journal::State::WriteError, "journal write error"),
             (journal::State::Busy, "journal busy"),
             (journal::State::Unreachable, "journal unreachable"),
+            (journal::State::Unfit, "journal unfit"),
             (journal::State::Failed, "journal failed"),
             (journal::State::Closed, "journal closed"),
         ] {

@@ -99,7 +99,7 @@ pub struct Certificate {
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Journal {
-    /// `open`; `full`, `write-error`, `busy` or `unreachable`, from which it recovers; `failed` or `closed`.
+    /// `open`; `full`, `write-error`, `busy`, `unreachable` or `unfit`, from which it recovers; `failed` or `closed`.
     pub state: &'static str,
     /// Why events cannot be stored now.
     pub reason: Option<String>,

@@ -163,6 +163,8 @@ pub enum Refused {
     Busy,
     #[error("it is larger than the journal can keep")]
     TooLarge,
+    #[error("the cluster that keeps the events is not set up as it has to be: `status` and the log say what to change")]
+    Unfit,
     #[error("the journal has failed")]
     Failed,
     #[error("the journal is closed")]
@@ -189,6 +191,7 @@ impl Refused {
             Self::WriteError => "write-error",
             Self::Busy => "busy",
             Self::TooLarge => "too-large",
+            Self::Unfit => "unfit",
             Self::Failed => "failed",
             Self::Closed => "closed",
             Self::Late => "late",
@@ -208,6 +211,8 @@ pub enum State {
     Busy,
     /// The cluster that keeps the events cannot be reached, or cannot store now; it goes on by itself.
     Unreachable,
+    /// The cluster does not keep what a 200 promises: its settings were changed. It goes on by itself when they are right.
+    Unfit,
     /// Final for this process.
     Failed,
     Closed,

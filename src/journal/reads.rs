@@ -83,7 +83,7 @@ impl Inner {
         // It is never closed.
         let _turn = self.operators.acquire().await;
         match *self.shared.state.borrow() {
-            State::Open | State::Full | State::WriteError | State::Busy | State::Unreachable => {}
+            State::Open | State::Full | State::WriteError | State::Busy | State::Unreachable | State::Unfit => {}
             State::Failed => return Err(Refused::Failed),
             State::Closed => return Err(Refused::Closed),
         }

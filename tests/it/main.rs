@@ -39,6 +39,7 @@ mod pem;
 mod pool;
 mod process;
 mod proxy;
+mod records;
 mod recovery;
 mod reload;
 mod replay;

@@ -123,6 +123,56 @@ impl Accounts<'_> {
         }
     }
 
+    /// Makes the record of a sink again that is lost. The sink goes on from its places; in a partition where there is none,
+    /// from the oldest event that is kept.
+    pub(super) async fn remake(&self, name: &str, required: bool) -> Result<(), NatsError> {
+        let log = self.keeper.current();
+        let first = self.link.info(self.link.names().events()).await?.state.first_sequence.max(1);
+        let mut sink = Sink::new(first, required, log.epoch);
+        let mut shares = Vec::new();
+        for at in 0..self.partitions {
+            let (share, ..) = sink::place_of(self.records, &log, (name, &sink), at).await?;
+            shares.push((at, share));
+        }
+        let last = self.caught_up().await?;
+        let mut sum = 0;
+        for (at, share) in &shares {
+            sum += share.settled() + self.left(*at, (share.cursor(), share.ahead()), last).await?;
+        }
+        sink.carried = Some(signed(sum) - signed(last));
+        let json = sink.write().map_err(|error| NatsError::Unavailable(error.to_string()))?;
+        match self.records.put(&names::sink(name), 0, json.into()).await {
+            Ok(_) => tracing::error!(
+                sink = name,
+                state = self.records.stream(),
+                "the record of the sink was lost, and is made again: it goes on from where it stood in each partition, or \
+                 from the oldest event that is kept where that is lost too"
+            ),
+            // Another receiver was faster.
+            Err(PutError::Stale) => return Ok(()),
+            Err(PutError::Unavailable(reason)) => return Err(NatsError::Unavailable(reason)),
+        }
+        for (at, share) in shares {
+            // Those there are know how far it had come.
+            consumer::delete(self.link, name, at).await?;
+            consumer::make(self.link, name, at, share.cursor() + 1).await?;
+        }
+        Ok(())
+    }
+
+    /// The sinks whose record is lost. What is known here does not show it: of a message that is purged, nobody hears.
+    pub(super) async fn lost_sinks(&self) -> Result<Vec<String>, NatsError> {
+        let (log, there) = (self.keeper.current(), self.records.keys(SINKS).await?);
+        let mut lost = Vec::new();
+        for name in log.names().filter(|name| !there.contains(&names::sink(name))) {
+            // First the one, then the other, for whoever drops a sink takes its name out before.
+            if sink::read(self.records, name).await?.is_none() && self.keeper.has_sink(name).await? {
+                lost.push(name.to_owned());
+            }
+        }
+        Ok(lost)
+    }
+
     /// The place in this log; written, so that whoever owned it before lets go.
     async fn take_back(&self, name: &str, log: &Log, at: u16) -> Result<Share, NatsError> {
         loop {

@@ -11,13 +11,14 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::fitness;
 use super::keeper::{Keeper, SINKS_HEADER};
 use super::link::{Ack, Link, NatsError, NotStored};
 use super::quarantine::Quarantine;
 use crate::envelope::{Envelope, Facts, Feed};
 use crate::journal::group::{ENCODED_OVERHEAD, Parts, encode};
 use crate::journal::store::Kept;
-use crate::journal::{Appended, Event, NewEvent, Receipt, Refused};
+use crate::journal::{Appended, Event, NewEvent, Receipt, Refused, State};
 use crate::telemetry::Metrics;
 
 /// Before the same id is sent again: while its first copy is on its way into the stream…
@@ -42,6 +43,8 @@ pub(super) struct Appender {
     pub(super) tail: watch::Sender<u64>,
     /// The stream is full.
     pub(super) full: watch::Sender<bool>,
+    /// Whether the cluster keeps what a 200 promises.
+    pub(super) state: watch::Receiver<State>,
     /// Of what was stored here.
     pub(super) own: broadcast::Sender<Event>,
 }
@@ -89,6 +92,9 @@ impl Appender {
 
     /// Stores the event in `payload` under its id, once, however often the publish has to be repeated.
     pub(super) async fn publish(&self, envelope: &Envelope, payload: Bytes) -> Result<Published, Refused> {
+        if *self.state.borrow() == State::Unfit {
+            return Err(Refused::Unfit);
+        }
         let started = Instant::now();
         let published = tokio::time::timeout(self.answer_within, self.repeat(envelope, payload)).await;
         self.metrics.journal_commit.observe(started.elapsed().as_secs_f64());
@@ -144,11 +150,15 @@ impl Appender {
                     }
                     return Err(Refused::Full);
                 }
+                // Of a server that takes next to nothing, nobody has taken notice yet.
+                Err(NotStored::TooLarge(_)) if fitness::largest_body(self.link.client().max_payload()) == 0 => {
+                    return Err(Refused::Unfit);
+                }
                 Err(NotStored::TooLarge(_)) => return Err(Refused::TooLarge),
                 Err(NotStored::Stale(_)) => return Err(Refused::Failed),
                 Err(NotStored::Refused(reason)) => {
                     tracing::error!(reason, "the cluster does not take an event");
-                    return Err(Refused::Failed);
+                    return Err(Refused::Unfit);
                 }
             }
         }

@@ -12,7 +12,7 @@ use async_nats::{Message, Subject, Subscriber};
 use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::link::{Link, NatsError};
 
@@ -36,12 +36,19 @@ const GROUP: &str = "lane";
 
 const EXISTS: [u64; 2] = [10148, 10013];
 const NOT_FOUND: u64 = 10014;
+/// A file of the server's was not there: seen when one of the same name has only just gone. It is there the next time.
+const NOT_MADE: u64 = 10012;
+/// So often it is tried then.
+const TRIES: u32 = 5;
 
 /// What is known of a consumer.
 #[derive(Debug, Deserialize)]
 pub(super) struct Info {
     num_pending: u64,
     num_ack_pending: u64,
+    /// By somebody else: receivers pause none.
+    #[serde(default)]
+    pub(super) paused: bool,
     config: Value,
 }
 
@@ -75,8 +82,15 @@ pub(super) async fn make(link: &Link, sink: &str, partition: u16, start: u64) ->
         "priority_timeout": nanoseconds(PIN_TIMEOUT),
     });
     let request = json!({ "stream_name": stream, "config": wanted, "action": "create" });
-    let made: Result<Value, _> =
-        link.api(&format!("CONSUMER.CREATE.{stream}.{name}.{}", link.names().subject(partition)), &request).await;
+    let subject = format!("CONSUMER.CREATE.{stream}.{name}.{}", link.names().subject(partition));
+    let mut made: Result<Value, _> = link.api(&subject, &request).await;
+    for _ in 1..TRIES {
+        if !matches!(made, Err(NatsError::Refused { code: NOT_MADE, .. })) {
+            break;
+        }
+        sleep(PAUSE).await;
+        made = link.api(&subject, &request).await;
+    }
     match made {
         Ok(_) => Ok(()),
         Err(NatsError::Refused { code, .. }) if EXISTS.contains(&code) => check(link, &name, &wanted).await,

@@ -120,6 +120,18 @@ pub(super) fn largest_body(max_payload: usize) -> usize {
     max_payload.saturating_sub(BESIDE_THE_BODY)
 }
 
+/// Why a server takes too little at once, if it does. It may be set so while receivers run.
+pub(super) fn of_payload(server: &ServerInfo, config: &Config) -> Option<String> {
+    let needed = config.listen.max_body_bytes.saturating_add(BESIDE_THE_BODY);
+    let (name, most) = (&server.server_name, server.max_payload);
+    (most < SMALLEST_PAYLOAD.min(needed)).then(|| {
+        format!(
+            "journal.nats.servers: {name} takes messages of {most} bytes at most (max_payload), too little for the journal's \
+             records: set max_payload: {needed} in the servers' settings"
+        )
+    })
+}
+
 /// Whether a server does.
 pub(super) fn of_server(server: &ServerInfo, config: &Config, settings: &config::Nats) -> Verdict {
     let mut verdict = Verdict::default();
@@ -138,11 +150,8 @@ pub(super) fn of_server(server: &ServerInfo, config: &Config, settings: &config:
     let needed = config.listen.max_body_bytes.saturating_add(BESIDE_THE_BODY);
     let most = server.max_payload;
     let short = format!("{name} takes messages of {most} bytes at most (max_payload)");
-    if most < SMALLEST_PAYLOAD.min(needed) {
-        problem(format!(
-            "journal.nats.servers: {short}, too little for the journal's records: set max_payload: {needed} in the \
-             servers' settings"
-        ));
+    if let Some(what) = of_payload(server, config) {
+        problem(what);
     } else if most < needed {
         verdict.warnings.push(format!(
             "listen.max_body_bytes: {short}, so events of more than {} bytes are answered 413: set max_payload: {needed} \

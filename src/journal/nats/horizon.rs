@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::link::{From, Link, NatsError};
 use super::log::Log;
-use super::names::SINKS;
+use super::names::{self, SINKS};
 use super::records::{Record, Records};
 use super::share::Share;
 use super::sink::Sink;
@@ -79,7 +79,9 @@ impl Horizon<'_> {
     /// The least of `wanted` and what a sink has yet to settle.
     async fn settled_below(&self, wanted: u64, extent: Extent) -> Result<Option<u64>, NatsError> {
         let sinks = self.sinks().await?;
-        if sinks.is_empty() {
+        // One that has no record, and should have one, is to have what is kept.
+        let is_lost = self.log.names().any(|name| !sinks.contains_key(&names::sink(name)));
+        if sinks.is_empty() || is_lost {
             return Ok(None);
         }
         let mut settled = wanted;

@@ -32,6 +32,22 @@ const COMPARE_WITHIN: Duration = Duration::from_secs(10);
 const FULL_FOR: Duration = Duration::from_secs(5);
 const SYNC_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Why events cannot be stored as the journal promises.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ailment {
+    /// Nobody answers, or nobody leads.
+    Away(String),
+    /// A stream or a server was set otherwise, while receivers run.
+    Unfit(String),
+}
+
+impl Ailment {
+    pub(super) fn text(&self) -> &str {
+        let (Self::Away(text) | Self::Unfit(text)) = self;
+        text
+    }
+}
+
 /// The streams as they were a second ago, or longer while they do not answer.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
@@ -44,7 +60,7 @@ pub(super) struct Seen {
     /// When the oldest was stored.
     pub(super) oldest: Option<SystemTime>,
     /// Whether events can be stored as the journal promises; why not, else.
-    pub(super) healthy: Result<(), String>,
+    pub(super) healthy: Result<(), Ailment>,
     pub(super) dead: Stock,
     pub(super) quarantine: Stock,
     /// Whether a server has events on its disk before it acknowledges them; unknown without `monitor_url`.
@@ -187,7 +203,7 @@ impl Janitor {
             unfit.extend(info.iter().flat_map(|info| self.problems(kind, info)));
         }
         let healthy = match &events {
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(Ailment::Away(error.to_string())),
             Ok(info) => self.health(info),
         };
         self.tell(unfit);
@@ -247,15 +263,14 @@ impl Janitor {
         Ok(())
     }
 
-    fn health(&self, events: &Info) -> Result<(), String> {
+    fn health(&self, events: &Info) -> Result<(), Ailment> {
         // A server alone has no leader to tell of.
         if events.cluster.as_ref().is_some_and(|cluster| cluster.name.is_some() && cluster.leader.is_none()) {
-            return Err(format!("{} has no leader", events.config.name));
+            return Err(Ailment::Away(format!("{} has no leader", events.config.name)));
         }
-        match self.problems(Kind::Events, events) {
-            problems if problems.is_empty() => Ok(()),
-            problems => Err(problems.join("; ")),
-        }
+        let mut problems = self.problems(Kind::Events, events);
+        problems.extend(fitness::of_payload(&self.link.client().server_info(), &self.config));
+        if problems.is_empty() { Ok(()) } else { Err(Ailment::Unfit(problems.join("; "))) }
     }
 
     /// Whoever may change streams may do so while the receiver runs.

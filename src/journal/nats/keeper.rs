@@ -3,6 +3,7 @@
 //!
 //! Whichever receiver finds a difference first writes the next epoch, by compare-and-set; the others follow.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -17,6 +18,7 @@ use super::names::SINKS;
 use super::records::{PutError, Records};
 use super::replicas;
 use super::share::Share;
+use super::sink::Sink;
 
 const KEY: &str = "log";
 /// Of an event: how many sinks had a record when it was published. Shows records that are older than the log.
@@ -54,7 +56,7 @@ impl Keeper {
         let inner = Inner {
             link: link.clone(),
             records: records.clone(),
-            current: watch::Sender::new(Arc::new(Log::found(&seen, 0))),
+            current: watch::Sender::new(Arc::new(Log::found(&seen, BTreeSet::new()))),
             tail: tail.clone(),
             suspect: AtomicBool::new(true),
             suspected: Notify::new(),
@@ -66,6 +68,8 @@ impl Keeper {
         }
         keeper.compare(true).await?;
         keeper.look_for_older_records().await?;
+        let names = keeper.sinks().await?;
+        keeper.change(|log| log.with_names(&names)).await?;
         Ok(keeper)
     }
 
@@ -157,6 +161,30 @@ impl Keeper {
         self.change(|log| Some(log.with_sink())).await
     }
 
+    /// Says that a sink has a record.
+    ///
+    /// # Errors
+    /// When it could not be said.
+    pub(super) async fn has_registered(&self, name: &str) -> Result<(), NatsError> {
+        self.change(|log| log.with_name(name)).await
+    }
+
+    /// Says that a sink's record is about to go, for an operator drops it.
+    ///
+    /// # Errors
+    /// When it could not be said: it has to stay.
+    pub(super) async fn drops(&self, name: &str) -> Result<(), NatsError> {
+        self.change(|log| log.without_name(name)).await
+    }
+
+    /// Whether a sink should have a record. Where it has none, that was lost, if it was looked for before.
+    ///
+    /// # Errors
+    /// When that is not known now.
+    pub(super) async fn has_sink(&self, name: &str) -> Result<bool, NatsError> {
+        Ok(self.read().await?.is_some_and(|(_, log)| log.has_sink(name)))
+    }
+
     /// Says that events are lost.
     ///
     /// # Errors
@@ -238,10 +266,10 @@ impl Keeper {
         let seen = Sight::of(&link.info(link.names().events()).await?);
         let now = SystemTime::now();
         let Some((revision, log)) = self.read().await? else {
-            let sinks = records.keys(SINKS).await?.len() as u64;
-            let log = match (sinks, seen.last) {
-                (0, 0) => Log::fresh(&seen, now),
-                (0, _) => {
+            let sinks = self.sinks().await?;
+            let log = match (sinks.is_empty(), seen.last) {
+                (true, 0) => Log::fresh(&seen, now),
+                (true, _) => {
                     tracing::error!(
                         events = link.names().events(),
                         state = link.names().state(),
@@ -249,7 +277,19 @@ impl Keeper {
                     );
                     Log::orphaned(&seen, now)
                 }
-                (sinks, _) => Log::found(&seen, sinks),
+                (false, _) => {
+                    // Versions without this record wrote no epoch.
+                    let known = records.known(SINKS);
+                    if known.iter().any(|(_, record)| Sink::read(&record.value).is_ok_and(|sink| sink.log > 0)) {
+                        tracing::error!(
+                            key = KEY,
+                            state = link.names().state(),
+                            "the record by which the log is known is lost: each sink goes on from the oldest event that is \
+                             kept"
+                        );
+                    }
+                    Log::found(&seen, sinks)
+                }
             };
             let is_written = self.write(0, log).await?;
             self.raise(seen.last);
@@ -291,6 +331,18 @@ impl Keeper {
         }
         self.raise(seen.last);
         Ok(true)
+    }
+
+    /// The sinks that have a record, as its leader says.
+    async fn sinks(&self) -> Result<BTreeSet<String>, NatsError> {
+        let mut names = BTreeSet::new();
+        for key in self.0.records.keys(SINKS).await? {
+            // Of one that was dropped, only a mark is left.
+            if self.0.records.get(&key).await?.is_some() {
+                names.insert(key.trim_start_matches(SINKS).to_owned());
+            }
+        }
+        Ok(names)
     }
 
     /// Which of the marks are in the stream.

@@ -6,7 +6,7 @@
 //! has another event at a mark, or ends before what is known of it, holds another log. That begins a new **epoch**, of which
 //! the record says up to where the log is still the one before. A place of an earlier epoch counts up to there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_nats::jetstream::stream::Info;
@@ -38,6 +38,9 @@ pub(super) struct Log {
     pub(super) lost: u64,
     /// How many sinks were ever given a record.
     pub(super) sinks: u64,
+    /// Those that have one: it is lost, if it is not there. `None`: an earlier version made this, and did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    names: Option<BTreeSet<String>>,
     /// Whose sinks are not known: every sink may have to have what is stored up to here.
     owed_through: u64,
     /// What a newer receiver wrote.
@@ -119,11 +122,11 @@ pub(super) fn nanoseconds(time: SystemTime) -> u64 {
 impl Log {
     /// Of streams that have just been made.
     pub(super) fn fresh(seen: &Sight, now: SystemTime) -> Self {
-        Self { epoch: after(0, now), ..Self::found(seen, 0) }
+        Self { epoch: after(0, now), ..Self::found(seen, BTreeSet::new()) }
     }
 
-    /// Of a stream beside which there are records of `sinks` without a log's, of an earlier version.
-    pub(super) fn found(seen: &Sight, sinks: u64) -> Self {
+    /// Of a stream beside which there are records of the sinks `names` without a log's: of an earlier version, or it is lost.
+    pub(super) fn found(seen: &Sight, names: BTreeSet<String>) -> Self {
         Self {
             identity: new_identity(),
             epoch: 0,
@@ -133,7 +136,8 @@ impl Log {
             deleted: seen.deleted,
             changes: Vec::new(),
             lost: 0,
-            sinks,
+            sinks: names.len() as u64,
+            names: Some(names),
             owed_through: 0,
             more: BTreeMap::new(),
         }
@@ -141,7 +145,7 @@ impl Log {
 
     /// Of a stream with events beside which all records are gone: nobody knows who has had what.
     pub(super) fn orphaned(seen: &Sight, now: SystemTime) -> Self {
-        let found = Self::found(seen, 0);
+        let found = Self::found(seen, BTreeSet::new());
         let epoch = after(0, now);
         let nothing = Change { epoch, kept: Some(0), end: 0, same: 0, gap: None };
         Self { epoch, changes: vec![nothing], owed_through: seen.last, ..found }
@@ -258,6 +262,32 @@ impl Log {
         Self { sinks: self.sinks + 1, ..self.clone() }
     }
 
+    /// The sinks that have a record, or had one that is lost.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().flatten().map(String::as_str)
+    }
+
+    pub(super) fn has_sink(&self, name: &str) -> bool {
+        self.names.as_ref().is_some_and(|names| names.contains(name))
+    }
+
+    /// The same log, in which it is said which sinks have a record, if it was not.
+    pub(super) fn with_names(&self, names: &BTreeSet<String>) -> Option<Self> {
+        self.names.is_none().then(|| Self { names: Some(names.clone()), ..self.clone() })
+    }
+
+    /// The same log, with a sink that has a record from now on.
+    pub(super) fn with_name(&self, name: &str) -> Option<Self> {
+        let mut log = self.clone();
+        log.names.as_mut()?.insert(name.to_owned()).then_some(log)
+    }
+
+    /// The same log, with a sink that has none any more, for an operator has dropped it.
+    pub(super) fn without_name(&self, name: &str) -> Option<Self> {
+        let mut log = self.clone();
+        log.names.as_mut()?.remove(name).then_some(log)
+    }
+
     /// The same log when events say that there were more sinks than the records do: those are older than the log.
     pub(super) fn with_sinks_unknown(&self, sinks: u64, seen: &Sight) -> Option<Self> {
         (sinks > self.sinks).then(|| Self { sinks, owed_through: seen.last, ..self.clone() })
@@ -278,6 +308,11 @@ impl Log {
             let oldest = self.changes.remove(0);
             let next = &mut self.changes[0];
             let replaced = oldest.replaced() + next.replaced();
+            // Also what lies between: of a retry of that, rather a copy too many is stored than none.
+            next.gap = match (oldest.gap, next.gap) {
+                (Some((first, last)), Some((from, to))) => Some((first.min(from), last.max(to))),
+                (gap, None) | (None, gap) => gap,
+            };
             next.kept = oldest.kept.into_iter().chain(next.kept).min();
             next.end = next.kept.map_or(0, |kept| kept + replaced);
         }

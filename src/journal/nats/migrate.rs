@@ -134,6 +134,7 @@ impl Migration {
             answer_within: PATIENCE,
             tail,
             full: watch::Sender::new(false),
+            state: watch::Sender::new(crate::journal::State::Open).subscribe(),
             own: broadcast::Sender::new(1),
         };
         // No lane runs here.
@@ -355,7 +356,8 @@ impl Migration {
             let value = share.write().unwrap_or_default().into();
             self.records.put(&key, revision, value).await.map_err(|error| fought(error, sink))?;
         }
-        Delivery::make(&self.records, sink, &made).await.map_err(|error| fought(error, sink))
+        Delivery::make(&self.records, sink, &made).await.map_err(|error| fought(error, sink))?;
+        Ok(self.keeper.has_registered(sink).await?)
     }
 
     async fn letters_to_cluster(&self, source: &Inner, moved: &mut Moved) -> Result<(), MigrateError> {

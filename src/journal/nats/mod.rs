@@ -68,7 +68,7 @@ use crate::admission::{Admitted, Outcome};
 use crate::config::{self, Config};
 use crate::telemetry::Metrics;
 use append::Appender;
-use janitor::{Janitor, Seen};
+use janitor::{Ailment, Janitor, Seen};
 use keeper::Keeper;
 use letters::DeadLetters;
 use link::{From, Link};
@@ -133,6 +133,7 @@ impl Cluster {
         let notes = Notes::open(&records, instance, &tasks, ending.clone());
         let counted = count_lost(keeper.subscribe(), known_lost, Arc::clone(&metrics));
         spawn(&tasks, ending.clone().run_until_cancelled_owned(counted));
+        let state = watch::Sender::new(State::Open);
         let appender = Appender {
             link: link.clone(),
             keeper: keeper.clone(),
@@ -143,6 +144,7 @@ impl Cluster {
             answer_within: config.listen.answer_within,
             tail,
             full,
+            state: state.subscribe(),
             own: broadcast::Sender::new(OWN),
         };
         let report = Report { events: info.state.messages, warnings, ..Report::default() };
@@ -155,7 +157,7 @@ impl Cluster {
             quarantine,
             notes,
             seen,
-            state: watch::Sender::new(State::Open),
+            state,
             appends: TaskTracker::new(),
             tasks,
             ending,
@@ -269,7 +271,7 @@ impl Cluster {
             last_sequence: tail,
             bytes: seen.bytes,
             oldest: seen.oldest,
-            hindered: seen.healthy.clone().err(),
+            hindered: seen.healthy.as_ref().err().map(|ailment| ailment.text().to_owned()),
             replay_limit: None,
             disk: None,
             log_bytes: None,
@@ -287,9 +289,13 @@ impl Cluster {
         }
     }
 
-    /// As the server that this process is connected to says; another one may say otherwise.
+    /// As the server that this process is connected to says; another one may say otherwise. One that takes too little for
+    /// anything is no matter of the size.
     pub(super) fn largest_body(&self) -> usize {
-        fitness::largest_body(self.link.client().max_payload())
+        match fitness::largest_body(self.link.client().max_payload()) {
+            0 => usize::MAX,
+            largest => largest,
+        }
     }
 
     pub(super) fn engine(&self) -> config::Engine {
@@ -369,20 +375,29 @@ impl Cluster {
                 );
             }
             let healthy = match (*connected.borrow_and_update(), &seen.borrow_and_update().healthy) {
-                (false, _) => Err("not connected to any server".to_owned()),
+                (false, _) => Err(Ailment::Away("not connected to any server".to_owned())),
                 (true, healthy) => healthy.clone(),
             };
             let state = match (&healthy, *full.borrow_and_update()) {
-                (Err(_), _) => State::Unreachable,
+                (Err(Ailment::Away(_)), _) => State::Unreachable,
+                (Err(Ailment::Unfit(_)), _) => State::Unfit,
                 (Ok(()), true) => State::Full,
                 (Ok(()), false) => State::Open,
             };
             let before = self.state.send_replace(state);
             match healthy {
-                Err(reason) if before != state => {
+                Err(Ailment::Away(reason)) if before != state => {
                     tracing::error!(reason, "the cluster cannot store events now: they are refused until it can");
                 }
-                Ok(()) if before == State::Unreachable => tracing::info!("the cluster stores events again"),
+                Err(Ailment::Unfit(reason)) if before != state => {
+                    tracing::error!(
+                        reason,
+                        "the cluster does not keep what a 200 promises: events are refused until it does"
+                    );
+                }
+                Ok(()) if matches!(before, State::Unreachable | State::Unfit) => {
+                    tracing::info!("the cluster stores events again");
+                }
                 _ => {}
             }
             tokio::select! {

@@ -37,7 +37,7 @@ pub(super) async fn store_once(link: &Link, stream: &str, subject: &str, payload
             }
             Err(NotStored::Refused(reason)) => {
                 tracing::error!(stream, reason, "the cluster does not take a message");
-                return Err(Refused::Failed);
+                return Err(Refused::Unfit);
             }
             Err(error) if Instant::now() >= end => return Err(unavailable(&error.to_string())),
             Err(NotStored::Busy | NotStored::Unavailable(_)) => tokio::time::sleep(PAUSE).await,

@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn of_another_log_only_what_is_the_same_counts() {
         let seen = |created, last, last_time| Sight { created, first: 1, last, last_time, deleted: 0 };
-        let log = Log::found(&seen(7, 100, 10), 1);
+        let log = Log::found(&seen(7, 100, 10), ["web".to_owned()].into());
         let now = std::time::SystemTime::now();
         let cut = log.judge(&seen(7, 60, 5), 100, Checked { verified: 60, differs: true, same: 60 }, now).unwrap();
         let made_again = cut.judge(&seen(9, 0, 0), 60, Checked { verified: 0, differs: true, same: 0 }, now).unwrap();

@@ -100,8 +100,25 @@ pub(super) async fn read(records: &Records, name: &str) -> Result<Option<(Sink, 
 /// # Errors
 /// [`NatsError`]; also when there is no such sink any more.
 pub(super) async fn place(records: &Records, log: &Log, name: &str, at: u16) -> Result<(Share, u64, bool), NatsError> {
-    let dropped = || NatsError::Unavailable(format!("the sink {name} was dropped, and only a restart makes it again"));
-    let (sink, _) = read(records, name).await?.ok_or_else(dropped)?;
+    let gone = || {
+        NatsError::Unavailable(format!(
+            "the sink {name} has no record: if an operator has dropped it, only a restart makes it again"
+        ))
+    };
+    let (sink, _) = read(records, name).await?.ok_or_else(gone)?;
+    place_of(records, log, (name, &sink), at).await
+}
+
+/// The same, when the sink's record is known, or is about to be made.
+///
+/// # Errors
+/// [`NatsError`].
+pub(super) async fn place_of(
+    records: &Records,
+    log: &Log,
+    (name, sink): (&str, &Sink),
+    at: u16,
+) -> Result<(Share, u64, bool), NatsError> {
     let key = tenure::key(name, at);
     let Some(record) = records.get(&key).await? else {
         return Ok((Share::before(sink.first(log), log.epoch), 0, false));

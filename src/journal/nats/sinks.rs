@@ -91,7 +91,7 @@ impl Delivery {
         let partitions = config.journal.nats.as_ref().map_or(1, |nats| nats.partitions);
         let mut lanes = Vec::new();
         for sink in &config.sinks {
-            register((link, records, keeper), sink, partitions).await?;
+            register((link, records, keeper), sink, &instance, partitions).await?;
             if sink.enabled {
                 let shelf = Arc::new(Shelf::new(sink.name.as_str().into(), partitions, keeper.current().epoch));
                 let (link, records, keeper) = (link.clone(), records.clone(), keeper.clone());
@@ -142,7 +142,7 @@ impl Delivery {
     /// # Errors
     /// [`Refused`] when that cannot be written; part of it may be done then, and the same goes on.
     pub(in crate::journal) async fn forget(&self, name: &str) -> Result<bool, Refused> {
-        let Inner { link, records, dead, sinks, .. } = &*self.0;
+        let Inner { link, records, keeper, dead, sinks, .. } = &*self.0;
         if sinks.iter().any(|sink| sink.name == name) {
             return Ok(false);
         }
@@ -160,6 +160,7 @@ impl Delivery {
         forgotten.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         dead.forget(name).await?;
         // Last, so that what breaks off can be asked for again.
+        keeper.drops(name).await.map_err(late)?;
         match records.remove(&key, record.revision).await {
             Ok(()) => Ok(true),
             Err(error) => Err(late(error)),
@@ -249,13 +250,19 @@ impl Delivery {
         }
     }
 
-    /// Brings the sinks in line with a log that has changed. One receiver does it; another one if that does not get to it.
+    /// Brings the sinks in line with a log that has changed, and makes records again that were lost. One receiver does it;
+    /// another one if that does not get to it.
     async fn follow_log(self) {
         let Inner { link, records, keeper, instance, sinks, partitions, .. } = &*self.0;
         let accounts = Accounts { link, records, keeper, instance, partitions: *partitions };
         let mut changed = keeper.subscribe();
         let (mut looks, mut registered_for) = (0, 0);
         loop {
+            if self.is_first(None)
+                && let Err(error) = self.remake_lost(&accounts).await
+            {
+                tracing::warn!(%error, "the record of a sink is lost, and cannot be made again yet");
+            }
             if accounts.are_behind() {
                 looks += 1;
                 if (self.is_first(None) || looks > 5)
@@ -268,7 +275,8 @@ impl Delivery {
             }
             let log = keeper.current();
             if log.has_lost_records() && registered_for != log.epoch {
-                let registered = sinks.iter().map(|sink| register((link, records, keeper), sink, *partitions));
+                let registered =
+                    sinks.iter().map(|sink| register((link, records, keeper), sink, instance, *partitions));
                 match futures_util::future::try_join_all(registered).await {
                     Ok(_) => registered_for = log.epoch,
                     Err(error) => tracing::debug!(%error, "sinks have no records yet"),
@@ -276,6 +284,15 @@ impl Delivery {
             }
             let _ = tokio::time::timeout(FOLLOW, changed.changed()).await;
         }
+    }
+
+    /// Also of sinks that are not in the settings any more: they hold what they have not had, until an operator drops them.
+    async fn remake_lost(&self, accounts: &Accounts<'_>) -> Result<(), NatsError> {
+        for name in accounts.lost_sinks().await? {
+            let settings = self.0.sinks.iter().find(|sink| sink.name == name);
+            accounts.remake(&name, settings.is_some_and(|sink| sink.required)).await?;
+        }
+        Ok(())
     }
 
     /// Servers have let consumers starve that had messages (nats-server#8036): then nobody is pinned, and nobody delivers.
@@ -295,13 +312,17 @@ impl Delivery {
                 for at in (0..*partitions).filter(|at| !lane.shelf.holds(*at)) {
                     let key = (Arc::clone(lane.shelf.sink()), at);
                     match self.starving(lane, at).await {
-                        Some(cursor) => {
+                        Some(Starving { paused: true, .. }) => {
+                            stuck.remove(&key);
+                            self.revive(lane, at, "was paused, which a sink's `enabled = false` is for,").await;
+                        }
+                        Some(Starving { cursor, .. }) => {
                             let (was, since) = *stuck.entry(key.clone()).or_insert((cursor, Instant::now()));
                             if was != cursor {
                                 stuck.insert(key, (cursor, Instant::now()));
                             } else if since.elapsed() >= STARVED {
                                 stuck.remove(&key);
-                                self.revive(lane, at).await;
+                                self.revive(lane, at, "did not give what it had,").await;
                             }
                         }
                         None => _ = stuck.remove(&key),
@@ -311,8 +332,8 @@ impl Delivery {
         }
     }
 
-    /// The cursor of a partition that has something to deliver, of which its consumer says nothing.
-    async fn starving(&self, lane: &Common, at: u16) -> Option<u64> {
+    /// A partition that has something to deliver, of which its consumer says nothing.
+    async fn starving(&self, lane: &Common, at: u16) -> Option<Starving> {
         let Inner { link, records, keeper, .. } = &*self.0;
         let record = records.last_known(&names::sink(lane.shelf.sink()))?;
         let sink = Sink::read(&record.value).ok()?;
@@ -324,21 +345,17 @@ impl Delivery {
             return None;
         }
         let info = consumer::info(link, lane.shelf.sink(), at).await.ok()??;
-        info.is_idle().then_some(cursor)
+        (info.paused || info.is_idle()).then_some(Starving { cursor, paused: info.paused })
     }
 
-    async fn revive(&self, lane: &Common, at: u16) {
+    async fn revive(&self, lane: &Common, at: u16, why: &str) {
         let (link, sink) = (&self.0.link, lane.shelf.sink());
         let revived = async {
             consumer::delete(link, sink, at).await?;
             tenure::remake(lane, at).await
         };
         match revived.await {
-            Ok(()) => tracing::warn!(
-                sink = &**sink,
-                partition = at,
-                "a consumer did not give what it had, and was made again"
-            ),
+            Ok(()) => tracing::warn!(sink = &**sink, partition = at, "a consumer {why} and was made again"),
             Err(error) => {
                 tracing::warn!(sink = &**sink, partition = at, %error, "a consumer does not give what it has")
             }
@@ -453,17 +470,30 @@ impl Delivery {
     }
 }
 
+/// A partition that nobody delivers.
+struct Starving {
+    /// Where it stands.
+    cursor: u64,
+    /// An operator has paused its consumer.
+    paused: bool,
+}
+
 /// Makes the sink's record, unless there is one.
 async fn register(
     (link, records, keeper): (&Link, &Records, &Keeper),
     settings: &config::Sink,
+    instance: &str,
     partitions: u16,
 ) -> Result<(), NatsError> {
-    let key = names::sink(&settings.name);
+    let (name, key) = (&settings.name, names::sink(&settings.name));
     loop {
-        let (sink, revision, is_all) = match sink::read(records, &settings.name).await? {
-            Some((sink, _)) if sink.required == settings.required => return Ok(()),
+        let (sink, revision, is_all) = match sink::read(records, name).await? {
+            Some((sink, _)) if sink.required == settings.required => return keeper.has_registered(name).await,
             Some((sink, revision)) => (Sink { required: settings.required, ..sink }, revision, false),
+            None if keeper.has_sink(name).await? => {
+                Accounts { link, records, keeper, instance, partitions }.remake(name, settings.required).await?;
+                continue;
+            }
             None => {
                 // An event that is published from then on says so.
                 keeper.registers().await?;
@@ -480,10 +510,13 @@ async fn register(
             Ok(made) => {
                 if revision == 0 {
                     // Any there are know how far one of that name had come whose record is lost.
-                    let deleted = (0..partitions).map(|at| consumer::delete(link, &settings.name, at));
+                    let deleted = (0..partitions).map(|at| consumer::delete(link, name, at));
                     stream::iter(deleted).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
                 }
-                return if is_all { past_purges(link, records, &key, sink, made).await } else { Ok(()) };
+                if is_all {
+                    past_purges(link, records, &key, sink, made).await?;
+                }
+                return keeper.has_registered(name).await;
             }
             // Somebody else was faster.
             Err(PutError::Stale) => {}

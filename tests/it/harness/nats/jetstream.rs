@@ -94,6 +94,13 @@ impl JetStream {
         assert!(purged["error"].is_null(), "{purged}");
     }
 
+    /// Purges the messages of a subject, or of those that it matches.
+    #[track_caller]
+    pub(crate) fn purge_subject(&self, stream: &str, subject: &str) {
+        let purged = self.api(&format!("STREAM.PURGE.{stream}"), &json!({ "filter": subject }));
+        assert!(purged["purged"].as_u64() > Some(0), "{purged}");
+    }
+
     /// The newest message of a subject, as JSON.
     pub(crate) fn newest(&self, stream: &str, subject: &str) -> Option<Value> {
         let found = self.api(&format!("STREAM.MSG.GET.{stream}"), &json!({ "last_by_subj": subject }));
