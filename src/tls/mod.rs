@@ -13,6 +13,7 @@ mod load;
 mod peers;
 mod portrait;
 pub mod profile;
+mod revocation;
 mod servers;
 mod shown;
 mod verify;

@@ -17,6 +17,7 @@ use x509_cert::spki::SubjectPublicKeyInfoOwned;
 
 use super::chain;
 use super::identity::{Clients, Presented, rfc4514};
+use super::revocation::{Lists, Objection};
 use super::{Peer, PeerIdentity, Reason, sha256};
 
 pub(super) const CLIENT_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.2");
@@ -32,6 +33,8 @@ pub(super) struct Policy {
     pub(super) chain: Arc<dyn ClientCertVerifier>,
     /// Every CA has expired; `chain` does not know.
     pub(super) nobody: bool,
+    /// What `chain` does not ask of the revocation lists.
+    pub(super) lists: Arc<Lists>,
     pub(super) clients: Arc<Clients>,
     pub(super) allow_extra_key_usage: bool,
 }
@@ -78,6 +81,7 @@ impl Policy {
             )
         })?;
         let subject = rfc4514(certificate.tbs_certificate().subject());
+        self.check_lists(&certificate, &subject)?;
         self.check_usage(&certificate, &subject)?;
         check_key(&certificate, &subject)?;
         let identity = Presented {
@@ -97,6 +101,25 @@ impl Policy {
             chain,
             dismissed: AtomicBool::new(false),
         })))
+    }
+
+    /// webpki asks the first list that fits.
+    fn check_lists(&self, certificate: &Certificate, subject: &str) -> Result<(), Refusal> {
+        let Some(objection) = self.lists.objection(certificate.tbs_certificate()) else { return Ok(()) };
+        let issuer = rfc4514(certificate.tbs_certificate().issuer());
+        Err(match objection {
+            Objection::Revoked => {
+                let detail = format!("a revocation list of `{issuer}` names the certificate of `{subject}`");
+                Refusal::new(Reason::Revoked, detail, CertificateError::Revoked)
+            }
+            Objection::NotCovered => {
+                let detail = format!(
+                    "tls.client_crl has partitions of the list of `{issuer}` only, and the certificate of `{subject}` \
+                     names none of them"
+                );
+                Refusal::new(Reason::RevocationUnknown, detail, CertificateError::UnknownRevocationStatus)
+            }
+        })
     }
 
     /// webpki takes a certificate without any extended key usage for one that may do everything, and does not look at

@@ -43,6 +43,7 @@ mod records;
 mod recovery;
 mod reload;
 mod replay;
+mod revocation;
 mod shapes;
 mod simulate;
 mod sinks;

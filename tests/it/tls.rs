@@ -19,7 +19,7 @@ use crate::harness::wire::{End, Wire, post, tls};
 
 /// Checks that this client gets an alert and not one byte, is counted and posts nothing. Gives the alert.
 #[track_caller]
-fn refused(receiver: &Receiver, client: Option<&Identity>) -> u8 {
+pub(crate) fn refused(receiver: &Receiver, client: Option<&Identity>) -> u8 {
     let before = receiver.metric("tls_refused_total");
     let end = match Wire::connect_with(receiver.events, tls(client, &[])) {
         Ok(mut wire) => {
@@ -36,7 +36,7 @@ fn refused(receiver: &Receiver, client: Option<&Identity>) -> u8 {
 }
 
 #[track_caller]
-fn accepted(receiver: &Receiver, client: &Identity) {
+pub(crate) fn accepted(receiver: &Receiver, client: &Identity) {
     let (id, event) = new_event();
     receiver.connect_as(client).unwrap().post(event.as_bytes()).assert_durable("stored", &id);
 }
@@ -317,20 +317,6 @@ fn a_revocation_list_that_runs_out_denies() {
     let (bytes, end) = wire.until_end();
     assert!(bytes.is_empty() && matches!(end, End::Alert(_)), "{end:?}");
     receiver.finish();
-}
-
-#[test]
-fn of_two_lists_of_an_authority_the_newer_one_counts() {
-    let (serial, now) = (78, OffsetDateTime::now_utc());
-    let older = PKI.ca.crl_of(now - Duration::days(3), &[], now + Duration::days(30));
-    let newer = PKI.ca.crl_of(now - Duration::days(1), &[serial], now + Duration::days(30));
-    let revoked = PKI.ca.client(|profile| profile.serial_number = Some(SerialNumber::from(serial)));
-    for lists in [[&older, &newer], [&newer, &older]] {
-        let receiver = Setup::new().set("tls.client_crl", lists).start();
-        assert_eq!(refused(&receiver, Some(&revoked)), 44);
-        accepted(&receiver, &PKI.client);
-        receiver.finish();
-    }
 }
 
 #[test]

@@ -3,7 +3,6 @@
 use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
@@ -12,7 +11,7 @@ use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use x509_cert::Certificate;
 use x509_cert::crl::CertificateList;
 use x509_cert::der::Decode;
-use x509_cert::der::oid::AssociatedOid;
+use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::ext::pkix::crl::dp::IssuingDistributionPoint;
 use x509_cert::name::Name;
 
@@ -22,17 +21,18 @@ use crate::pem;
 use crate::tls::expiry::{Expiry, LIST_SOON};
 use crate::tls::finding::Finding;
 use crate::tls::identity::rfc4514;
+use crate::tls::revocation::List;
 
+/// `x509_cert` has another extension's number for it.
+const ISSUING_DISTRIBUTION_POINT: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.28");
 /// Each handshake with a client of its CA hashes all of it, which takes about as many milliseconds.
 const LARGEST: usize = 16 << 20;
 
 /// A list that may be asked.
 pub(super) struct Crl {
     pub(super) der: CertificateRevocationListDer<'static>,
-    issuer: Name,
-    issued_at: Duration,
-    /// The client CA whose key has signed it, by its place among them; `None` for an issuer that is not one of them.
-    signer: Option<usize>,
+    pub(super) list: List,
+    file: PathBuf,
     /// It says nothing of clients.
     of_authorities: bool,
 }
@@ -59,14 +59,21 @@ impl Loading<'_> {
                 }
                 self.check_crl(&list, file, roots);
                 let signer = self.signer(&der, &list, file, roots, provider.signature_verification_algorithms.all);
-                let of_authorities = is_of_authorities(&list);
-                let issued_at = list.tbs_cert_list.this_update.to_unix_duration();
-                crls.push(Crl { der, issuer: list.tbs_cert_list.issuer, issued_at, signer, of_authorities });
+                let scope = scope(&list);
+                let of_authorities = scope.is_some_and(is_of_authorities);
+                let scope = scope.map(<[u8]>::to_vec);
+                let list = list.tbs_cert_list;
+                let issued_at = list.this_update.to_unix_duration();
+                let revoked = list.revoked_certificates.into_iter().flatten().map(|entry| entry.serial_number);
+                let list = List { issuer: list.issuer, scope, issued_at, signer, revoked: revoked.collect() };
+                crls.push(Crl { der, list, file: file.clone(), of_authorities });
             }
         }
-        // webpki asks the first list of an issuer only: an older one must not hide what a newer one says.
-        crls.sort_by_key(|crl| Reverse(crl.issued_at));
+        // webpki asks the first list of an issuer that may be about a client: that should be one that is about all of
+        // them, and the newest. `revocation::Lists` asks the others.
+        crls.sort_by_key(|Crl { list, .. }| (list.scope.is_some(), Reverse(list.issued_at)));
         self.check_coverage(&crls, roots);
+        self.check_partitions(&crls);
         crls
     }
 
@@ -109,25 +116,45 @@ impl Loading<'_> {
             return;
         }
         let key = |root: &Root| root.certificate.tbs_certificate().subject_public_key_info().clone();
-        let key_of_signer = |crl: &Crl| crl.signer.and_then(|place| roots.get(place)).map(key);
+        let key_of_signer = |crl: &Crl| crl.list.signer.and_then(|place| roots.get(place)).map(key);
         let mut reported: Vec<&Name> = Vec::new();
         for root in roots {
             let subject = root.certificate.tbs_certificate().subject();
-            let of_name = || crls.iter().filter(|crl| crl.issuer == *subject);
+            let of_name = || crls.iter().filter(|crl| crl.list.issuer == *subject);
             let own = of_name().any(|crl| !crl.of_authorities && key_of_signer(crl) == Some(key(root)));
-            let others = of_name().any(|crl| crl.signer.is_some() && key_of_signer(crl) != Some(key(root)));
+            let others = of_name().any(|crl| crl.list.signer.is_some() && key_of_signer(crl) != Some(key(root)));
             let name = rfc4514(subject);
             if own && others && !reported.contains(&subject) {
                 reported.push(subject);
                 let what =
                     format!("tls.client_crl has lists by two keys of `{name}`, of which only one would be asked");
                 self.error(what, &root.file, "remove the CA that is no longer used, and its list");
-            } else if !own && (others || !of_name().any(|crl| crl.signer.is_none())) {
+            } else if !own && (others || !of_name().any(|crl| crl.list.signer.is_none())) {
                 self.warn(
                     format!("tls.client_crl has no list of `{name}`: clients it issued itself are refused"),
                     &root.file,
                     "add its revocation list, unless it only issues through intermediates",
                 );
+            }
+        }
+    }
+
+    /// Whose list is there in parts only.
+    fn check_partitions(&mut self, crls: &[Crl]) {
+        let mut seen: Vec<&Name> = Vec::new();
+        // Complete lists come first.
+        for Crl { list, file, .. } in crls.iter().filter(|crl| !crl.of_authorities) {
+            if seen.contains(&&list.issuer) {
+                continue;
+            }
+            seen.push(&list.issuer);
+            if list.scope.is_some() {
+                let name = rfc4514(&list.issuer);
+                let what = format!(
+                    "tls.client_crl has the list of `{name}` in partitions only: clients that name none of these as \
+                     their distribution point are refused"
+                );
+                self.warn(what, file, "add the CA's complete list, or see that all its partitions are there");
             }
         }
     }
@@ -183,13 +210,16 @@ fn unusable(
     }
 }
 
+/// What a partition says it is about; `None` for a complete list.
+fn scope(list: &CertificateList) -> Option<&[u8]> {
+    let mut extensions = list.tbs_cert_list.crl_extensions.iter().flatten();
+    let extension = extensions.find(|extension| extension.extn_id == ISSUING_DISTRIBUTION_POINT)?;
+    Some(extension.extn_value.as_bytes())
+}
+
 /// It is about the certificates of CAs alone; those of clients are asked for.
-fn is_of_authorities(list: &CertificateList) -> bool {
-    let extensions = list.tbs_cert_list.crl_extensions.iter().flatten();
-    extensions
-        .filter(|extension| extension.extn_id == IssuingDistributionPoint::OID)
-        .filter_map(|extension| IssuingDistributionPoint::from_der(extension.extn_value.as_bytes()).ok())
-        .any(|scope| scope.only_contains_ca_certs)
+fn is_of_authorities(scope: &[u8]) -> bool {
+    IssuingDistributionPoint::from_der(scope).is_ok_and(|scope| scope.only_contains_ca_certs)
 }
 
 fn may_sign_lists(certificate: &Certificate) -> bool {

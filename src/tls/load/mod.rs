@@ -25,6 +25,7 @@ use super::expiry::Expiry;
 use super::files::{Content, Files, Fingerprint};
 use super::finding::{Finding, Severity};
 use super::identity::{Clients, rfc4514};
+use super::revocation::Lists;
 use super::verify::{Judge, Key, Policy};
 use crate::config::{self, TlsVersion};
 use crate::pem;
@@ -55,13 +56,14 @@ impl Material {
         let crls = loading.client_crl(&tls.client_crl, &roots, &provider);
         let clients = Clients::compile(&tls.clients, &mut loading.findings);
         let anchors: Vec<Anchor> = roots.into_iter().map(Anchor::from).collect();
-        let crls: Vec<_> = crls.into_iter().map(|crl| crl.der).collect();
+        let (crls, lists): (Vec<_>, Vec<_>) = crls.into_iter().map(|crl| (crl.der, crl.list)).unzip();
         let chain = loading.chain(&anchors, &crls, &provider);
         match (own, chain) {
             (Some(own), Some(chain)) if !loading.failed() => Ok(Self {
                 policy: Arc::new(Policy {
                     chain,
                     nobody: false,
+                    lists: Arc::new(Lists::new(lists)),
                     clients: Arc::new(clients),
                     allow_extra_key_usage: tls.allow_extra_key_usage,
                 }),
@@ -91,6 +93,7 @@ impl Material {
         let policy = Policy {
             nobody: chain.is_none(),
             chain: chain.unwrap_or_else(|| Arc::clone(&self.policy.chain)),
+            lists: Arc::clone(&self.policy.lists),
             clients: Arc::clone(&self.policy.clients),
             allow_extra_key_usage: self.policy.allow_extra_key_usage,
         };

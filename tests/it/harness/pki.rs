@@ -158,9 +158,19 @@ impl Ca {
 
     /// The same, issued at `this_update`.
     pub(crate) fn crl_of(&self, this_update: OffsetDateTime, revoked: &[u64], next_update: OffsetDateTime) -> PathBuf {
-        let crl = CertificateRevocationListParams {
+        self.crl_with(revoked, |crl| (crl.this_update, crl.next_update) = (this_update, next_update))
+    }
+
+    /// A revocation list with these serial numbers, issued an hour ago, that differs from a good one by `change`.
+    pub(crate) fn crl_with(
+        &self,
+        revoked: &[u64],
+        change: impl FnOnce(&mut CertificateRevocationListParams),
+    ) -> PathBuf {
+        let this_update = OffsetDateTime::now_utc() - Duration::hours(1);
+        let mut crl = CertificateRevocationListParams {
             this_update,
-            next_update,
+            next_update: this_update + Duration::days(30),
             crl_number: SerialNumber::from(unique()),
             issuing_distribution_point: None,
             revoked_certs: revoked
@@ -174,6 +184,7 @@ impl Ca {
                 .collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
+        change(&mut crl);
         let path = self.folder.path().join(format!("{}.crl", unique()));
         fs::write(&path, crl.signed_by(&self.issuer).unwrap().pem().unwrap()).unwrap();
         path
