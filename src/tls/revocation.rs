@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use x509_cert::certificate::TbsCertificate;
 use x509_cert::der::asn1::ObjectIdentifier;
+use x509_cert::ext::pkix::CrlNumber;
 use x509_cert::name::Name;
 use x509_cert::serial_number::SerialNumber;
 
@@ -23,12 +24,27 @@ pub(super) struct List {
     pub(super) issuer: Name,
     /// The extension `issuingDistributionPoint` as it stands in the list: it is a partition. `None`: it is complete.
     pub(super) scope: Option<Vec<u8>>,
+    /// `cRLNumber`, which rises with each list of a scope.
+    pub(super) number: Option<Number>,
     /// Since the epoch.
     pub(super) issued_at: Duration,
     /// The client CA whose key has signed it, by its place among them; `None` for an issuer that is not one of them.
     pub(super) signer: Option<usize>,
     /// In ascending order. Empty where the issuer has no other list: webpki has asked this one.
     pub(super) revoked: Vec<SerialNumber>,
+}
+
+/// Of up to twenty bytes. Its length comes first, so that the greater one is greater.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Number(usize, Vec<u8>);
+
+impl Number {
+    /// Of the extension of a list.
+    pub(super) fn of(number: &CrlNumber) -> Self {
+        // Without leading zeros.
+        let bytes = number.0.as_bytes();
+        Self(bytes.len(), bytes.to_vec())
+    }
 }
 
 /// Why a client that webpki would let in is refused.
@@ -74,9 +90,15 @@ impl Lists {
 
 impl List {
     /// What stands in `other` counts no more. Only lists of the same scope can be compared, and only those whose
-    /// signatures were verified: nobody else's list may hide what the CA's own says.
+    /// signatures were verified: nobody else's list may hide what the CA's own says. The greater number is the newer list
+    /// (RFC 5280 5.2.3); where the time says otherwise, or only one has a number, both count.
     fn supersedes(&self, other: &Self) -> bool {
         let comparable = self.signer.is_some() && self.signer == other.signer && self.scope == other.scope;
-        comparable && self.issued_at > other.issued_at
+        let is_newer = match (&self.number, &other.number) {
+            (Some(number), Some(of_other)) => number > of_other && self.issued_at >= other.issued_at,
+            (None, None) => self.issued_at > other.issued_at,
+            _ => false,
+        };
+        comparable && is_newer
     }
 }

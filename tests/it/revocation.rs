@@ -1,6 +1,7 @@
 //! Several revocation lists of one authority: a client is let in only if none of them objects, whatever their order.
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use rcgen::{
     CertificateRevocationListParams, CrlDistributionPoint, CrlIssuingDistributionPoint, CrlScope, SerialNumber,
@@ -110,4 +111,54 @@ fn one_partition_alone_is_no_full_cover_and_that_is_said() {
     assert_eq!(refused(&receiver, Some(&PKI.client)), UNKNOWN);
     assert_eq!(refused(&receiver, Some(&below(95, ONE))), UNKNOWN);
     warned(receiver, "tls.client_crl has no list of `CN=Test CA`");
+}
+
+/// `time` is in seconds from the moment that most of these lists are of.
+fn numbered_list(number: &[u8], time: i64, revoked: &[u64]) -> PathBuf {
+    static MOMENT: LazyLock<OffsetDateTime> = LazyLock::new(|| OffsetDateTime::now_utc() - Duration::hours(1));
+    PKI.ca.crl_with(revoked, |crl| {
+        crl.crl_number = SerialNumber::from_slice(number);
+        crl.this_update = *MOMENT + Duration::seconds(time);
+    })
+}
+
+#[test]
+fn the_list_with_the_greater_number_counts_whatever_its_place() {
+    let revoked = numbered(96);
+    for (time, greater) in [(0, vec![2]), (-5, vec![2]), (0, vec![1, 0])] {
+        in_any_order(&numbered_list(&[1], 0, &[]), &numbered_list(&greater, time, &[96]), |receiver| {
+            assert_eq!(refused(receiver, Some(&revoked)), REVOKED);
+            accepted(receiver, &PKI.client);
+        });
+    }
+    // As when the hold on a certificate ends.
+    for (time, greater) in [(0, vec![10]), (5, vec![10]), (0, vec![1, 0])] {
+        in_any_order(&numbered_list(&[9], 0, &[96]), &numbered_list(&greater, time, &[]), |receiver| {
+            accepted(receiver, &revoked);
+        });
+    }
+    // A CA that has begun to count anew.
+    in_any_order(&numbered_list(&[2, 0], -5, &[]), &numbered_list(&[1], 0, &[96]), |receiver| {
+        assert_eq!(refused(receiver, Some(&revoked)), REVOKED);
+    });
+    in_any_order(&numbered_list(&[2, 0], -5, &[96]), &numbered_list(&[1], 0, &[]), |receiver| {
+        assert_eq!(refused(receiver, Some(&revoked)), REVOKED);
+    });
+}
+
+#[test]
+fn an_unverified_list_of_an_intermediate_takes_nothing_back() {
+    let intermediate = PKI.ca.intermediate("Intermediate with lists");
+    let client = intermediate.client_with_issuer(|profile| profile.serial_number = Some(SerialNumber::from(97_u64)));
+    let list = |number: u8, revoked: &[u64]| {
+        intermediate.crl_with(revoked, |crl| crl.crl_number = SerialNumber::from_slice(&[number]))
+    };
+    let lists = [&list(1, &[97]), &list(2, &[])];
+    let receiver = with(lists);
+    assert_eq!(refused(&receiver, Some(&client)), REVOKED);
+    receiver.finish();
+    let known = Setup::new().set("tls.client_ca", [&PKI.ca.certificate, &intermediate.certificate]);
+    let receiver = known.set("tls.client_crl", lists).start();
+    accepted(&receiver, &client);
+    receiver.finish();
 }

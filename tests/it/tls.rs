@@ -136,7 +136,7 @@ fn an_intermediate_that_may_not_sign_certificates_vouches_for_nobody() {
     let receiver = Setup::new().start();
     let with = |usages: Vec<KeyUsagePurpose>| {
         let intermediate = PKI.ca.intermediate_with("Odd intermediate", |profile| profile.key_usages = usages);
-        intermediate.client_with_issuer()
+        intermediate.client_with_issuer(|_| ())
     };
     refused(&receiver, Some(&with(vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign])));
     assert_eq!(receiver.metric(r#"tls_refused_total{reason="usage"}"#), 1);

@@ -12,6 +12,8 @@ use x509_cert::Certificate;
 use x509_cert::crl::CertificateList;
 use x509_cert::der::Decode;
 use x509_cert::der::asn1::ObjectIdentifier;
+use x509_cert::der::oid::AssociatedOid;
+use x509_cert::ext::pkix::CrlNumber;
 use x509_cert::ext::pkix::crl::dp::IssuingDistributionPoint;
 use x509_cert::name::Name;
 
@@ -21,7 +23,7 @@ use crate::pem;
 use crate::tls::expiry::{Expiry, LIST_SOON};
 use crate::tls::finding::Finding;
 use crate::tls::identity::rfc4514;
-use crate::tls::revocation::List;
+use crate::tls::revocation::{List, Number};
 
 /// `x509_cert` has another extension's number for it.
 const ISSUING_DISTRIBUTION_POINT: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.28");
@@ -62,16 +64,19 @@ impl Loading<'_> {
                 let scope = scope(&list);
                 let of_authorities = scope.is_some_and(is_of_authorities);
                 let scope = scope.map(<[u8]>::to_vec);
+                let number = number(&list);
                 let list = list.tbs_cert_list;
                 let issued_at = list.this_update.to_unix_duration();
                 let revoked = list.revoked_certificates.into_iter().flatten().map(|entry| entry.serial_number);
-                let list = List { issuer: list.issuer, scope, issued_at, signer, revoked: revoked.collect() };
+                let revoked = revoked.collect();
+                let list = List { issuer: list.issuer, scope, number, issued_at, signer, revoked };
                 crls.push(Crl { der, list, file: file.clone(), of_authorities });
             }
         }
         // webpki asks the first list of an issuer that may be about a client: that should be one that is about all of
         // them, and the newest. `revocation::Lists` asks the others.
-        crls.sort_by_key(|Crl { list, .. }| (list.scope.is_some(), Reverse(list.issued_at)));
+        let place = |list: &List| (list.scope.is_some(), Reverse((list.number.clone(), list.issued_at)));
+        crls.sort_by_key(|crl| place(&crl.list));
         self.check_coverage(&crls, roots);
         self.check_partitions(&crls);
         crls
@@ -208,6 +213,12 @@ fn unusable(
         Ok(_) | Err(VerifierBuilderError::NoRootAnchors) => None,
         Err(error) => Some(error.to_string()),
     }
+}
+
+fn number(list: &CertificateList) -> Option<Number> {
+    let mut extensions = list.tbs_cert_list.crl_extensions.iter().flatten();
+    let extension = extensions.find(|extension| extension.extn_id == CrlNumber::OID)?;
+    CrlNumber::from_der(extension.extn_value.as_bytes()).ok().as_ref().map(Number::of)
 }
 
 /// What a partition says it is about; `None` for a complete list.

@@ -125,9 +125,9 @@ impl Ca {
         (self.write(chain, &key), self.write(fs::read_to_string(&alone.chain).unwrap(), &key))
     }
 
-    /// A client, sent with this authority's own certificate.
-    pub(crate) fn client_with_issuer(&self) -> Identity {
-        let client = self.client(|_| ());
+    /// A client that differs from the good one by `change`, sent with this authority's own certificate.
+    pub(crate) fn client_with_issuer(&self, change: impl FnOnce(&mut CertificateParams)) -> Identity {
+        let client = self.client(change);
         fs::write(&client.chain, fs::read_to_string(&client.chain).unwrap() + &self.issuer.pem()).unwrap();
         client
     }
