@@ -72,10 +72,11 @@ impl Lists {
         Self(kept.collect())
     }
 
-    /// Of a client that webpki has found good by the first of the lists that it takes for an authority on it.
-    pub(super) fn objection(&self, client: &TbsCertificate) -> Option<Objection> {
+    /// Of a client that webpki has found good by the first of the lists that it takes for an authority on it. `now` is
+    /// since the epoch.
+    pub(super) fn objection(&self, client: &TbsCertificate, now: Duration) -> Option<Objection> {
         let of_issuer = || self.0.iter().filter(|list| list.issuer == *client.issuer());
-        let is_superseded = |list: &List| of_issuer().any(|other| other.supersedes(list));
+        let is_superseded = |list: &List| of_issuer().any(|other| other.supersedes(list, now));
         let mut naming = of_issuer().filter(|list| list.revoked.binary_search(client.serial_number()).is_ok());
         if naming.any(|list| !is_superseded(list)) {
             return Some(Objection::Revoked);
@@ -91,14 +92,14 @@ impl Lists {
 impl List {
     /// What stands in `other` counts no more. Only lists of the same scope can be compared, and only those whose
     /// signatures were verified: nobody else's list may hide what the CA's own says. The greater number is the newer list
-    /// (RFC 5280 5.2.3); where the time says otherwise, or only one has a number, both count.
-    fn supersedes(&self, other: &Self) -> bool {
+    /// (RFC 5280 5.2.3); where the time says otherwise, or only one has a number, both count. A list that is to come replaces none.
+    fn supersedes(&self, other: &Self, now: Duration) -> bool {
         let comparable = self.signer.is_some() && self.signer == other.signer && self.scope == other.scope;
         let is_newer = match (&self.number, &other.number) {
             (Some(number), Some(of_other)) => number > of_other && self.issued_at >= other.issued_at,
             (None, None) => self.issued_at > other.issued_at,
             _ => false,
         };
-        comparable && is_newer
+        comparable && is_newer && self.issued_at <= now
     }
 }

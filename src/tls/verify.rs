@@ -81,7 +81,7 @@ impl Policy {
             )
         })?;
         let subject = rfc4514(certificate.tbs_certificate().subject());
-        self.check_lists(&certificate, &subject)?;
+        self.check_lists(&certificate, &subject, now)?;
         self.check_usage(&certificate, &subject)?;
         check_key(&certificate, &subject)?;
         let identity = Presented {
@@ -104,8 +104,9 @@ impl Policy {
     }
 
     /// webpki asks the first list that fits.
-    fn check_lists(&self, certificate: &Certificate, subject: &str) -> Result<(), Refusal> {
-        let Some(objection) = self.lists.objection(certificate.tbs_certificate()) else { return Ok(()) };
+    fn check_lists(&self, certificate: &Certificate, subject: &str, now: UnixTime) -> Result<(), Refusal> {
+        let now = Duration::from_secs(now.as_secs());
+        let Some(objection) = self.lists.objection(certificate.tbs_certificate(), now) else { return Ok(()) };
         let issuer = rfc4514(certificate.tbs_certificate().issuer());
         Err(match objection {
             Objection::Revoked => {

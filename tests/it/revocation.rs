@@ -147,6 +147,25 @@ fn the_list_with_the_greater_number_counts_whatever_its_place() {
 }
 
 #[test]
+fn a_list_of_the_future_does_not_stand_in_for_the_one_in_force() {
+    const DAY: i64 = 86_400;
+    let revoked = numbered(98);
+    let future = numbered_list(&[2], DAY, &[]);
+    in_any_order(&future, &numbered_list(&[1], 0, &[98]), |receiver| {
+        assert_eq!(refused(receiver, Some(&revoked)), REVOKED);
+        accepted(receiver, &PKI.client);
+    });
+    in_any_order(&numbered_list(&[2], DAY, &[98]), &numbered_list(&[1], 0, &[]), |receiver| {
+        assert_eq!(refused(receiver, Some(&revoked)), REVOKED, "what it revokes is revoked");
+        accepted(receiver, &PKI.client);
+    });
+    let receiver = with([&future]);
+    accepted(&receiver, &revoked);
+    let warned = |line: &String| line.contains("which is to come");
+    assert!(receiver.finish().log.iter().any(warned));
+}
+
+#[test]
 fn an_unverified_list_of_an_intermediate_takes_nothing_back() {
     let intermediate = PKI.ca.intermediate("Intermediate with lists");
     let client = intermediate.client_with_issuer(|profile| profile.serial_number = Some(SerialNumber::from(97_u64)));

@@ -74,8 +74,10 @@ impl Loading<'_> {
             }
         }
         // webpki asks the first list of an issuer that may be about a client: that should be one that is about all of
-        // them, and the newest. `revocation::Lists` asks the others.
-        let place = |list: &List| (list.scope.is_some(), Reverse((list.number.clone(), list.issued_at)));
+        // them, is in force, and the newest. `revocation::Lists` asks the others.
+        let now = self.now;
+        let place =
+            |list: &List| (list.scope.is_some(), list.issued_at > now, Reverse((list.number.clone(), list.issued_at)));
         crls.sort_by_key(|crl| place(&crl.list));
         self.check_coverage(&crls, roots);
         self.check_partitions(&crls);
@@ -179,7 +181,7 @@ impl Loading<'_> {
         }
         if list.this_update.to_unix_duration() > self.now {
             let what = format!("the list of `{issuer}` is of {}, which is to come", date(list.this_update));
-            self.warn(what, file, "check the clock of this machine");
+            self.warn(what, file, "check the clock of this machine; until then it replaces no other list");
         }
         match list.next_update {
             None => self.error("does not say when the next list is due", file, "ask the CA for one that does"),
