@@ -63,6 +63,8 @@ const TLS_REFUSED: &[&str] = &[
     "usage",
     "key",
     "identity",
+    "chain",
+    "constraints",
     "client-alert",
 ];
 /// A load balancer and the receiver that do not agree close every connection.

@@ -151,6 +151,8 @@ pub enum Reason {
     Malformed,
     /// A chain that is too long, too large or too entangled to be looked at.
     Chain,
+    /// A chain that oversteps what one of its CAs allows: names, number of intermediates.
+    Constraints,
     ProtocolVersion,
     /// No cipher suite, group or signature scheme in common.
     Incompatible,
@@ -182,6 +184,7 @@ impl Reason {
             Self::Identity => "identity",
             Self::Malformed => "malformed",
             Self::Chain => "chain",
+            Self::Constraints => "constraints",
             Self::ProtocolVersion => "protocol-version",
             Self::Incompatible => "incompatible",
             Self::NotTls => "not-tls",

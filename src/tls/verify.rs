@@ -157,7 +157,11 @@ fn check_key(certificate: &Certificate, subject: &str) -> Result<(), Refusal> {
 /// Sorts what webpki found into what the operator should hear, and sets right the alerts that RFC 8446 names otherwise.
 fn from_webpki(error: rustls::Error, certificate: Option<&Certificate>) -> Refusal {
     use CertificateError as E;
-    let detail = bounded(&error);
+    let overstepped = match &error {
+        rustls::Error::InvalidCertificate(E::Other(OtherError(cause))) => constraint(cause.as_ref()),
+        _ => None,
+    };
+    let detail = overstepped.map_or_else(|| bounded(&error), str::to_owned);
     let self_issued = certificate.is_some_and(|c| c.tbs_certificate().issuer() == c.tbs_certificate().subject());
     let (reason, alert) = match error {
         rustls::Error::InvalidCertificate(alert) => match alert {
@@ -171,6 +175,7 @@ fn from_webpki(error: rustls::Error, certificate: Option<&Certificate>) -> Refus
             E::UnknownIssuer | E::BadSignature => (Reason::UnknownCa, E::UnknownIssuer),
             E::InvalidPurpose | E::InvalidPurposeContext { .. } => (Reason::Usage, alert),
             E::BadEncoding => (Reason::Malformed, alert),
+            _ if overstepped.is_some() => (Reason::Constraints, alert),
             // webpki's word for the usual self-signed certificate is that a CA poses as a client.
             _ if self_issued => (Reason::UnknownCa, E::UnknownIssuer),
             _ => (Reason::Other, alert),
@@ -179,6 +184,20 @@ fn from_webpki(error: rustls::Error, certificate: Option<&Certificate>) -> Refus
         _ => (Reason::Other, E::BadEncoding),
     };
     Refusal { reason, detail, alert }
+}
+
+/// Which limit set by a CA of the chain was overstepped. webpki's error has no other way to tell it than its text.
+fn constraint(cause: &dyn std::error::Error) -> Option<&'static str> {
+    match cause.to_string().as_str() {
+        "NameConstraintViolation" => Some(
+            "a CA of the chain has name constraints (nameConstraints) that the names in the certificates do not meet, or \
+             that are of a kind which is not compared here",
+        ),
+        "PathLenConstraintViolated" => {
+            Some("a CA of the chain allows fewer intermediates below it (pathLenConstraint)")
+        }
+        _ => None,
+    }
 }
 
 impl Refusal {

@@ -4,7 +4,10 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use rcgen::{DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType, SerialNumber};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyUsagePurpose,
+    NameConstraints, SanType, SerialNumber,
+};
 use time::{Duration, OffsetDateTime};
 
 use crate::harness::chains::hostile;
@@ -143,6 +146,40 @@ fn an_intermediate_that_may_not_sign_certificates_vouches_for_nobody() {
     accepted(&receiver, &with(Vec::new()));
     accepted(&receiver, &with(vec![KeyUsagePurpose::KeyCertSign]));
     receiver.finish();
+}
+
+#[test]
+fn a_chain_beyond_what_one_of_its_authorities_allows_is_refused_for_that() {
+    let names = Ca::with("Names", |profile| {
+        let permitted_subtrees = vec![GeneralSubtree::DnsName("asapp.example".to_owned())];
+        profile.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() });
+    });
+    // Of a trusted authority neither its path length nor its beginning is asked.
+    let last = |profile: &mut CertificateParams| profile.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let short = Ca::with("Short", last);
+    let early = Ca::with("Early", |profile| profile.not_before = OffsetDateTime::now_utc() + Duration::days(2));
+    let all = [&PKI.ca.certificate, &names.certificate, &short.certificate, &early.certificate];
+    let receiver = Setup::new().set("tls.client_ca", all).start();
+
+    let named = |name: &str| {
+        names.client(|profile| profile.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())])
+    };
+    refused(&receiver, Some(&named("events.other.example")));
+    let above = PKI.ca.intermediate_with("Above", last);
+    let below = above.intermediate("Below").client_with_issuer(|_| ());
+    let chain = fs::read_to_string(&below.chain).unwrap() + &fs::read_to_string(&above.certificate).unwrap();
+    fs::write(&below.chain, chain).unwrap();
+    refused(&receiver, Some(&below));
+    assert_eq!(receiver.metric(r#"tls_refused_total{reason="constraints"}"#), 2);
+
+    accepted(&receiver, &named("events.asapp.example"));
+    accepted(&receiver, &above.client_with_issuer(|_| ()));
+    accepted(&receiver, &short.intermediate("Below").client_with_issuer(|_| ()));
+    accepted(&receiver, &early.client(|_| ()));
+    let ended = receiver.finish();
+    for words in ["nameConstraints", "pathLenConstraint", "its clients are let in all the same"] {
+        assert!(ended.log.iter().any(|line| line.contains(words)), "{words}: {ended:?}");
+    }
 }
 
 #[test]

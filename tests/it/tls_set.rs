@@ -5,7 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rcgen::{BasicConstraints, IsCa, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
+    KeyUsagePurpose, NameConstraints,
+};
 use rustix::process::Signal;
 use serde_json::Value;
 use time::{Duration, OffsetDateTime};
@@ -149,6 +152,37 @@ fn an_authority_that_could_let_in_nobody_is_a_bad_set() {
         assert_bad(&setup.set("tls.client_ca", [&PKI.ca.certificate, &ca]), "the key of `CN=Odd CA` cannot be used");
     }
     with(&PKI.ca.intermediate("Good").certificate).start().finish();
+}
+
+#[test]
+fn an_authority_that_limits_whom_it_vouches_for_in_a_way_that_is_not_kept_is_a_bad_set() {
+    let with = |ca: &Ca| Setup::embedded().set("tls.client_ca", [&PKI.ca.certificate, &ca.certificate]);
+    let constrained = |permitted_subtrees, excluded_subtrees| {
+        Ca::with("Constrained", |profile| {
+            profile.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees });
+        })
+    };
+    let mut organization = DistinguishedName::new();
+    organization.push(DnType::OrganizationName, "ASAPP test");
+    let directory = || vec![GeneralSubtree::DirectoryName(organization.clone())];
+    for ca in [constrained(directory(), vec![]), constrained(vec![], directory())] {
+        assert_bad(&with(&ca), "the CA `CN=Constrained` constrains directory names");
+    }
+    let for_servers =
+        Ca::with("For servers", |profile| profile.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]);
+    assert_bad(&with(&for_servers), "the CA `CN=For servers` is not meant for client authentication");
+    let odd = Ca::with("Odd", |profile| {
+        let mut odd = CustomExtension::from_oid_content(&[1, 2, 3, 4, 5], vec![5, 0]);
+        odd.set_criticality(true);
+        profile.custom_extensions = vec![odd];
+    });
+    assert_bad(&with(&odd), "the CA `CN=Odd` has a critical extension that is not known here: 1.2.3.4.5");
+
+    let mail = constrained(vec![GeneralSubtree::Rfc822Name("asapp.example".to_owned())], vec![]);
+    let checked = with(&mail).command().arg("check").output().unwrap();
+    let said = String::from_utf8(checked.stdout).unwrap();
+    let warned = |line: &str| line.starts_with("warning  tls: ") && line.contains("constrains names of a kind");
+    assert!(checked.status.success() && said.lines().any(warned), "{said}");
 }
 
 #[test]

@@ -17,7 +17,9 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{RootCertStore, SupportedProtocolVersion};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
-use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
+use x509_cert::der::asn1::ObjectIdentifier;
+use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, NameConstraints};
 use x509_cert::time::Time;
 
 use self::signed::Algorithms;
@@ -26,7 +28,7 @@ use super::files::{Content, Files, Fingerprint};
 use super::finding::{Finding, Severity};
 use super::identity::{Clients, rfc4514};
 use super::revocation::Lists;
-use super::verify::{Judge, Key, Policy};
+use super::verify::{CLIENT_AUTH, Judge, Key, Policy, extended_key_usages};
 use crate::config::{self, TlsVersion};
 use crate::pem;
 
@@ -133,6 +135,24 @@ impl fmt::Debug for Material {
         f.debug_struct("Material").finish_non_exhaustive()
     }
 }
+
+/// Extensions of a CA that may be critical: those that are looked at, and those that limit no client.
+const LIMITS: [ObjectIdentifier; 14] = [
+    ObjectIdentifier::new_unwrap("2.5.29.14"),         // subjectKeyIdentifier
+    ObjectIdentifier::new_unwrap("2.5.29.15"),         // keyUsage
+    ObjectIdentifier::new_unwrap("2.5.29.17"),         // subjectAltName
+    ObjectIdentifier::new_unwrap("2.5.29.18"),         // issuerAltName
+    ObjectIdentifier::new_unwrap("2.5.29.19"),         // basicConstraints
+    ObjectIdentifier::new_unwrap("2.5.29.30"),         // nameConstraints
+    ObjectIdentifier::new_unwrap("2.5.29.31"),         // cRLDistributionPoints
+    ObjectIdentifier::new_unwrap("2.5.29.32"),         // certificatePolicies
+    ObjectIdentifier::new_unwrap("2.5.29.33"),         // policyMappings
+    ObjectIdentifier::new_unwrap("2.5.29.35"),         // authorityKeyIdentifier
+    ObjectIdentifier::new_unwrap("2.5.29.36"),         // policyConstraints
+    ObjectIdentifier::new_unwrap("2.5.29.37"),         // extKeyUsage
+    ObjectIdentifier::new_unwrap("2.5.29.54"),         // inhibitAnyPolicy
+    ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.1.1"), // authorityInfoAccess
+];
 
 /// A client CA: the anchor as webpki wants it, and what else is asked of it.
 struct Root {
@@ -247,7 +267,54 @@ impl<'a> Loading<'a> {
         }
         if tbs.validity().not_before.to_unix_duration() > self.now {
             let what = format!("`{name}` is not valid before {}", date(tbs.validity().not_before));
-            self.warn(what, file, "check the clock of this machine");
+            self.warn(what, file, "its clients are let in all the same; check the clock of this machine");
+        }
+        self.check_limits(certificate, name, file);
+    }
+
+    /// What a CA says of whom it vouches for, as far as it is not kept with each handshake, or kept more strictly than meant.
+    fn check_limits(&mut self, certificate: &Certificate, name: &str, file: &Path) {
+        const ANY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37.0");
+        let tbs = certificate.tbs_certificate();
+        if extended_key_usages(certificate)
+            .is_some_and(|usages| !usages.contains(&CLIENT_AUTH) && !usages.contains(&ANY_USAGE))
+        {
+            let what =
+                format!("the CA `{name}` is not meant for client authentication: its extended key usages lack it");
+            self.error(what, file, "replace it by the CA that signs ASAPP's client certificate");
+        }
+        for extension in tbs.extensions().into_iter().flatten() {
+            if extension.critical && !LIMITS.contains(&extension.extn_id) {
+                let what =
+                    format!("the CA `{name}` has a critical extension that is not known here: {}", extension.extn_id);
+                self.error(what, file, "ask the CA what it limits, and for a certificate without it");
+            }
+        }
+        // webpki compares neither kind of name, and refuses whoever has one: every certificate has a directory name.
+        const REMEDY: &str = "ask the CA for a certificate without these name constraints, and say in tls.allowed_clients \
+                              which names may come";
+        match tbs.get_extension::<NameConstraints>() {
+            Ok(None) => {}
+            Ok(Some((_, NameConstraints { permitted_subtrees, excluded_subtrees }))) => {
+                let limited = || permitted_subtrees.iter().chain(&excluded_subtrees).flatten().map(|tree| &tree.base);
+                if limited().any(|base| matches!(base, GeneralName::DirectoryName(_))) {
+                    let what = format!(
+                        "the CA `{name}` constrains directory names (nameConstraints), which are not compared here, so \
+                         nobody could get in by it"
+                    );
+                    self.error(what, file, REMEDY);
+                } else if limited().any(|base| !matches!(base, GeneralName::DnsName(_) | GeneralName::IpAddress(_))) {
+                    let what = format!(
+                        "the CA `{name}` constrains names of a kind that is not compared here (nameConstraints): clients \
+                         with a subject alternative name of that kind, such as a URI, are refused"
+                    );
+                    self.warn(what, file, REMEDY);
+                }
+            }
+            Err(_) => {
+                let what = format!("the CA `{name}` has name constraints that cannot be read: clients may be refused");
+                self.warn(what, file, REMEDY);
+            }
         }
     }
 
