@@ -138,7 +138,7 @@ impl Service {
         let counted = Some(Arc::clone(&metrics));
         connections.spawn(server::serve(listener, Transport::Tls(Arc::clone(&tls)), receiver, limits, counted, phases));
 
-        let others = shown_to_others(&config);
+        let others = read_for_others(&config);
         let (reload, reports) = Reload::new(Arc::clone(&config), Arc::clone(&tls), Arc::clone(&metrics), others);
         let (ask, asked) = mpsc::channel(1);
         connections.spawn(reload.run(asked, phase.subscribe()));
@@ -325,25 +325,30 @@ fn insight(
     Insight { state: journal.state(), journal: journal.clone(), status, replays: lanes.replays(journal.clone()) }
 }
 
-/// The client certificates that sinks show: they are read once, at their start.
-fn shown_by_sinks(sinks: &[config::Sink]) -> Vec<Expiry> {
-    let shown = sinks.iter().filter(|sink| sink.enabled).filter_map(|sink| match &sink.kind {
+/// The certificates that sinks show, and the CAs they trust: they are read once, at their start.
+fn read_by_sinks(sinks: &[config::Sink]) -> Vec<Expiry> {
+    let read = |sink: &config::Sink| match &sink.kind {
         SinkKind::Http(http) => {
-            let file = http.tls.certificate.as_deref()?;
-            Expiry::read(format!("sinks.{}.tls.certificate", sink.name), file)
+            let key = |key: &str| format!("sinks.{}.tls.{key}", sink.name);
+            let shown = http.tls.certificate.iter().flat_map(|file| Expiry::of_chain(&key("certificate"), file));
+            let trusted = http.tls.ca.iter().flat_map(|file| Expiry::of_authorities(&key("ca"), file));
+            shown.chain(trusted).collect()
         }
-        SinkKind::Stdout | SinkKind::File(_) => None,
-    });
-    shown.collect()
+        SinkKind::Stdout | SinkKind::File(_) => Vec::new(),
+    };
+    sinks.iter().filter(|sink| sink.enabled).flat_map(read).collect()
 }
 
-/// Those, and the one that is shown to the cluster, of which the file is read at each connection.
-fn shown_to_others(config: &Config) -> impl Fn() -> Vec<Expiry> + Send + Sync + 'static {
-    let of_sinks = shown_by_sinks(&config.sinks);
-    let of_cluster = config.journal.nats.as_ref().and_then(|nats| nats.certificate.clone());
+/// Those, and the ones for the cluster, of which the files are read at each connection.
+fn read_for_others(config: &Config) -> impl Fn() -> Vec<Expiry> + Send + Sync + 'static {
+    let of_sinks = read_by_sinks(&config.sinks);
+    let nats = config.journal.nats.as_ref();
+    let shown = nats.and_then(|nats| nats.certificate.clone());
+    let trusted = nats.and_then(|nats| nats.ca.clone());
     move || {
-        let read = |file: &PathBuf| Expiry::read("journal.nats.certificate".to_owned(), file);
-        of_sinks.iter().cloned().chain(of_cluster.as_ref().and_then(read)).collect()
+        let shown = shown.iter().flat_map(|file| Expiry::of_chain("journal.nats.certificate", file));
+        let trusted = trusted.iter().flat_map(|file| Expiry::of_authorities("journal.nats.ca", file));
+        of_sinks.iter().cloned().chain(shown).chain(trusted).collect()
     }
 }
 

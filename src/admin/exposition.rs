@@ -1,6 +1,7 @@
 //! What `/metrics` tells beside what the process counts: its readiness, the state of journal and sinks, until when
 //! certificates are good, and what the process takes of the machine. Read anew for each request.
 
+use std::cmp::Reverse;
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
@@ -102,7 +103,10 @@ fn kept(r: &mut Registry, Status { journal, dead_letters, quarantine, .. }: &Sta
 
 fn expiries(r: &mut Registry, certificates: &[Certificate]) {
     let expiry = Family::<Vec<(&'static str, String)>, Level>::default();
-    for certificate in certificates {
+    // Of several under one name, as lists of one CA are, the first to end is what matters.
+    let mut latest_first: Vec<&Certificate> = certificates.iter().collect();
+    latest_first.sort_by_key(|certificate| Reverse(certificate.timestamp));
+    for certificate in latest_first {
         let labels = vec![("key", certificate.key.clone()), ("subject", certificate.subject.clone())];
         expiry.get_or_create_owned(&labels).set(certificate.timestamp);
     }

@@ -11,12 +11,14 @@ const EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What was logged of each, and when.
 #[derive(Debug, Default)]
-pub(super) struct Reminders(BTreeMap<(String, PathBuf, String), Logged>);
+pub(super) struct Reminders(BTreeMap<Meant, Logged>);
+
+/// Key, file and subject of a certificate or list, and its end: its successor is another matter, and of one subject there
+/// may be several.
+type Meant = (String, PathBuf, String, SystemTime);
 
 #[derive(Debug, Clone, Copy)]
 struct Logged {
-    /// Of the one that was meant: its successor is another matter.
-    end: SystemTime,
     was_over: bool,
     at: SystemTime,
 }
@@ -27,9 +29,9 @@ impl Reminders {
         let mut kept = BTreeMap::new();
         let mut due = Vec::new();
         for expiry in all.into_iter().filter(|expiry| expiry.ends_soon(now)) {
-            let key = (expiry.key.clone(), expiry.file.clone(), expiry.subject.clone());
-            let new = Logged { end: expiry.at, was_over: expiry.is_over(now), at: now };
-            let last = self.0.get(&key).filter(|last| last.end == new.end && last.was_over == new.was_over);
+            let key = (expiry.key.clone(), expiry.file.clone(), expiry.subject.clone(), expiry.at);
+            let new = Logged { was_over: expiry.is_over(now), at: now };
+            let last = self.0.get(&key).filter(|last| last.was_over == new.was_over);
             // A clock that was set back begins anew.
             let recent = last.filter(|last| now.duration_since(last.at).is_ok_and(|passed| passed < EVERY));
             kept.insert(key, recent.copied().unwrap_or(new));
@@ -81,5 +83,7 @@ mod tests {
         assert_eq!(due(&mut reminders, &[("one", end), ("two", end + HOUR)]), 1);
         assert_eq!(due(&mut reminders, &[("one", end + 30 * DAY), ("two", end + HOUR)]), 0);
         assert_eq!(due(&mut reminders, &[("one", end), ("two", end + HOUR)]), 1);
+        assert_eq!(due(&mut reminders, &[("one", end), ("one", end + HOUR)]), 1, "as two lists of one CA");
+        assert_eq!(due(&mut reminders, &[("one", end), ("one", end + HOUR)]), 0);
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustls::pki_types::CertificateDer;
 use x509_cert::Certificate;
 use x509_cert::crl::TbsCertList;
 use x509_cert::der::Decode;
@@ -30,12 +31,26 @@ const CERTIFICATE_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 pub(super) const LIST_SOON: Duration = Duration::from_secs(48 * 60 * 60);
 
 impl Expiry {
-    /// Of the first certificate in a PEM file, read now; `None` if it cannot be read.
+    /// Of each certificate in a PEM file with a certificate and those above it, read now; none if it cannot be read.
     #[must_use]
-    pub fn read(key: String, file: &Path) -> Option<Self> {
-        let chain = pem::chain(&pem::read(file).ok()?).ok()?;
-        let certificate = Certificate::from_der(chain.first()?).ok()?;
-        Some(Self::of_certificate(key, file, &certificate))
+    pub fn of_chain(key: &str, file: &Path) -> Vec<Self> {
+        Self::read(key, file, pem::chain)
+    }
+
+    /// Of each CA in a PEM file, read now; none if it cannot be read.
+    #[must_use]
+    pub fn of_authorities(key: &str, file: &Path) -> Vec<Self> {
+        Self::read(key, file, pem::authorities)
+    }
+
+    fn read(
+        key: &str,
+        file: &Path,
+        reader: fn(&[u8]) -> Result<Vec<CertificateDer<'static>>, pem::Fault>,
+    ) -> Vec<Self> {
+        let ders = pem::read(file).ok().and_then(|bytes| reader(&bytes).ok()).unwrap_or_default();
+        let certificates = ders.iter().filter_map(|der| Certificate::from_der(der).ok());
+        certificates.map(|certificate| Self::of_certificate(key, file, &certificate)).collect()
     }
 
     pub(super) fn of_certificate(key: impl Into<String>, file: &Path, certificate: &Certificate) -> Self {

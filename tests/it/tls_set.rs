@@ -245,3 +245,42 @@ fn what_is_going_to_end_is_logged_daily_and_at_the_end() {
     assert!(receiver.is_ready());
     receiver.finish();
 }
+
+#[test]
+fn all_that_a_sink_reads_of_certificates_is_watched() {
+    let days = |days| OffsetDateTime::now_utc() + Duration::days(days) + Duration::hours(1);
+    let between = PKI.ca.intermediate_with("Between", |profile| profile.not_after = days(3));
+    let shown = followed_by(between.client(|_| ()), &between);
+    let over = Ca::with("Over", |profile| (profile.not_before, profile.not_after) = (days(-9), days(-2)));
+    // Two lists of one name: that of the first to end counts.
+    let lists = [9, 20].map(|end| PKI.ca.crl(&[], days(end)));
+    let setup = Setup::embedded()
+        .set("tls.client_crl", [&lists[0], &lists[1]])
+        .set("sinks.web.type", "http")
+        .set("sinks.web.url", "https://localhost:1/")
+        .set("sinks.web.tls.ca", [&PKI.ca.certificate, &over.certificate])
+        .set("sinks.web.tls.certificate", &shown.chain)
+        .set("sinks.web.tls.private_key", &shown.key);
+    let checked = setup.command().arg("check").output().unwrap();
+    let said = String::from_utf8(checked.stdout).unwrap();
+    for (begin, words) in [
+        ("warning  sinks.web.tls.certificate: ", "the intermediate `CN=Between` is valid for 3 more days"),
+        ("warning  sinks.web.tls.ca: ", "the CA `CN=Over` expired on"),
+    ] {
+        assert!(said.lines().any(|line| line.starts_with(begin) && line.contains(words)), "{words}: {said}");
+    }
+
+    let receiver = setup.start();
+    for (key, level, days) in [("sinks.web.tls.certificate", "WARN", 3), ("sinks.web.tls.ca", "ERROR", -2)] {
+        let expected = [(level.to_owned(), days)];
+        wait_for(&format!("{expected:?} about {key}"), || (reminders(&receiver, key) == expected).then_some(()));
+    }
+    let status = receiver.ask_admin("/api/v1/status").unwrap().json();
+    for (key, subject) in [("sinks.web.tls.certificate", "CN=Between"), ("sinks.web.tls.ca", "CN=Over")] {
+        let is_it = |certificate: &Value| certificate["key"] == key && certificate["subject"] == subject;
+        assert!(status["certificates"].as_array().unwrap().iter().any(is_it), "{key} of {subject}: {status}");
+    }
+    let ends = receiver.metric(r#"certificate_expiry_timestamp_seconds{key="tls.client_crl",subject="CN=Test CA"}"#);
+    assert!(ends < days(10).unix_timestamp().try_into().unwrap(), "{ends}");
+    receiver.finish();
+}

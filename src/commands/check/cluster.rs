@@ -1,7 +1,7 @@
 //! The cluster of a fleet's journal: whether it lets the receiver in, and keeps what the journal promises.
 
 use super::folders::secret;
-use super::{Finding, Verdict, shown_certificate};
+use super::{Finding, Verdict, shown_certificate, trusted_authorities};
 use crate::config::Config;
 use crate::journal::examine_cluster;
 
@@ -17,6 +17,9 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
     let mut findings: Vec<Finding> = secrets.map(|(key, file)| secret(&format!("journal.nats.{key}"), file)).collect();
     if let Some(certificate) = &settings.certificate {
         findings.extend(shown_certificate("journal.nats.certificate", certificate));
+    }
+    if let Some(ca) = &settings.ca {
+        findings.extend(trusted_authorities("journal.nats.ca", ca));
     }
     let found = examine_cluster(config, settings).await;
     for (verdict, lines) in [

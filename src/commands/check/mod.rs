@@ -163,6 +163,23 @@ fn shown_certificate(key: &str, file: &Path) -> Vec<Finding> {
     tls::shown_to_servers(file, SystemTime::now()).into_iter().map(finding).collect()
 }
 
+/// CAs that are trusted when the receiver connects. A bundle has many: only those that end are worth a line.
+fn trusted_authorities(key: &str, file: &Path) -> Vec<Finding> {
+    let now = SystemTime::now();
+    let ending = tls::Expiry::of_authorities(key, file).into_iter().filter(|expiry| expiry.ends_soon(now));
+    let finding = |expiry: tls::Expiry| {
+        let (file, name, days) = (file.display(), &expiry.subject, expiry.days_left(now));
+        let date = humantime::format_rfc3339_seconds(expiry.at);
+        let text = if expiry.is_over(now) {
+            format!("{file}: the CA `{name}` expired on {date}: replace it with its successor")
+        } else {
+            format!("{file}: the CA `{name}` is valid for {days} more days, until {date}: add its successor")
+        };
+        Finding::warning(key, text)
+    };
+    ending.map(finding).collect()
+}
+
 /// The examples of the shipped settings are under names that belong to nobody (RFC 2606).
 fn example_host(key: &str, host: &str) -> Option<Finding> {
     let is_example = ["example.com", "example.net", "example.org"]

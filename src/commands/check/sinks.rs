@@ -1,7 +1,7 @@
 //! The sinks, and what they and the endpoints make of the feeds.
 
 use super::folders::{file_sink, secret};
-use super::{Finding, Verdict, example_host, shown_certificate};
+use super::{Finding, Verdict, example_host, shown_certificate, trusted_authorities};
 use crate::commands::feed_config;
 use crate::config::{self, Config, SinkKind};
 use crate::shape::Shape;
@@ -54,6 +54,9 @@ fn of_sink(sink: &config::Sink, config: &Config) -> Vec<Finding> {
             findings.extend(unusable.map(|bad| Finding::error(format!("{key}.{}", bad.key()), bad.to_string())));
             if let Some(certificate) = &http.tls.certificate {
                 findings.extend(shown_certificate(&format!("{key}.tls.certificate"), certificate));
+            }
+            for file in &http.tls.ca {
+                findings.extend(trusted_authorities(&format!("{key}.tls.ca"), file));
             }
             if sink.enabled {
                 findings.extend(example_host(&format!("{key}.url"), http.url.host().unwrap_or_default()));
