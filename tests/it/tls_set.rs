@@ -5,13 +5,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{
     BasicConstraints, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
     KeyUsagePurpose, NameConstraints,
 };
 use rustix::process::Signal;
+use rustls::pki_types::CertificateRevocationListDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 use time::{Duration, OffsetDateTime};
+use x509_cert::certificate::Rfc5280;
+use x509_cert::crl::{CertificateList, TbsCertList};
+use x509_cert::der::{Decode, Encode};
 
 use crate::harness::clock::Clock;
 use crate::harness::event::new_event;
@@ -49,12 +56,14 @@ fn followed_by(identity: Identity, authority: &Ca) -> Identity {
 fn by_openssl(folder: &Path, key: &str, usage: &str, list: &str) -> (PathBuf, PathBuf) {
     let path = |name: &str| folder.join(name);
     let shown = |name: &str| path(name).display().to_string();
+    let number = format!("crlnumber = {}\n", shown("number"));
     let config = format!(
-        "[ca]\ndefault_ca = d\n[d]\ndatabase = {}\ncrlnumber = {}\ndefault_md = sha256\ndefault_crl_days = 30\n\
+        "[ca]\ndefault_ca = d\n[d]\ndatabase = {}\n{}default_md = sha256\ndefault_crl_days = 30\n\
          [req]\ndistinguished_name = n\nx509_extensions = e\nprompt = no\n[n]\nCN = Odd CA\n\
-         [e]\nbasicConstraints = critical,CA:TRUE\nkeyUsage = critical,{usage}\n[l]\n{list}\n[p]\nindirectCRL = TRUE\n",
+         [e]\nbasicConstraints = critical,CA:TRUE\nkeyUsage = critical,{usage}\n[l]\n{list}\n[p]\nindirectCRL = TRUE\n\
+         [r]\nfullname = URI:http://ca.example/r.crl\nonlysomereasons = keyCompromise\n[u]\nonlyuser = TRUE\n",
         shown("index"),
-        shown("number"),
+        if [FIRST_VERSION, WITHOUT_NUMBER].contains(&list) { String::new() } else { number },
     );
     fs::write(path("config"), config).unwrap();
     fs::write(path("index"), "").unwrap();
@@ -68,13 +77,16 @@ fn by_openssl(folder: &Path, key: &str, usage: &str, list: &str) -> (PathBuf, Pa
     arguments.extend(key.split(' '));
     run(&arguments);
     let mut arguments = vec!["ca", "-gencrl", "-keyfile", &own_key, "-cert", &ca, "-out", &crl];
-    if !list.is_empty() {
+    if !["", FIRST_VERSION].contains(&list) {
         arguments.extend(["-crlexts", "l"]);
     }
     run(&arguments);
     (path("odd.pem"), path("odd.crl"))
 }
 
+/// What `by_openssl` makes of a list with these extensions has no number.
+const FIRST_VERSION: &str = "# none";
+const WITHOUT_NUMBER: &str = "authorityKeyIdentifier = keyid";
 const P256: &str = "ec -pkeyopt ec_paramgen_curve:P-256";
 
 #[test]
@@ -121,9 +133,15 @@ fn lists_by_two_keys_of_one_name_are_a_bad_set() {
 #[test]
 fn a_list_that_could_not_be_asked_is_a_bad_set() {
     for (usage, list, words) in [
-        ("keyCertSign,cRLSign", "2.5.29.27 = critical,DER:02:01:01", "has a list that cannot be used"),
-        ("keyCertSign,cRLSign", "issuingDistributionPoint = critical,@p", "has a list that cannot be used"),
-        ("keyCertSign,cRLSign", "1.2.3.4.5 = critical,DER:05:00", "has a list that cannot be used"),
+        ("keyCertSign,cRLSign", "2.5.29.27 = critical,DER:02:01:01", "it is a delta list"),
+        ("keyCertSign,cRLSign", "issuingDistributionPoint = critical,@p", "it is an indirect list"),
+        (
+            "keyCertSign,cRLSign",
+            "issuingDistributionPoint = critical,@r",
+            "it is about some reasons of revocation only",
+        ),
+        ("keyCertSign,cRLSign", "issuingDistributionPoint = critical,@u", "does not have the point's full name"),
+        ("keyCertSign,cRLSign", "1.2.3.4.5 = critical,DER:05:00", "it has a critical extension that is not known here"),
         ("keyCertSign", "", "may not sign revocation lists: its key usage lacks cRLSign"),
     ] {
         let setup = Setup::embedded();
@@ -136,6 +154,42 @@ fn a_list_that_could_not_be_asked_is_a_bad_set() {
     let (ca, crl) = by_openssl(setup.folder(), P256, "keyCertSign,cRLSign", "");
     let setup = setup.set("tls.client_ca", [&PKI.ca.certificate, &ca]);
     setup.set("tls.client_crl", [&PKI.ca.crl(&[], month()), &crl]).start().finish();
+}
+
+/// A good list of [`PKI`]'s authority, changed. Its signature is of what it was.
+fn changed_list(folder: &Path, change: impl FnOnce(&mut TbsCertList)) -> PathBuf {
+    let good = CertificateRevocationListDer::from_pem_file(PKI.ca.crl(&[], month())).unwrap();
+    let mut list = CertificateList::<Rfc5280>::from_der(&good).unwrap();
+    change(&mut list.tbs_cert_list);
+    let text = STANDARD.encode(list.to_der().unwrap());
+    let path = folder.join("changed.crl");
+    fs::write(&path, format!("-----BEGIN X509 CRL-----\n{text}\n-----END X509 CRL-----\n")).unwrap();
+    path
+}
+
+#[test]
+fn what_a_list_lacks_is_said() {
+    let setup = Setup::embedded();
+    let (ca, crl) = by_openssl(setup.folder(), P256, "keyCertSign,cRLSign", FIRST_VERSION);
+    let first_version = setup.set("tls.client_ca", [&PKI.ca.certificate, &ca]).set("tls.client_crl", [&crl]);
+    assert_bad(&first_version, "it is of version 1, without a number (cRLNumber): have the CA write lists");
+    let with = |change: &dyn Fn(&mut TbsCertList)| {
+        let setup = Setup::embedded();
+        let list = changed_list(setup.folder(), change);
+        setup.set("tls.client_crl", [&list])
+    };
+    assert_bad(
+        &with(&|list| list.crl_extensions = None),
+        "it has no extensions, so no number (cRLNumber): have the CA",
+    );
+    assert_bad(&with(&|list| list.next_update = None), "it does not say when the next list is due (nextUpdate)");
+
+    let setup = Setup::embedded();
+    let (ca, crl) = by_openssl(setup.folder(), P256, "keyCertSign,cRLSign", WITHOUT_NUMBER);
+    let setup = setup.set("tls.client_ca", [&PKI.ca.certificate, &ca]);
+    let receiver = setup.set("tls.client_crl", [&PKI.ca.crl(&[], month()), &crl]).start();
+    let warned = |line: &String| line.contains("the list of `CN=Odd CA` has no number (cRLNumber)");
+    assert!(receiver.finish().log.iter().any(warned));
 }
 
 #[test]

@@ -4,15 +4,15 @@ use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateRevocationListDer;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use rustls::{CertRevocationListError, OtherError, RootCertStore};
 use x509_cert::Certificate;
 use x509_cert::crl::CertificateList;
-use x509_cert::der::Decode;
-use x509_cert::der::asn1::ObjectIdentifier;
+use x509_cert::der::asn1::{AnyRef, ObjectIdentifier};
 use x509_cert::der::oid::AssociatedOid;
+use x509_cert::der::{Decode, Reader, SliceReader, Tag};
 use x509_cert::ext::pkix::CrlNumber;
 use x509_cert::ext::pkix::crl::dp::IssuingDistributionPoint;
 use x509_cert::name::Name;
@@ -29,6 +29,10 @@ use crate::tls::revocation::{List, Number};
 const ISSUING_DISTRIBUTION_POINT: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.28");
 /// Each handshake with a client of its CA hashes all of it, which takes about as many milliseconds.
 const LARGEST: usize = 16 << 20;
+
+/// OpenSSL's `ca -gencrl` writes what is missing where its settings have these.
+const FULLER: &str = "have the CA write lists as RFC 5280 5 wants them: version 2, nextUpdate, cRLNumber (OpenSSL: \
+                      `crlnumber` and `crl_extensions`)";
 
 /// A list that may be asked.
 pub(super) struct Crl {
@@ -51,12 +55,20 @@ impl Loading<'_> {
                     continue;
                 }
                 let Ok(list) = CertificateList::<x509_cert::certificate::Rfc5280>::from_der(der.as_ref()) else {
-                    self.error("is no revocation list that can be read", file, "fetch it again from the CA");
+                    if is_of_first_version(&der) {
+                        let what = "has a list that cannot be used: it is of version 1, without a number (cRLNumber)";
+                        self.error(what, file, FULLER);
+                    } else {
+                        self.error("is no revocation list that can be read", file, "fetch it again from the CA");
+                    }
                     continue;
                 };
-                if let Some(unusable) = unusable(&der, roots, provider) {
-                    let what = format!("has a list that cannot be used: {unusable}");
-                    self.error(what, file, "ask the CA for a complete, direct list");
+                let unusable =
+                    lacking(&list).map(|what| (what.to_owned(), FULLER)).or_else(|| unusable(&der, roots, provider));
+                if let Some((unusable, remedy)) = unusable {
+                    let what =
+                        format!("has a list that cannot be used, of `{}`: ", rfc4514(&list.tbs_cert_list.issuer));
+                    self.error(what + &unusable, file, remedy);
                     continue;
                 }
                 self.check_crl(&list, file, roots);
@@ -179,12 +191,19 @@ impl Loading<'_> {
                 "fine for an intermediate's list, otherwise add that CA",
             );
         }
+        let mut extensions = list.crl_extensions.iter().flatten();
+        if !extensions.any(|extension| extension.extn_id == CrlNumber::OID) {
+            let what =
+                format!("the list of `{issuer}` has no number (cRLNumber): of two lists only the time tells the newer");
+            self.warn(what, file, "have the CA number its lists (RFC 5280 5.2.3)");
+        }
         if list.this_update.to_unix_duration() > self.now {
             let what = format!("the list of `{issuer}` is of {}, which is to come", date(list.this_update));
             self.warn(what, file, "check the clock of this machine; until then it replaces no other list");
         }
         match list.next_update {
-            None => self.error("does not say when the next list is due", file, "ask the CA for one that does"),
+            // It was refused for that.
+            None => {}
             Some(next) if self.expired(next) => {
                 self.error(format!("the list of `{issuer}` expired on {}", date(next)), file, "fetch the new one");
             }
@@ -201,20 +220,66 @@ impl Loading<'_> {
     }
 }
 
-/// Why webpki does not take a list.
+/// What has to be in a list before anything else about it counts.
+fn lacking(list: &CertificateList) -> Option<&'static str> {
+    if list.tbs_cert_list.next_update.is_none() {
+        Some("it does not say when the next list is due (nextUpdate)")
+    } else if list.tbs_cert_list.crl_extensions.is_none() {
+        Some("it has no extensions, so no number (cRLNumber)")
+    } else {
+        None
+    }
+}
+
+/// A list of version 1 begins with the algorithm, where later ones have their version.
+fn is_of_first_version(der: &[u8]) -> bool {
+    let first = |sequence: &AnyRef<'_>| SliceReader::new(sequence.value())?.peek_tag();
+    let list = AnyRef::from_der(der);
+    let content = list.and_then(|list| AnyRef::decode(&mut SliceReader::new(list.value())?));
+    content.and_then(|content| first(&content)) == Ok(Tag::Sequence)
+}
+
+/// Why webpki does not take a list, and what to do.
 fn unusable(
     der: &CertificateRevocationListDer<'static>,
     roots: &[Root],
     provider: &Arc<CryptoProvider>,
-) -> Option<String> {
+) -> Option<(String, &'static str)> {
+    use CertRevocationListError as E;
+    const PLAIN: &str = "ask the CA for a complete, direct list";
     let mut store = RootCertStore::empty();
     store.add_parsable_certificates(roots.first().map(|root| root.der.clone()));
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider));
-    match builder.with_crls([der.clone()]).build() {
+    let error = match builder.with_crls([der.clone()]).build() {
         // That there is no CA is said elsewhere.
-        Ok(_) | Err(VerifierBuilderError::NoRootAnchors) => None,
-        Err(error) => Some(error.to_string()),
-    }
+        Ok(_) | Err(VerifierBuilderError::NoRootAnchors) => return None,
+        Err(VerifierBuilderError::InvalidCrl(error)) => error,
+        Err(error) => return Some((error.to_string(), PLAIN)),
+    };
+    Some(match error {
+        E::UnsupportedDeltaCrl => {
+            ("it is a delta list (deltaCRLIndicator), which has changes only".to_owned(), "fetch the complete list")
+        }
+        E::UnsupportedIndirectCrl => {
+            ("it is an indirect list (indirectCRL), with certificates of other CAs".to_owned(), PLAIN)
+        }
+        E::InvalidCrlNumber => ("its number (cRLNumber) is none of at most 20 bytes".to_owned(), FULLER),
+        E::UnsupportedCriticalExtension => ("it has a critical extension that is not known here".to_owned(), PLAIN),
+        E::UnsupportedRevocationReason => ("it has a reason of revocation that is not known here".to_owned(), PLAIN),
+        E::InvalidRevokedCertSerialNumber => {
+            ("it names a certificate by a serial number that cannot be read".to_owned(), "fetch it again from the CA")
+        }
+        E::Other(OtherError(cause)) => match cause.to_string().as_str() {
+            "UnsupportedRevocationReasonsPartitioning" => {
+                ("it is about some reasons of revocation only (onlySomeReasons)".to_owned(), PLAIN)
+            }
+            "UnsupportedCrlIssuingDistributionPoint" => {
+                ("its issuingDistributionPoint does not have the point's full name".to_owned(), PLAIN)
+            }
+            other => (other.to_owned(), PLAIN),
+        },
+        error => (format!("{error:?}"), PLAIN),
+    })
 }
 
 fn number(list: &CertificateList) -> Option<Number> {
