@@ -46,7 +46,7 @@ fn defaults_are_those_of_the_specification() {
     assert!(config.endpoints[0].feeds.is_empty());
 
     assert_eq!(config.tls.min_version, TlsVersion::Tls13);
-    assert_eq!(config.tls.reload_interval, Duration::from_secs(30));
+    assert_eq!(config.tls.reload_interval, Duration::from_secs(5));
     assert!(!config.tls.allow_extra_key_usage);
     assert_eq!((config.dedup.capacity, config.dedup.window), (1_000_000, Duration::from_secs(86_400)));
     assert_eq!(config.journal.engine, Engine::Sqlite);
