@@ -445,7 +445,11 @@ impl View {
 
     fn of_sink(&self, sink: &journal::SinkStatus, now: SystemTime) -> admin::Sink {
         let health = self.health.iter().find(|(name, _)| **name == *sink.name);
-        let condition = health.map(|(_, health)| health.condition()).unwrap_or_default();
+        let mut condition = health.map(|(_, health)| health.condition()).unwrap_or_default();
+        // Before what the sink itself has last complained of: it gets nothing to complain of.
+        if let Some(reason) = &sink.hindered {
+            (condition.last_error, condition.rejecting) = (Some(reason.clone()), false);
+        }
         let stalled = condition.moved.is_some_and(|moved| moved.elapsed() > STALLED_AFTER);
         let state = match (sink.gone, sink.enabled, condition.waiting, &condition.last_error) {
             (true, ..) => "gone",

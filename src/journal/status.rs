@@ -80,4 +80,6 @@ pub struct SinkStatus {
     pub required: bool,
     /// Not in the settings any more.
     pub gone: bool,
+    /// Why some of its events cannot be read from the journal now.
+    pub hindered: Option<String>,
 }

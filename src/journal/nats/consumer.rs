@@ -36,7 +36,8 @@ const GROUP: &str = "lane";
 
 const EXISTS: [u64; 2] = [10148, 10013];
 const NOT_FOUND: u64 = 10014;
-/// A file of the server's was not there: seen when one of the same name has only just gone. It is there the next time.
+/// A file of the server's was not there: seen when two make a consumer at the same time that has only just been deleted. The
+/// server knows of it then, and has no files of it.
 const NOT_MADE: u64 = 10012;
 /// So often it is tried then.
 const TRIES: u32 = 5;
@@ -88,7 +89,8 @@ pub(super) async fn make(link: &Link, sink: &str, partition: u16, start: u64) ->
         if !matches!(made, Err(NatsError::Refused { code: NOT_MADE, .. })) {
             break;
         }
-        sleep(PAUSE).await;
+        delete(link, sink, partition).await?;
+        sleep(PAUSE + Duration::from_millis(fastrand::u64(..250))).await;
         made = link.api(&subject, &request).await;
     }
     match made {

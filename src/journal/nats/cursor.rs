@@ -73,6 +73,8 @@ struct Slot {
     outcomes: Vec<Outcome>,
     caught_up: bool,
     leaves: bool,
+    /// Why nobody can have it here, since it was tried last.
+    trouble: Option<String>,
 }
 
 /// What became of an event.
@@ -277,6 +279,16 @@ impl Shelf {
 
     pub(super) fn sink(&self) -> &Arc<str> {
         &self.sink
+    }
+
+    /// Whether the partition could be had when it was tried last; why not, else.
+    pub(super) fn set_trouble(&self, at: u16, trouble: Option<String>) {
+        self.slot(at, |slot| slot.trouble = trouble);
+    }
+
+    /// Why one of the partitions cannot be had.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.state().slots.iter().find_map(|slot| slot.trouble.clone())
     }
 
     /// Waits until there may be something to do for a partition.

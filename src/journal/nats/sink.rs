@@ -124,9 +124,11 @@ pub(super) async fn place_of(
         return Ok((Share::before(sink.first(log), log.epoch), 0, false));
     };
     let mut share = Share::read(&record.value).map_err(|error| {
+        let stream = records.stream();
         NatsError::Unfit(vec![format!(
-            "the record {key} of stream {} cannot be read ({error}): use the version of asapp-receiver that wrote it",
-            records.stream()
+            "the record {key} of stream {stream} cannot be read ({error}): use the version of asapp-receiver that wrote it, \
+             or, if nobody knows it, purge it (`nats stream purge {stream} --subject={stream}.{key}`): what is kept of that \
+             partition is delivered again then"
         )])
     })?;
     let is_behind = share.follow(log);

@@ -118,7 +118,7 @@ impl Delivery {
 
     /// Every sink as the fleet's records have it, when the stream ends at `last`. Never waits.
     pub(in crate::journal) fn accounts(&self, last: u64) -> Vec<SinkStatus> {
-        let Inner { records, keeper, dead, sinks, .. } = &*self.0;
+        let Inner { records, keeper, dead, sinks, lanes, .. } = &*self.0;
         let log = keeper.current();
         self.known()
             .into_iter()
@@ -126,7 +126,9 @@ impl Delivery {
                 let settings = sinks.iter().find(|settings| settings.name == name);
                 let mut account = sink.account(&shares(records, &name), &log, last);
                 dead.amend(&name, &mut account);
+                let lane = lanes.iter().find(|lane| **lane.shelf.sink() == *name);
                 SinkStatus {
+                    hindered: lane.and_then(|lane| lane.shelf.trouble()),
                     name: name.into(),
                     account,
                     enabled: settings.is_none_or(|settings| settings.enabled),
@@ -350,15 +352,13 @@ impl Delivery {
 
     async fn revive(&self, lane: &Common, at: u16, why: &str) {
         let (link, sink) = (&self.0.link, lane.shelf.sink());
+        tracing::warn!(sink = &**sink, partition = at, "a consumer {why} and is made again");
         let revived = async {
             consumer::delete(link, sink, at).await?;
             tenure::remake(lane, at).await
         };
-        match revived.await {
-            Ok(()) => tracing::warn!(sink = &**sink, partition = at, "a consumer {why} and was made again"),
-            Err(error) => {
-                tracing::warn!(sink = &**sink, partition = at, %error, "a consumer does not give what it has")
-            }
+        if let Err(error) = revived.await {
+            tracing::warn!(sink = &**sink, partition = at, %error, "a consumer that does not give what it has cannot be made again");
         }
     }
 

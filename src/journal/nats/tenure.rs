@@ -161,7 +161,9 @@ pub(super) async fn take_over(common: Arc<Common>, at: u16) -> Done {
         let revision = common.records.put(&key, revision, json.into()).await.map_err(|error| error.to_string())?;
         Ok::<_, String>((share, revision))
     };
-    match take_over.await {
+    let taken = take_over.await;
+    common.shelf.set_trouble(at, taken.as_ref().err().cloned());
+    match taken {
         Ok(taken) => Done::TakenOver(Some(taken)),
         Err(error) => {
             tracing::warn!(sink = &**common.shelf.sink(), partition = at, error, "a partition cannot be taken over");

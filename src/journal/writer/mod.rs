@@ -508,6 +508,7 @@ impl Writer {
         let Recovered { places, tail, state, live_bytes, window, dead_letter_bytes, retrying, quarantine, .. } =
             &self.recovered;
         let sinks = places.iter().map(|(name, place)| SinkStatus {
+            hindered: None,
             name: Arc::clone(name),
             account: place.account(*tail),
             enabled: place.enabled,

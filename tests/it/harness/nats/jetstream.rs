@@ -94,6 +94,13 @@ impl JetStream {
         assert!(purged["error"].is_null(), "{purged}");
     }
 
+    /// Stores a message.
+    #[track_caller]
+    pub(crate) fn publish(&self, subject: &str, payload: &'static str) {
+        let stored = self.ask(subject, payload.into());
+        assert!(stored["error"].is_null(), "{stored}");
+    }
+
     /// Purges the messages of a subject, or of those that it matches.
     #[track_caller]
     pub(crate) fn purge_subject(&self, stream: &str, subject: &str) {
