@@ -12,7 +12,7 @@ use x509_cert::Certificate;
 use x509_cert::crl::CertificateList;
 use x509_cert::der::asn1::{AnyRef, ObjectIdentifier};
 use x509_cert::der::oid::AssociatedOid;
-use x509_cert::der::{Decode, Reader, SliceReader, Tag};
+use x509_cert::der::{Decode, SliceReader, Tag, Tagged};
 use x509_cert::ext::pkix::CrlNumber;
 use x509_cert::ext::pkix::crl::dp::IssuingDistributionPoint;
 use x509_cert::name::Name;
@@ -233,10 +233,11 @@ fn lacking(list: &CertificateList) -> Option<&'static str> {
 
 /// A list of version 1 begins with the algorithm, where later ones have their version.
 fn is_of_first_version(der: &[u8]) -> bool {
-    let first = |sequence: &AnyRef<'_>| SliceReader::new(sequence.value())?.peek_tag();
-    let list = AnyRef::from_der(der);
-    let content = list.and_then(|list| AnyRef::decode(&mut SliceReader::new(list.value())?));
-    content.and_then(|content| first(&content)) == Ok(Tag::Sequence)
+    fn first_in(sequence: AnyRef<'_>) -> Result<AnyRef<'_>, x509_cert::der::Error> {
+        AnyRef::decode(&mut SliceReader::new(sequence.value())?)
+    }
+    let first = AnyRef::from_der(der).and_then(first_in).and_then(first_in);
+    first.is_ok_and(|first| first.tag() == Tag::Sequence)
 }
 
 /// Why webpki does not take a list, and what to do.

@@ -275,6 +275,8 @@ impl<'a> Loading<'a> {
     /// What a CA says of whom it vouches for, as far as it is not kept with each handshake, or kept more strictly than meant.
     fn check_limits(&mut self, certificate: &Certificate, name: &str, file: &Path) {
         const ANY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37.0");
+        const REMEDY: &str = "ask the CA for a certificate without these name constraints, and say in tls.allowed_clients \
+                              which names may come";
         let tbs = certificate.tbs_certificate();
         if extended_key_usages(certificate)
             .is_some_and(|usages| !usages.contains(&CLIENT_AUTH) && !usages.contains(&ANY_USAGE))
@@ -290,9 +292,8 @@ impl<'a> Loading<'a> {
                 self.error(what, file, "ask the CA what it limits, and for a certificate without it");
             }
         }
-        // webpki compares neither kind of name, and refuses whoever has one: every certificate has a directory name.
-        const REMEDY: &str = "ask the CA for a certificate without these name constraints, and say in tls.allowed_clients \
-                              which names may come";
+        // webpki compares DNS names and IP addresses only, and refuses whoever has a name of another constrained kind.
+        // Every certificate has a directory name.
         match tbs.get_extension::<NameConstraints>() {
             Ok(None) => {}
             Ok(Some((_, NameConstraints { permitted_subtrees, excluded_subtrees }))) => {
