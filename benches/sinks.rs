@@ -33,6 +33,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use door::{Door, cpu, median};
@@ -151,7 +152,9 @@ async fn deliver(name: &str, sink: &str, folder: &Path, pki: &Pki, count: usize)
     let (config, _) = Config::from_sources(&[pki.settings(folder, &settings)], std::iter::empty()).unwrap();
     let (door, cursors) = Door::open(config, pki).await;
     let (start, cpu_before) = (Instant::now(), cpu());
-    let lanes = Lanes::start(cursors, &door.config.sinks, &Arc::default(), &door.metrics, &Traces::none()).unwrap();
+    let lanes =
+        Lanes::start(cursors, &door.config.sinks, &watch::channel(Arc::default()).1, &door.metrics, &Traces::none())
+            .unwrap();
     let delivered = || {
         let status = door.journal.status();
         status.sinks.iter().find(|sink| &*sink.name == name).map_or(0, |sink| sink.account.delivered)

@@ -100,11 +100,12 @@ impl Service {
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
         metrics.journal_max_bytes.set(config.journal.capacity().try_into().unwrap_or(i64::MAX));
-        let own = Arc::new(config.own_files().with_streams());
+        let own = config.own_files().with_streams();
         let problems = own.problems();
         if !problems.is_empty() {
             return Err(StartError::Settings(Problems(problems)));
         }
+        let (own, not_for_sinks) = watch::channel(Arc::new(own));
         let tls = Arc::new(ServerTls::load(&config.tls).map_err(StartError::Tls)?);
         for finding in tls.findings().iter().filter(|finding| finding.severity == Severity::Warning) {
             tracing::warn!("tls: {finding}");
@@ -121,7 +122,8 @@ impl Service {
 
         let traces = Traces::start();
         let (journal, cursors) = open_journal(&config, &metrics).await?;
-        let lanes = Lanes::start(cursors, &config.sinks, &own, &metrics, &traces).map_err(StartError::Sink)?;
+        let lanes =
+            Lanes::start(cursors, &config.sinks, &not_for_sinks, &metrics, &traces).map_err(StartError::Sink)?;
         let drifts = lanes.observe(&journal, &metrics);
         let connections = TaskTracker::new();
 
@@ -138,7 +140,7 @@ impl Service {
         connections.spawn(server::serve(listener, Transport::Tls(Arc::clone(&tls)), receiver, limits, counted, phases));
 
         let others = read_for_others(&config);
-        let (reload, reports) = Reload::new(Arc::clone(&config), Arc::clone(&tls), Arc::clone(&metrics), others);
+        let (reload, reports) = Reload::new(Arc::clone(&config), Arc::clone(&tls), Arc::clone(&metrics), own, others);
         let (ask, asked) = mpsc::channel(1);
         connections.spawn(reload.run(asked, phase.subscribe()));
 

@@ -232,7 +232,9 @@ mod tests {
     fn insight(state: &watch::Sender<journal::State>) -> Insight {
         let (journal, config) = journal();
         let metrics = Arc::new(Metrics::new());
-        let lanes = Lanes::start(Vec::new(), &config.sinks, &Arc::default(), &metrics, &Traces::none()).unwrap();
+        let lanes =
+            Lanes::start(Vec::new(), &config.sinks, &watch::channel(Arc::default()).1, &metrics, &Traces::none())
+                .unwrap();
         let replays = lanes.replays(journal.clone());
         Insight { state: state.subscribe(), journal, status: Arc::new(Status::empty), replays }
     }

@@ -12,6 +12,8 @@ use crate::sinks::is_rotated_from;
 
 const STANDARD_OUTPUT: &str = "standard output";
 const STANDARD_ERROR: &str = "standard error";
+/// Begins the keys whose files may become others while the receiver runs.
+const TLS: &str = "tls.";
 
 /// The files of a receiver with these settings.
 #[derive(Debug, Clone, Default)]
@@ -70,6 +72,17 @@ impl OwnFiles {
             source: "this process".to_owned(),
             path: PathBuf::from(path),
         }));
+        own
+    }
+
+    /// The same with the files of `other`'s `[tls]` beside, which is in use, or about to be.
+    #[must_use]
+    pub fn with_tls_of(&self, other: &Self) -> Self {
+        let mut own = self.clone();
+        let is_known =
+            |named: &NamedFile| self.taken.iter().any(|known| known.key == named.key && known.path == named.path);
+        let tls = other.taken.iter().filter(|named| named.key.starts_with(TLS) && !is_known(named));
+        own.taken.extend(tls.cloned());
         own
     }
 

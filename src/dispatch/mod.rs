@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -78,14 +78,15 @@ pub struct Condition {
 }
 
 impl Lanes {
-    /// Starts a lane for every cursor whose sink is configured. No file sink touches what `own` has.
+    /// Starts a lane for every cursor whose sink is configured. No file sink touches what `own` has
+    /// by then.
     ///
     /// # Errors
     /// When a sink cannot even be made, or no thread for it.
     pub fn start(
         cursors: Vec<Cursor>,
         sinks: &[SinkSettings],
-        own: &Arc<OwnFiles>,
+        own: &watch::Receiver<Arc<OwnFiles>>,
         metrics: &Arc<Metrics>,
         traces: &Traces,
     ) -> io::Result<Self> {
@@ -105,7 +106,7 @@ impl Lanes {
                     lanes.add(cursor, settings, vec![Stdout::new(shape)?], lines(settings), told);
                 }
                 SinkKind::File(file) => {
-                    let sink = FileSink::new(&settings.name, file.clone(), shape, Arc::clone(own));
+                    let sink = FileSink::new(&settings.name, file.clone(), shape, own.clone());
                     let (plan, ordering) = lines(settings);
                     let plan = Plan { max_wait: FILE_WAIT, ..plan };
                     let told = (metrics, Deliveries::none());

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::blocking::joined;
-use crate::config::{Config, Problems, Warning};
+use crate::config::{Config, OwnFiles, Problems, Warning};
 use crate::server::Phase;
 use crate::telemetry::Metrics;
 use crate::tls::{self, Expiry, Files, Finding, Fingerprint, ServerTls, Severity};
@@ -60,6 +60,8 @@ pub struct Reload {
     started: Arc<Config>,
     tls: Arc<ServerTls>,
     metrics: Arc<Metrics>,
+    /// What no sink may write to: the files of the start, and those of the set in use.
+    own: channel::Sender<Arc<OwnFiles>>,
     report: channel::Sender<Report>,
     in_use: Used,
     /// What the last look found, taken or not.
@@ -102,13 +104,14 @@ struct Found {
 }
 
 impl Reload {
-    /// Of a receiver that has just loaded `tls` as `config` says. `others` reads until when the certificates are good that
+    /// Of a receiver that has just loaded `tls` as `config` says, and whose sinks look at `own`. `others` reads until when the certificates are good that
     /// it shows to others.
     #[must_use]
     pub fn new(
         config: Arc<Config>,
         tls: Arc<ServerTls>,
         metrics: Arc<Metrics>,
+        own: channel::Sender<Arc<OwnFiles>>,
         others: impl Fn() -> Vec<Expiry> + Send + Sync + 'static,
     ) -> (Self, Receiver<Report>) {
         let first =
@@ -119,7 +122,7 @@ impl Reload {
         let last = Look { settings: Ok(Arc::clone(&config)), files: files.clone() };
         let in_use = Used { config: Arc::clone(&config), files };
         let (others, reminders) = (Others(Arc::new(others)), Reminders::default());
-        (Self { started: config, tls, metrics, report, in_use, last, others, reminders }, reports)
+        (Self { started: config, tls, metrics, own, report, in_use, last, others, reminders }, reports)
     }
 
     /// Looks when asked to (and answers afterwards), when files may have changed and at intervals, until `phase` says that connections end.
@@ -245,13 +248,27 @@ impl Reload {
     }
 
     async fn take(&self, config: &Arc<Config>, files: Files) -> Result<(), Vec<String>> {
+        // The sinks learn of the set first, and forget nothing that is in use until it is taken: at no moment may one of
+        // them open a file of either.
+        let own = self.started.own_files().with_streams().with_tls_of(config.own_files());
+        let before = self.own.send_replace(Arc::new(own.with_tls_of(self.in_use.config.own_files())));
         let (tls, config) = (Arc::clone(&self.tls), Arc::clone(config));
-        let taken = blocking(move || tls.reload(&config.tls, &files)).await;
         let errors = |findings: Vec<Finding>| {
             let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
             errors.map(ToString::to_string).collect()
         };
-        taken.map_err(errors)
+        let (taken, own) = blocking(move || {
+            // The new settings may name other sinks than those that are running.
+            let clashes = own.problems();
+            let taken = match clashes.is_empty() {
+                true => tls.reload(&config.tls, &files).map_err(errors),
+                false => Err(clashes.iter().map(ToString::to_string).collect()),
+            };
+            (taken, own)
+        })
+        .await;
+        self.own.send_replace(if taken.is_ok() { Arc::new(own) } else { before });
+        taken
     }
 
     fn good(&mut self, taken: Option<Arc<Config>>, look: &Look, warnings: &[Warning], failing: bool, insist: bool) {

@@ -183,11 +183,15 @@ fn failing(receiver: &Receiver, sink: &str, words: &[&str]) -> Value {
     })
 }
 
-#[expect(clippy::disallowed_methods, reason = "it need not survive a power cut")]
 fn lead(link: &Path, to: &Path) {
     let new = link.with_extension("new");
     symlink(to, &new).unwrap();
-    fs::rename(&new, link).unwrap();
+    rename(&new, link);
+}
+
+#[expect(clippy::disallowed_methods, reason = "it need not survive a power cut")]
+fn rename(from: &Path, to: &Path) {
+    fs::rename(from, to).unwrap();
 }
 
 fn lines(path: &Path) -> Vec<String> {
@@ -230,6 +234,69 @@ fn a_link_that_is_swapped_while_it_runs_leads_to_no_other_file() {
     assert_eq!(lines(&at("a/events.jsonl")), expected);
     assert_eq!(lines(&at("b/events.jsonl")), expected);
     assert_eq!(fs::read(at("server-key.pem")).unwrap(), fs::read(&PKI.server.key).unwrap());
+    receiver.stop();
+}
+
+#[test]
+fn the_files_of_a_set_that_is_taken_while_it_runs_are_no_sinks_either() {
+    let setup = used();
+    let at = |name: &str| setup.folder().join(name);
+    for folder in ["a", "b", "c", "d"] {
+        fs::create_dir(at(folder)).unwrap();
+    }
+    lead(&at("way"), &at("a"));
+    let setup = to_file(setup.clone(), "swapped", &at("way/events.jsonl"));
+    let setup = setup.without("admin.token_file");
+    let receiver = setup.start();
+    let mut expected = events(&receiver.store(2));
+    receiver.sink_settled("swapped");
+
+    let key = at("c/events.jsonl");
+    fs::copy(at("server-key.pem"), &key).unwrap();
+    fs::hard_link(&key, at("d/events.jsonl")).unwrap();
+    let renewed = setup.clone().set("tls.private_key", &key);
+    renewed.write();
+    receiver.wait_metric("reloads_total", 1);
+    expected.extend(events(&receiver.store(1)));
+    receiver.sink_settled("swapped");
+    for folder in ["c", "d"] {
+        lead(&at("way"), &at(folder));
+        expected.extend(events(&receiver.store(2)));
+        failing(&receiver, "swapped", &["events.jsonl leads to the same file as tls.private_key"]);
+        // The one of the start is still its own: a restart with the old settings may need it.
+        lead(&at("way"), &at("b"));
+        receiver.sink_settled("swapped");
+    }
+    fs::hard_link(at("server-key.pem"), at("b/old")).unwrap();
+    rename(&at("b/events.jsonl"), &at("b/first"));
+    rename(&at("b/old"), &at("b/events.jsonl"));
+    let held_up = receiver.store(1);
+    failing(&receiver, "swapped", &["events.jsonl leads to the same file as tls.private_key"]);
+    lead(&at("way"), &at("a"));
+    receiver.sink_settled("swapped");
+    expected.extend(events(&held_up));
+
+    // The settings say that the sink writes elsewhere, which applies after a restart only.
+    fs::copy(&key, at("a/then")).unwrap();
+    let elsewhere = to_file(renewed, "swapped", &at("elsewhere.jsonl"));
+    rename(&at("a/events.jsonl"), &at("a/last"));
+    rename(&at("a/then"), &at("a/events.jsonl"));
+    elsewhere.set("tls.private_key", &at("a/events.jsonl")).write();
+    let problem = wait_for("the set to be refused", || {
+        let status = receiver.ask_admin("/api/v1/status").unwrap().json();
+        Some(status["reload"]["problems"][0].as_str()?.to_owned())
+    });
+    for word in ["sinks.swapped.path", "tls.private_key", "lead to the same file"] {
+        assert!(problem.contains(word), "{problem}");
+    }
+    assert_eq!(receiver.metric("reloads_total"), 1);
+
+    let written: Vec<String> = ["a/last", "b/first"].iter().flat_map(|file| lines(&at(file))).collect();
+    assert_eq!(written.len(), expected.len());
+    assert!(expected.iter().all(|event| written.contains(event)), "{written:?}");
+    for key in [&key, &at("server-key.pem"), &at("a/events.jsonl")] {
+        assert_eq!(fs::read(key).unwrap(), fs::read(&PKI.server.key).unwrap(), "{key:?}");
+    }
     receiver.stop();
 }
 

@@ -20,6 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use tokio::sync::watch;
 
 use super::lines::LineSink;
 use super::{Failure, Sink};
@@ -38,9 +39,9 @@ pub struct FileSink {
 
 impl FileSink {
     /// The sink of this name. Opens nothing yet: a path that cannot be written to is retried with each delivery. `own`
-    /// says what the sink must not touch. Within a tokio runtime only.
+    /// says at any time what the sink must not touch. Within a tokio runtime only.
     #[must_use]
-    pub fn new(name: &str, settings: config::FileSink, shape: Shape, own: Arc<OwnFiles>) -> Self {
+    pub fn new(name: &str, settings: config::FileSink, shape: Shape, own: watch::Receiver<Arc<OwnFiles>>) -> Self {
         let rotated = Rotated::new(&settings, Permit { sink: name.to_owned(), own });
         let (background, orders) = Background::start(rotated.clone(), settings.sync);
         Self { lines: LineSink::new(shape, Writer::new(settings, rotated, orders)), _background: background }
@@ -67,14 +68,16 @@ fn remedy(error: &io::Error) -> &'static str {
 #[derive(Debug, Clone)]
 struct Permit {
     sink: String,
-    own: Arc<OwnFiles>,
+    /// Changes with the TLS files in use.
+    own: watch::Receiver<Arc<OwnFiles>>,
 }
 
 impl Permit {
     /// Where `path` leads, if the sink may write there.
     fn place(&self, path: &Path) -> Result<Place, Clash> {
         let place = Place::of(path);
-        self.own.permit(&self.sink, &place).map(|()| place)
+        let own = Arc::clone(&self.own.borrow());
+        own.permit(&self.sink, &place).map(|()| place)
     }
 }
 

@@ -297,6 +297,7 @@ mod tests {
     use std::sync::Arc;
 
     use tempfile::TempDir;
+    use tokio::sync::watch;
 
     use super::*;
     use crate::config::Sync;
@@ -312,7 +313,7 @@ mod tests {
             keep_files: None,
             sync: Sync::Batch,
         };
-        let rotated = Rotated::new(&settings, Permit { sink: "out".to_owned(), own: Arc::default() });
+        let rotated = Rotated::new(&settings, Permit { sink: "out".to_owned(), own: watch::channel(Arc::default()).1 });
         let name = Name::plain(OffsetDateTime::UNIX_EPOCH);
         let plain = rotated.file(name).unwrap();
         fs::write(&plain, "{\"a\":1}\n").unwrap();
