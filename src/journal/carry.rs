@@ -23,6 +23,8 @@ const STEP: usize = 16 << 20;
 pub(super) struct Carried {
     /// Ranges of sequences that are gone.
     pub(super) lost: Vec<(u64, u64)>,
+    /// So many dead letters are gone.
+    pub(super) lost_letters: u64,
     /// What else is gone, in words.
     pub(super) also: Vec<String>,
 }
@@ -233,7 +235,7 @@ impl Carrier<'_> {
                 place.settle(loss.first, loss.last, Settled::Lost);
             }
         }
-        self.file(&mut state, known.is_some(), mark, &mut also)?;
+        let lost_letters = self.file(&mut state, known.is_some(), mark, &mut also)?;
         for (name, place) in &self.places {
             sqlite::put_place(self.new.connection(), name, place)?;
         }
@@ -243,17 +245,18 @@ impl Carrier<'_> {
         }
 
         rows::put_state(self.new.connection(), &state)?;
-        Ok(Carried { lost, also })
+        Ok(Carried { lost, lost_letters, also })
     }
 
-    /// Brings dead letters, quarantine and notes to order, and says in `also` what is gone or may have come back.
+    /// Brings dead letters, quarantine and notes to order, and says in `also` what is gone or may have come back; how many
+    /// dead letters are gone.
     fn file(
         &mut self,
         state: &mut StoreState,
         is_known: bool,
         mark: Mark,
         also: &mut Vec<String>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<u64, StoreError> {
         let new = self.new.connection();
         new.execute("DELETE FROM dead_letters WHERE id < ?1", [state.letters_floor])?;
         new.execute("DELETE FROM quarantine WHERE id < ?1", [state.kept_floor])?;
@@ -262,9 +265,6 @@ impl Carrier<'_> {
         let (letters, kept) = (count("dead_letters")?, count("quarantine")?);
         let (newest_letter, newest_kept) = (newest("dead_letters")?, newest("quarantine")?);
         let missing = state.dead_letters.saturating_sub(letters);
-        if missing > 0 {
-            also.push(format!("{missing} dead letters"));
-        }
         let never_seen = mark.kept.saturating_sub(state.kept.max(newest_kept));
         match state.quarantined.saturating_sub(kept) + never_seen {
             0 => {}
@@ -282,12 +282,13 @@ impl Carrier<'_> {
         (state.dead_letters, state.quarantined) = (letters, kept);
         state.letters = state.letters.max(newest_letter);
         state.kept = state.kept.max(newest_kept).max(mark.kept);
-        self.put_notes(state, also)
+        self.put_notes(state, also)?;
+        Ok(missing)
     }
 
-    /// Every dead letter is dead: one that was delivered may be among those that seem to be retried. Of the retried ones
-    /// `missing` may be gone.
-    fn end_retries(&mut self, mut missing: u64, also: &mut Vec<String>) -> Result<(), StoreError> {
+    /// Every dead letter is dead: one that was delivered may be among those that seem to be retried. `missing` are gone:
+    /// lost to their sinks.
+    fn end_retries(&mut self, missing: u64, also: &mut Vec<String>) -> Result<(), StoreError> {
         let new = self.new.connection();
         let mut dead: BTreeMap<String, u64> = BTreeMap::new();
         let mut ended = 0;
@@ -302,13 +303,31 @@ impl Carrier<'_> {
         if ended > 0 {
             also.push(format!("the retry of {ended} dead letters: they are dead again"));
         }
+        let mut unknown = missing;
+        let mut gone: BTreeMap<String, u64> = BTreeMap::new();
         for (name, place) in &mut self.places {
             let retrying = place.retrying();
             let found = dead.get(name).copied().unwrap_or_default().min(retrying);
-            let gone = (retrying - found).min(missing);
-            missing -= gone;
-            place.end_retries(gone, Settled::Lost);
-            place.end_retries(retrying - gone, Settled::DeadLettered);
+            let lost = (retrying - found).min(unknown);
+            unknown -= lost;
+            place.end_retries(lost, Settled::Lost);
+            place.end_retries(retrying - lost, Settled::DeadLettered);
+            *gone.entry(name.clone()).or_default() += lost;
+        }
+        if unknown > 0 {
+            let found = rows::letters_of_sinks(new)?;
+            // Accounts that have more than there are. Discarded ones are in them too: with several such sinks, the sum is
+            // right, and which of them it was cannot be told.
+            for (name, place) in &mut self.places {
+                let lost = place.lose_letters(found.get(name).map_or(&[], Vec::as_slice), unknown);
+                unknown -= lost;
+                *gone.entry(name.clone()).or_default() += lost;
+            }
+        }
+        if missing > 0 {
+            let sinks = gone.iter().filter(|(_, gone)| **gone > 0);
+            let sinks: String = sinks.map(|(name, gone)| format!(", {gone} of the sink {name}")).collect();
+            also.push(format!("{missing} dead letters{sinks}"));
         }
         Ok(())
     }

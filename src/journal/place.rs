@@ -143,6 +143,16 @@ impl Place {
         self.revision += count;
     }
 
+    /// Damage took up to `most` of its dead letters, of which `left` are still there; how many it took, as far as the
+    /// account can tell: those that were discarded are missing as well.
+    pub(super) fn lose_letters(&mut self, left: &[u64], most: u64) -> u64 {
+        let left = left.iter().filter(|letter| **letter >= self.letters_from).count() as u64;
+        let lost = self.dead_lettered.saturating_sub(left).min(most);
+        self.dead_lettered -= lost;
+        self.end_retries(lost, Settled::Lost);
+        lost
+    }
+
     /// Whether all of `from..=to` is settled.
     pub(super) fn has_settled(&self, from: u64, to: u64) -> bool {
         let from = from.max(self.cursor + 1);

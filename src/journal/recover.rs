@@ -63,7 +63,7 @@ impl OpenError {
 #[derive(Debug, Default)]
 pub struct Report {
     pub events: u64,
-    /// Acknowledged events that damage took, found at this start.
+    /// Acknowledged events that damage took, found at this start; a dead letter counts as one.
     pub lost_events: u64,
     /// What was damaged, how, and where it was set aside.
     pub damage: Option<Damage>,
@@ -93,6 +93,9 @@ pub struct Damage {
     pub set_aside: PathBuf,
     /// Ranges of sequences that are gone.
     pub lost: Vec<(u64, u64)>,
+    /// Dead letters that are gone: their events are lost to their sinks.
+    #[serde(default)]
+    pub lost_letters: u64,
     /// What else is gone, in words.
     pub(super) also: Vec<String>,
 }
@@ -341,6 +344,7 @@ impl Report {
 
     fn damaged(&mut self, damage: Damage) {
         self.lost_events += damage.lost.iter().map(|(first, last)| last - first + 1).sum::<u64>();
+        self.lost_events += damage.lost_letters;
         for also in &damage.also {
             self.warn(&format!("damage took {also}"));
         }

@@ -1,5 +1,7 @@
 //! Rows that are JSON beside their checksum: dead letters and quarantined bodies, and what the journal knows of itself.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use rusqlite::{Connection, params};
 use serde::de::DeserializeOwned;
@@ -8,7 +10,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::identity::LogIdentity;
 use super::layout::PAGE;
-use super::store::{Filed, Note, Page, Pick, StoreError, StoreState};
+use super::store::{DeadLetter, Filed, Note, Page, Pick, StoreError, StoreState};
 
 /// The rows of `state`: an [`Identity`], which older programs neither have nor see; a [`StoreState`]; the names of the sinks with a place, or null if damage took that knowledge. What
 /// follow are [`Note`]s.
@@ -45,6 +47,18 @@ pub(super) fn put_filed<T: Filed>(connection: &Connection, filed: &T) -> rusqlit
 pub(super) fn retried_letters(connection: &Connection) -> rusqlite::Result<Vec<u64>> {
     let query = r#"SELECT id FROM dead_letters WHERE about LIKE '%"retrying":"%' ORDER BY id"#;
     connection.prepare(query)?.query_map([], |row| row.get(0))?.collect()
+}
+
+/// The dead letters of each sink.
+pub(super) fn letters_of_sinks(connection: &Connection) -> Result<BTreeMap<String, Vec<u64>>, StoreError> {
+    let mut letters: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    let mut query = connection.prepare("SELECT id, about FROM dead_letters ORDER BY id")?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let letter: DeadLetter = about(row)?;
+        letters.entry(letter.sink).or_default().push(letter.id);
+    }
+    Ok(letters)
 }
 
 /// The one of that number.

@@ -62,6 +62,7 @@ pub(super) fn finish(folder: &Folder) -> io::Result<Option<Damage>> {
         reason: "a start that was interrupted found damage".to_owned(),
         set_aside: PathBuf::new(),
         lost: Vec::new(),
+        lost_letters: 0,
         also: vec!["what that start has told, if it came to that: its record is damaged itself".to_owned()],
     });
     let name = damage.set_aside.file_name().and_then(|name| name.to_str());
@@ -103,8 +104,9 @@ pub(super) fn salvage(folder: &Folder, mark: Option<Mark>, reason: String, seen:
     for name in ["new.db-wal", "new.db-shm"] {
         remove(&rebuild.join(name)).map_err(io)?;
     }
-    let Carried { lost, also } = carried;
-    let damage = Damage { set_aside: folder.file(&set_aside_at(now)), lost, also, reason: reason.clone() };
+    let Carried { lost, lost_letters, also } = carried;
+    let damage =
+        Damage { set_aside: folder.file(&set_aside_at(now)), lost, lost_letters, also, reason: reason.clone() };
     let complete = rebuild.join("complete.new");
     let told = serde_json::to_vec(&damage).map_err(|error| io(error.into()))?;
     fs::write(&complete, told).and_then(|()| File::open(&complete)?.sync_all()).map_err(io)?;

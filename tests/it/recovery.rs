@@ -306,9 +306,11 @@ impl Case<'_> {
             }
         }
         self.told.warnings = open.report.warnings.clone();
-        self.told.lost = open.report.lost_events;
-        assert_eq!(open.report.lost_events, lost.len() as u64);
-        assert_eq!(open.metrics.journal_lost.get(), lost.len() as u64);
+        let lost_letters = open.report.damage.as_ref().map_or(0, |damage| damage.lost_letters);
+        assert!(lost_letters <= sample.dead_letters.len() as u64);
+        self.told.lost = lost.len() as u64;
+        assert_eq!(open.report.lost_events, self.told.lost + lost_letters);
+        assert_eq!(open.metrics.journal_lost.get(), open.report.lost_events);
 
         // Everything is delivered as it was, or told to be lost.
         let last = open.journal.status().last_sequence;
@@ -657,6 +659,50 @@ fn rows_deleted() {
             let told = case.judge(&sql);
             assert!(told.damage.is_some(), "{sql}: {told:?}");
             assert!(lost.is_none_or(|lost| lost == told.lost), "{sql}: {told:?}");
+        }
+    }
+}
+
+/// By the metric, and in the account of the sink that they were of.
+#[test]
+fn dead_letters_that_damage_took_are_lost_to_their_sink() {
+    for kind in KINDS {
+        let sample = Sample::new(kind);
+        let all = sample.dead_letters.len() as u64;
+        let account = |case: &Case| {
+            RUNTIME.block_on(async {
+                let open = Open::new(case.folder.path()).unwrap();
+                let (account, left) = (open.account("early"), open.journal.status().dead_letters);
+                let counted = open.metrics.journal_lost.get();
+                open.journal.close().await;
+                (account, left, counted, open.report)
+            })
+        };
+        let (before, ..) = account(&sample.copy());
+        for (sql, least) in [
+            ("DELETE FROM dead_letters WHERE id = (SELECT min(id) FROM dead_letters)", 0),
+            ("DELETE FROM dead_letters WHERE about LIKE '%retrying%'", 0),
+            ("UPDATE dead_letters SET about = replace(about, 'a test', 'a tesT') WHERE about LIKE '%retrying%'", 0),
+            ("UPDATE dead_letters SET about = replace(about, 'a test', 'a tesT')", 1),
+        ] {
+            let _naming = Naming(sample.name, sql);
+            let case = sample.copy();
+            case.sql(sql);
+            let (after, left, counted, report) = account(&case);
+            // An older copy may have turned up: then it is not lost.
+            let lost = all - left.count;
+            println!("{sql} of `{}`: {lost} of {all} lost", sample.name);
+            assert!(lost >= least, "{lost} lost");
+            assert_eq!(counted, lost);
+            assert_eq!(report.lost_events, lost);
+            assert_eq!(after.lost, before.lost + lost, "{after:?}");
+            assert_eq!((after.dead_lettered, left.retrying), (left.count, 0), "{after:?}");
+            assert_eq!(after.stored, before.stored - lost, "{after:?}");
+            let told = report.warnings.iter().any(|line| line.contains(&format!("{lost} of the sink early")));
+            assert_eq!(told, lost > 0, "{report:?}");
+            // The account stays as it is.
+            let (again, .., counted, report) = account(&case);
+            assert!(again == after && counted == 0 && report.damage.is_none(), "{again:?} {report:?}");
         }
     }
 }
