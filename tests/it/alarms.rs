@@ -278,6 +278,36 @@ fn requests_for_what_there_is_not_are_counted() {
     receiver.finish();
 }
 
+/// The first one that is counted is no increase otherwise.
+#[test]
+fn every_count_that_an_alert_names_begins_at_zero() {
+    let receiver = Setup::new().set("sinks.stdout.type", "stdout").start();
+    let metrics = receiver.metrics();
+    let alerts = text("deploy/prometheus/alerts.yml");
+    let mut looked_at = 0;
+    for selector in alerts.split(PREFIX).skip(1) {
+        let Some((name, labels)) = selector.split_once('{') else { continue };
+        if !name.ends_with("_total") || name.contains(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            continue;
+        }
+        for matcher in labels.split('}').next().unwrap().split(", ") {
+            let Some((label, values)) = matcher.split_once('=').filter(|(label, _)| !label.ends_with('!')) else {
+                continue;
+            };
+            for value in values.trim_matches(['~', '"']).split('|') {
+                let begins = format!("{label}=\"{}", value.trim_end_matches(".*"));
+                let series = metrics
+                    .iter()
+                    .find(|(series, _)| series.starts_with(&format!("{PREFIX}{name}{{")) && series.contains(&begins));
+                assert!(series.is_some_and(|(_, count)| *count == 0.0), "{name} with {begins} does not begin at 0");
+                looked_at += 1;
+            }
+        }
+    }
+    assert!(looked_at > 15, "{looked_at}");
+    receiver.finish();
+}
+
 /// Makes every kind of count appear that does not begin at zero.
 fn provoke(receiver: &Receiver) {
     let (id, event_) = new_event();
