@@ -30,7 +30,8 @@ pub(super) fn outcome(status: StatusCode, headers: &HeaderMap, now: SystemTime) 
 fn hint(status: StatusCode) -> &'static str {
     match status.as_u16() {
         101 => "it wants another protocol; check url",
-        300..=399 => "redirects are not followed; set url to where the target is",
+        301..=303 | 307 | 308 => "redirects are not followed; set url to where the target is",
+        300..=399 => "that is no answer to a delivery; check url, and what is there",
         401 => "check bearer_token_file or headers",
         403 => "check tls.certificate, bearer_token_file or headers, and what they allow at the target",
         404 | 410 => "check url",
@@ -87,6 +88,15 @@ mod tests {
                 _ => retry(Blame::Batch),
             };
             assert_eq!(failure(status, None), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn only_a_redirect_is_called_one() {
+        for status in 300..=399 {
+            let hint = hint(StatusCode::from_u16(status).unwrap());
+            assert_eq!(hint.contains("redirects"), [301, 302, 303, 307, 308].contains(&status), "{status}: {hint}");
+            assert!(hint.contains("url"), "{status}: {hint}");
         }
     }
 
