@@ -671,6 +671,49 @@ fn a_clock_set_back_does_not_make_new_files_the_oldest() {
     assert!(expected.ends_with(&all_lines(&path)));
 }
 
+/// After it there is no later name.
+#[test]
+fn a_file_of_the_last_year_holds_up_no_rotation() {
+    let (setup, path) = file_sink();
+    let last = [".99990101T000000.000Z", ".99991231T235959.999Z.gz"];
+    for last in last {
+        fs::write(path.with_file_name(format!("events.jsonl{last}")), "mine").unwrap();
+    }
+    let setup = setup.set("sinks.out.keep_files", 1).set("sinks.out.rotate_bytes", 1_000);
+    let receiver = setup.start();
+    let expected = deliver(&receiver, 5);
+    for last in last {
+        receiver.log.wait("the warning", |line| (line.contains(last) && line.contains("let alone")).then_some(()));
+    }
+    let kept = wait_for("the others to be deleted", || Some(rotated(&path)).filter(|files| files.len() == 3));
+    for last in last {
+        assert_eq!(fs::read_to_string(&kept[last]).unwrap(), "mine");
+        fs::remove_file(&kept[last]).unwrap();
+    }
+    receiver.finish();
+    let written = all_lines(&path);
+    assert!(written.len() < 5 && expected.ends_with(&written), "{written:?}");
+}
+
+#[test]
+fn a_file_that_is_a_mount_of_its_own_grows_on_and_its_folder_is_the_remedy() {
+    let (setup, path) = file_sink();
+    let mounted = path.with_file_name("mounted.jsonl");
+    for file in [&path, &mounted] {
+        fs::write(file, "").unwrap();
+    }
+    if !Command::new("mount").arg("--bind").args([&mounted, &path]).status().unwrap().success() {
+        return not_tested("files cannot be mounted here");
+    }
+    let receiver = setup.set("sinks.out.rotate_bytes", 1_000).start();
+    let expected = deliver(&receiver, 5);
+    let told = receiver.log.wait("the warning", |line| line.contains("cannot be rotated").then(|| line.to_owned()));
+    receiver.finish();
+    assert!(Command::new("umount").arg(&path).status().unwrap().success());
+    assert!(told.contains("mount its folder instead") && told.contains("events.jsonl.20"), "{told}");
+    assert_eq!(lines(&mounted), expected);
+}
+
 #[test]
 fn a_compression_that_fails_holds_nobody_up_and_is_done_later() {
     let (setup, path) = file_sink();

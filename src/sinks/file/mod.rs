@@ -59,6 +59,7 @@ fn remedy(error: &io::Error) -> &'static str {
         Some(Errno::NAMETOOLONG) => ": give it a shorter name; rotation adds up to 29 bytes",
         Some(Errno::MFILE | Errno::NFILE) => ": permit more open files (LimitNOFILE, ulimit -n)",
         Some(Errno::EXIST) => ": move away what has its name already",
+        Some(Errno::BUSY) => ": it is a mount of its own; mount its folder instead",
         Some(Errno::STALE) => ": mount its volume anew",
         _ => "",
     }

@@ -11,6 +11,8 @@ use crate::config::Compress;
 
 const STAMP: StaticFormatDescription =
     format_description!("[year][month][day]T[hour][minute][second].[subsecond digits:3]Z");
+/// The last year that a name can say.
+const LAST_YEAR: i32 = 9999;
 const TEMPORARY: &str = ".tmp";
 
 /// By so many bytes the longest name of a rotated file is longer than the file's own.
@@ -54,6 +56,12 @@ impl Name {
         let at = PrimitiveDateTime::parse(stamp, STAMP).ok()?;
         let form = Form::ALL.into_iter().find(|form| form.suffix() == suffix)?;
         Some(Self { at, form })
+    }
+
+    /// Whether there are names left that are later. A file of the last year would be the newest for good: a clock was
+    /// wrong, or somebody else has made it.
+    pub(super) fn has_later_ones(self) -> bool {
+        self.at.year() < LAST_YEAR
     }
 
     /// The whole name of the file.

@@ -50,13 +50,18 @@ impl Rotated {
         }
     }
 
-    /// Gives the file at the path a name of its own, which no other file ever had. Durable once the folder is synced.
-    pub(super) fn take_away(&self) -> io::Result<()> {
+    /// A name for the file at the path, which no other file ever had.
+    pub(super) fn next(&self) -> io::Result<PathBuf> {
         let now = Name::plain(OffsetDateTime::now_utc()).at;
         // Later than all others, even when the clock was set back, so that the oldest is always deleted first.
-        let newest = self.list()?.last().map(|newest| newest.at);
-        let at = newest.map_or(now, |newest| now.max(newest.saturating_add(Duration::MILLISECOND)));
-        rename_to_new(&self.path, &self.file(Name { at, form: Form::Plain })?)
+        let newest = self.list()?.into_iter().rfind(|name| name.has_later_ones());
+        let at = newest.map_or(now, |newest| now.max(newest.at.saturating_add(Duration::MILLISECOND)));
+        self.file(Name { at, form: Form::Plain })
+    }
+
+    /// Gives the file at the path this name. Durable once the folder is synced.
+    pub(super) fn take_away(&self, name: &Path) -> io::Result<()> {
+        rename_to_new(&self.path, name)
     }
 
     /// Where the path leads, if its sink may write there.
@@ -122,6 +127,10 @@ impl Rotated {
     fn is_ours(&self, file: Name) -> bool {
         let Ok(path) = self.file(file) else { return false };
         if !fs::symlink_metadata(&path).is_ok_and(|found| found.is_file()) {
+            return false;
+        }
+        if !file.has_later_ones() {
+            tracing::warn!(path = %path.display(), "a file that is named like a rotated one is let alone: its name is of the last year there is; give it another one");
             return false;
         }
         match self.permit.place(&path) {

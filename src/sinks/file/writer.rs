@@ -193,11 +193,13 @@ impl Writer {
     /// endless room: delivery goes on.
     fn rotate(&mut self, full: Open) -> Result<(Open, u64), Reason> {
         self.leave(&full)?;
-        if let Err(error) = self.rotated.take_away() {
+        let mut to = None;
+        let taken = self.rotated.next().and_then(|next| self.rotated.take_away(to.insert(next)));
+        if let Err(error) = taken {
             if !self.rotation_failed {
-                let path = self.settings.path.display();
-                let remedy = remedy(&error);
-                tracing::warn!(%path, %error, "a file cannot be rotated and grows on{remedy}");
+                let (path, remedy) = (self.settings.path.display(), remedy(&error));
+                let to = to.map(|to| to.display().to_string());
+                tracing::warn!(%path, to, %error, "a file cannot be rotated and grows on{remedy}");
             }
             self.rotation_failed = true;
             return Ok((full, u64::MAX));
