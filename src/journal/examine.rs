@@ -84,12 +84,12 @@ pub(super) fn examine(store: &SqliteStore, seen: Seen) -> Result<Content, Troubl
     if !sqlite::has_schema(connection)? {
         return Trouble::damaged("the file's schema is damaged");
     }
-    let mut state = match rows::about_itself::<StoreState>(connection, rows::STATE) {
-        Ok(Some(state)) => state,
+    let mut state = match rows::about_itself::<StoreState>(connection, rows::STATE).optional() {
+        Ok(Some(Some(state))) => state,
         unusable => {
             quick_check(connection)?;
-            unusable?;
-            return Trouble::damaged("the state row is damaged");
+            let how = if unusable?.is_some() { "damaged" } else { "missing" };
+            return Trouble::damaged(format!("the row that says which events are kept is {how}"));
         }
     };
     let log = match rows::about_itself::<rows::Identity>(connection, rows::IDENTITY).optional()? {
@@ -236,9 +236,10 @@ fn load_places(connection: &Connection, tail: u64) -> Result<(BTreeMap<Arc<str>,
         };
         places.insert(Arc::from(name), place);
     }
-    match rows::about_itself::<Option<Vec<String>>>(connection, rows::SINKS)? {
-        Some(Some(names)) if names == sqlite::sink_names(connection)? => Ok((places, false)),
-        Some(None) => Ok((places, true)),
+    match rows::about_itself::<Option<Vec<String>>>(connection, rows::SINKS).optional()? {
+        Some(Some(Some(names))) if names == sqlite::sink_names(connection)? => Ok((places, false)),
+        Some(Some(None)) => Ok((places, true)),
+        None => Trouble::damaged("the row that says which sinks have a place is missing"),
         _ => Trouble::damaged("a sink's place is missing"),
     }
 }

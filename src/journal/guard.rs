@@ -105,7 +105,7 @@ impl Guard {
             return Ok(());
         }
         if written != self.frames.written {
-            return Err(self.index_overwritten());
+            return Err(self.counted_otherwise(written));
         }
         if found < least {
             return Err(Displaced::CutOff { path: self.log.path().to_owned(), found, least });
@@ -223,6 +223,16 @@ impl Guard {
             return Err(Displaced::Overwritten(self.log.path().to_owned()));
         }
         Ok(())
+    }
+
+    /// The log has another number of frames than it was left with. With more of them, or begun anew, SQLite has written to
+    /// the database for another program; else its index is an older one.
+    fn counted_otherwise(&self, written: u64) -> Displaced {
+        let begun_anew = self.read_log(16).is_some_and(|salts: [u8; 8]| salts != self.salts);
+        if written > self.frames.written || begun_anew {
+            return Displaced::Overwritten(self.database.path().to_owned());
+        }
+        self.index_overwritten()
     }
 
     fn index_overwritten(&self) -> Displaced {
@@ -417,6 +427,19 @@ mod tests {
             } else {
                 assert!(watched.write(100).unwrap_err().to_string().contains("written to"));
             }
+        }
+    }
+
+    #[test]
+    fn a_shell_that_writes_has_written_to_the_database() {
+        for copied in [false, true] {
+            let mut watched = Watched::new();
+            if copied {
+                // The shell's commit begins the log anew.
+                watched.store.checkpoint().unwrap();
+            }
+            Connection::open(&watched.path).unwrap().execute_batch("DELETE FROM state").unwrap();
+            watched.assert_found_out("journal.db was written to");
         }
     }
 

@@ -642,6 +642,7 @@ fn rows_deleted() {
             ("UPDATE sinks SET place = replace(place, '\"cursor\":', '\"cursor\":9')".to_owned(), Some(0)),
             ("DELETE FROM state WHERE id = 1".to_owned(), Some(0)),
             ("DELETE FROM state".to_owned(), Some(0)),
+            ("DELETE FROM state WHERE id = 2".to_owned(), Some(0)),
             ("DELETE FROM state WHERE id = 3".to_owned(), Some(0)),
             ("UPDATE state SET state = replace(state, 'a test', 'a tesT') WHERE id = 3".to_owned(), Some(0)),
             ("DELETE FROM dead_letters".to_owned(), Some(0)),
@@ -657,7 +658,11 @@ fn rows_deleted() {
             let case = sample.copy();
             case.sql(&sql);
             let told = case.judge(&sql);
-            assert!(told.damage.is_some(), "{sql}: {told:?}");
+            let reason = told.damage.as_deref().unwrap();
+            assert!(!reason.contains("no rows"), "{sql}: {told:?}");
+            if sql.starts_with("DELETE FROM state") {
+                assert!(reason.contains("missing"), "{sql}: {told:?}");
+            }
             assert!(lost.is_none_or(|lost| lost == told.lost), "{sql}: {told:?}");
         }
     }
