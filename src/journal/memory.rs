@@ -89,6 +89,10 @@ impl Store for MemoryStore {
         Ok(true)
     }
 
+    fn log_has_room(&mut self, _bytes: u64) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn free_bytes(&mut self) -> Result<u64, StoreError> {
         Ok(u64::MAX)
     }

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ffi, params};
+use rustix::fs::statvfs;
 
 use super::folder::Folder;
 use super::group::{Group, checksum};
@@ -43,6 +44,8 @@ const CACHE_KIB: i32 = 2000;
 const BUSY: Duration = Duration::from_secs(2);
 /// Pages in the write-ahead log from which it is copied into the main file.
 const CHECKPOINT_PAGES: usize = 1000;
+/// What a commit takes besides the bytes that are put into rows, about.
+const COMMIT_MARGIN: u64 = 256 << 10;
 
 /// Recovery compares it with what a file says.
 pub(super) const SCHEMA: &str = "
@@ -298,6 +301,10 @@ impl Store for SqliteStore {
     fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
         self.with_guard(|guard, count| guard.before_write(count))?;
         let row = commit.group.as_ref().map(|new| Row::of(new.group, std::mem::take(&mut self.buffer)));
+        if let Err(held) = self.log_has_room(bytes_of(commit, row.as_ref())) {
+            self.buffer = row.map_or_else(Vec::new, |row| row.block);
+            return Err(held);
+        }
         self.reader.connection.execute_batch("BEGIN IMMEDIATE")?;
         let written = self.write(commit, row.as_ref()).and_then(|pages| {
             self.reader.connection.execute_batch("COMMIT")?;
@@ -372,6 +379,31 @@ impl Store for SqliteStore {
         self.reader.connection.busy_timeout(BUSY)?;
         done?;
         Ok(self.log_bytes() == Some(0))
+    }
+
+    fn log_has_room(&mut self, bytes: u64) -> Result<(), StoreError> {
+        let behind = self.frames().map_or(0, |frames| frames.written.saturating_sub(frames.copied));
+        if behind <= CHECKPOINT_PAGES as u64 {
+            return Ok(());
+        }
+        // What is put into such a log takes up the disk twice: there now, and in the database once it is copied.
+        let pages: u64 = self.reader.connection.prepare_cached("PRAGMA page_count")?.query_row([], |row| row.get(0))?;
+        let looked = fs::metadata(&self.path).and_then(|found| Ok((found.len(), statvfs(&self.path)?)));
+        // What cannot be told shows with the write.
+        let Ok((length, disk)) = looked else { return Ok(()) };
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let owed = (pages * PAGE as u64).saturating_sub(length);
+        // A file system without a size has no blocks at all.
+        if disk.f_blocks == 0 || free >= owed + 2 * bytes + COMMIT_MARGIN {
+            return Ok(());
+        }
+        let log = self.log();
+        let (log, behind) = (log.display(), (behind * PAGE as u64) >> 20);
+        let reason = format!(
+            "{log} holds {behind} MiB that are not copied into journal.db, which waits until nobody reads in it, and what \
+             is left of the disk is kept for that"
+        );
+        Err(StoreError::Passing { why: Passing::LogHeld, reason })
     }
 
     fn free_bytes(&mut self) -> Result<u64, StoreError> {
@@ -480,6 +512,14 @@ fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     // In KiB; the file's own idea of it is not asked for.
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     Ok(connection)
+}
+
+/// What a commit puts into rows.
+fn bytes_of(commit: &Commit, row: Option<&Row>) -> u64 {
+    let group = row.map_or(0, |row| row.block.len()) + commit.group.as_ref().map_or(0, |new| new.ids.len());
+    let letters = commit.dead_letters.iter().map(|letter| letter.event.len()).sum::<usize>();
+    let kept = commit.quarantine.iter().map(|kept| kept.body.len()).sum::<usize>();
+    (group + letters + kept) as u64
 }
 
 fn heads(connection: &Connection, query: &str, limit: usize) -> Result<Vec<Head>, StoreError> {

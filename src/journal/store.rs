@@ -322,6 +322,8 @@ pub(super) enum StoreError {
 pub(super) enum Passing {
     /// The disk has no room, or a quota is used up.
     NoRoom,
+    /// The log cannot be copied back while somebody reads in it, and what is left of the disk is kept for that.
+    LogHeld,
     /// The disk did not take a write. A quota that is used up shows as this too.
     Write,
     /// Another process has locked the database, or there is no memory or no file descriptor.
@@ -352,6 +354,8 @@ pub(super) trait Store: Send {
     /// Lets a log that has grown start over, and gives its room back to the disk. False while a reader holds it. Waits for
     /// nobody.
     fn shrink_log(&mut self) -> Result<bool, StoreError>;
+    /// Whether a log that a reader keeps from being copied back still could be after `bytes` more. Each commit asks by itself.
+    fn log_has_room(&mut self, bytes: u64) -> Result<(), StoreError>;
     /// Room inside the store, for which the disk need not give any.
     fn free_bytes(&mut self) -> Result<u64, StoreError>;
     /// Leaves everything synced and in order.

@@ -281,6 +281,46 @@ fn a_reader_that_holds_the_log_is_told_and_its_room_is_given_back() {
     receiver.finish();
 }
 
+/// The room that the log needs to be copied back is not given to events: with the reader gone it goes on by itself.
+#[test]
+fn a_reader_that_holds_the_log_on_a_small_disk_leaves_room_to_copy_it_back() {
+    let Some(disk) = Disk::ext4(64 << 20) else { return };
+    let setup = Setup::embedded().set("journal.path", &disk.path().join("journal"));
+    let mut receiver = setup.start();
+    receiver.store(3);
+    receiver.sink_settled("stdout");
+    let (database, mut stored) = (disk.path().join("journal/journal.db"), 3);
+    for is_killed in [false, true] {
+        let shell = Connection::open_with_flags(&database, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+        shell.execute_batch("BEGIN").unwrap();
+        let _: u64 = shell.query_row("SELECT count(*) FROM groups", [], |row| row.get(0)).unwrap();
+        let (more, refused) = fill_up(&receiver, 500_000);
+        refused.assert_unavailable();
+        stored += more.len() as u64;
+        wait_for("not ready", || (!receiver.is_ready()).then_some(()));
+        receiver.sink_settled("stdout");
+        let journal = receiver.ask_admin("/api/v1/status").unwrap().json()["journal"].clone();
+        let (reason, own) = (journal["reason"].as_str().unwrap(), std::process::id().to_string());
+        assert!(reason.contains("journal.db-wal holds") && reason.contains(&own), "{reason}");
+        // Smaller ones neither, and nothing yields to it: that would be of no use.
+        receiver.post(event(&new_id())).assert_unavailable();
+        assert_eq!((&journal["first_sequence"], &journal["replay_limit_bytes"]), (&1.into(), &serde_json::Value::Null));
+        if is_killed {
+            receiver = receiver.kill().0.start_unready();
+            // A little may fit, as what was refused was large.
+            stored += fill_up(&receiver, 100_000).0.len() as u64;
+        }
+        drop(shell);
+        receiver.wait_ready();
+        let (id, event) = new_event();
+        receiver.post(event).assert_durable("stored", &id);
+        stored += 1;
+    }
+    let journal = receiver.ask_admin("/api/v1/status").unwrap().json()["journal"].clone();
+    assert_eq!((&journal["first_sequence"], &journal["last_sequence"]), (&1.into(), &stored.into()));
+    receiver.finish();
+}
+
 #[test]
 fn a_quota_is_a_full_disk() {
     let setup = Setup::embedded();

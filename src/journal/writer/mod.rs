@@ -213,7 +213,10 @@ impl Writer {
         if let Err(error) = writer.disk_has_room(0)
             && let Ok((obstacle, reason)) = writer.obstacle_of(0, error)
         {
-            let reason = format!("not even the room that cursors need on a full disk can be taken: {reason}");
+            let reason = match obstacle {
+                Obstacle::Log(_) => reason,
+                _ => format!("not even the room that cursors need on a full disk can be taken: {reason}"),
+            };
             writer.stop_at(obstacle, &reason);
         }
         writer.publish();

@@ -16,6 +16,8 @@ pub(super) enum Obstacle {
     MaxBytes(u64),
     /// The disk has no room.
     Disk(u64),
+    /// The write-ahead log, which a reader holds; and the disk has no room but to copy it back.
+    Log(u64),
     /// The disk did not take a write.
     Write,
     /// The database is locked, or memory or file descriptors are used up.
@@ -25,7 +27,7 @@ pub(super) enum Obstacle {
 impl Obstacle {
     pub(super) fn refused(self) -> Refused {
         match self {
-            Self::MaxBytes(_) | Self::Disk(_) => Refused::Full,
+            Self::MaxBytes(_) | Self::Disk(_) | Self::Log(_) => Refused::Full,
             Self::Write => Refused::WriteError,
             Self::Busy => Refused::Busy,
         }
@@ -33,7 +35,7 @@ impl Obstacle {
 
     fn state(self) -> State {
         match self {
-            Self::MaxBytes(_) | Self::Disk(_) => State::Full,
+            Self::MaxBytes(_) | Self::Disk(_) | Self::Log(_) => State::Full,
             Self::Write => State::WriteError,
             Self::Busy => State::Busy,
         }
@@ -67,6 +69,13 @@ impl Writer {
         };
         let obstacle = match why {
             Passing::NoRoom => Obstacle::Disk(bytes),
+            Passing::LogHeld => {
+                let holders = self.lock_holders();
+                if !holders.is_empty() {
+                    reason = format!("{reason}; close the program that reads it, one of the processes {holders}");
+                }
+                Obstacle::Log(bytes)
+            }
             Passing::Busy => {
                 let holders = self.lock_holders();
                 if !holders.is_empty() {
@@ -103,7 +112,7 @@ impl Writer {
     pub(super) fn hindered_by(&mut self, obstacle: Obstacle, reason: &str) -> Result<(), String> {
         self.stop_at(obstacle, reason);
         match obstacle {
-            Obstacle::Disk(_) => self.make_the_best_of_a_full_disk(None),
+            Obstacle::Disk(_) | Obstacle::Log(_) => self.make_the_best_of_a_full_disk(None),
             _ => Ok(()),
         }
     }
@@ -120,7 +129,7 @@ impl Writer {
             (Obstacle::Disk(bytes), Some(disk)) if disk.free_bytes > bytes.saturating_add(SPARE) => {
                 format!("{reason}: {disk}, so a quota or its inodes are used up")
             }
-            (Obstacle::Disk(_) | Obstacle::Write, Some(disk)) => format!("{reason}: {disk}"),
+            (Obstacle::Disk(_) | Obstacle::Log(_) | Obstacle::Write, Some(disk)) => format!("{reason}: {disk}"),
             _ => reason.to_owned(),
         };
         let before = self.obstacle.replace((obstacle, reason.clone()));
@@ -136,7 +145,9 @@ impl Writer {
     pub(super) fn try_again(&mut self) -> Result<(), String> {
         let Some((obstacle, _)) = self.obstacle else { return Ok(()) };
         let mut gone = self.is_gone(obstacle);
-        if let (Obstacle::Disk(bytes), Err(StoreError::Passing { .. })) = (obstacle, &gone) {
+        if let (Obstacle::Disk(bytes), Err(StoreError::Passing { why, .. })) = (obstacle, &gone)
+            && *why != Passing::LogHeld
+        {
             self.make_the_best_of_a_full_disk(Some(bytes))?;
             gone = self.is_gone(obstacle);
         }
@@ -150,7 +161,7 @@ impl Writer {
             Ok(false) => {}
             Err(error) => {
                 let bytes = match obstacle {
-                    Obstacle::MaxBytes(bytes) | Obstacle::Disk(bytes) => bytes,
+                    Obstacle::MaxBytes(bytes) | Obstacle::Disk(bytes) | Obstacle::Log(bytes) => bytes,
                     Obstacle::Write | Obstacle::Busy => 0,
                 };
                 let (obstacle, reason) = self.obstacle_of(bytes, error)?;
@@ -164,6 +175,13 @@ impl Writer {
         match obstacle {
             Obstacle::MaxBytes(bytes) => self.room_for(bytes).map(|room| room.is_some()),
             Obstacle::Disk(bytes) => self.disk_has_room(bytes).map(|()| true),
+            Obstacle::Log(bytes) => {
+                // Its reader may be gone: then its room is given back. What is left of it shows in the room that it needs.
+                match self.recovered.store.shrink_log() {
+                    Ok(_) | Err(StoreError::Passing { .. }) => self.disk_has_room(bytes).map(|()| true),
+                    Err(fatal) => Err(fatal),
+                }
+            }
             Obstacle::Write | Obstacle::Busy => {
                 self.disk_has_room(0)?;
                 self.write_nothing().map(|()| true)

@@ -4,12 +4,15 @@
 //! the journal's own. No event is taken without it. When the disk is full the ballast goes, which lets the cursors be
 //! written and the write-ahead log be copied back, so that it starts over and needs no more of the disk. And delivered
 //! events yield, as new ones can take their pages in the database.
+//!
+//! While another program reads in the log, all that is written takes up the disk twice, once in the log and later in the
+//! database. Room for the second is kept back as well, or a log that fills the disk could never be copied back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::obstacle::probed;
+use super::obstacle::{Obstacle, probed};
 use super::{DELETE_PAUSE, TICK, Writer};
 use crate::journal::ballast::{self, Ballast};
 use crate::journal::disk::Disk;
@@ -191,6 +194,14 @@ impl Writer {
     }
 
     fn yield_to_disk(&mut self, wanted: Option<u64>) -> Result<(), StoreError> {
+        // Nothing that is deleted would shorten the log, or the database that it goes into.
+        if matches!(self.obstacle, Some((Obstacle::Log(_), _))) || self.recovered.store.log_has_room(0).is_err() {
+            if let Some(ballast) = &mut self.recovered.ballast {
+                ballast.drop();
+            }
+            self.delete(&Room::default(), None)?;
+            return self.recovered.store.checkpoint();
+        }
         let must = match wanted {
             Some(bytes) => (ballast::BYTES + bytes).saturating_sub(self.recovered.store.free_bytes()?),
             None => 0,
@@ -324,7 +335,12 @@ impl Writer {
     /// Why not.
     pub(super) fn disk_has_room(&mut self, bytes: u64) -> Result<(), StoreError> {
         let Some(ballast) = &mut self.recovered.ballast else { return Ok(()) };
-        let Err(lack) = ballast.take().and_then(|()| ballast.fits(bytes)) else { return Ok(()) };
+        let taken = ballast.take().and_then(|()| ballast.fits(bytes));
+        if let Err(held) = self.recovered.store.log_has_room(bytes) {
+            ballast.drop();
+            return Err(held);
+        }
+        let Err(lack) = taken else { return Ok(()) };
         ballast.drop();
         match self.keeps_back(bytes) {
             Err(StoreError::Passing { why: Passing::NoRoom, .. }) => Err(probed(lack)),
