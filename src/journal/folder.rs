@@ -34,6 +34,11 @@ pub enum FolderError {
         "{path} cannot be locked: its file system has no locks, without which two receivers would destroy the journal: use a local disk"
     )]
     NoLocks { path: PathBuf, source: io::Error },
+    #[error(
+        "{path} is {what}, not a file of its own: move the file itself there; to keep the journal elsewhere, set journal.path \
+         to that folder, or link the folder"
+    )]
+    NoFile { path: PathBuf, what: &'static str },
     #[error("{path} cannot be used: {remedy}")]
     Io { path: PathBuf, remedy: String, source: io::Error },
 }
@@ -134,17 +139,55 @@ impl Folder {
 }
 
 impl FolderError {
+    /// Whether it is the mode of a file of this user's, which the start gives it back.
+    #[must_use]
+    pub fn ends_with_the_start(&self, user: u32) -> bool {
+        matches!(self, Self::Io { path, source, .. } if Errno::from_io_error(source) == Some(Errno::ACCESS)
+            && fs::metadata(path).is_ok_and(|found| found.uid() == user))
+    }
+
     fn io(path: PathBuf, source: io::Error) -> Self {
         let remedy = denied(&path, &source);
         Self::Io { path, remedy, source }
     }
 }
 
+/// What of a database in `folder` cannot be written to, or does not stand there itself: SQLite would keep its log beside
+/// what a link leads to. Changes nothing.
+#[must_use]
+pub fn unusable_files(folder: &Path) -> Vec<FolderError> {
+    let names = ["journal.db", "journal.db-wal", "journal.db-shm"];
+    names.iter().filter_map(|name| usable(folder.join(name)).err()).collect()
+}
+
+fn usable(path: PathBuf) -> Result<(), FolderError> {
+    let what = match fs::symlink_metadata(&path) {
+        // Only the attempt shows an immutable file.
+        Ok(found) if found.is_file() => match OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(FolderError::io(path, error)),
+        },
+        Ok(found) if found.is_symlink() => "a symbolic link",
+        Ok(found) if found.is_dir() => "a folder",
+        Ok(_) => "a device, pipe or socket",
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(FolderError::io(path, error)),
+    };
+    Err(FolderError::NoFile { path, what })
+}
+
 /// What to do about a path that failed so: what stands in the way, and the remedy for just that.
 #[must_use]
 pub fn denied(path: &Path, error: &io::Error) -> String {
+    if Errno::from_io_error(error) == Some(Errno::PERM) {
+        // Modes and owners let it: something else does not.
+        return "it or its folder is immutable or append-only (lsattr shows it, chattr -i -a ends it), or a security \
+                module forbids it"
+            .to_owned();
+    }
     match error.kind() {
         io::ErrorKind::PermissionDenied => {}
+        io::ErrorKind::IsADirectory => return "a folder has its name: move that away".to_owned(),
         io::ErrorKind::ReadOnlyFilesystem => {
             return "its file system is read-only: mount it to be written to".to_owned();
         }

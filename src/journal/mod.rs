@@ -48,7 +48,7 @@ use futures_util::FutureExt;
 use tokio::sync::watch;
 
 pub use disk::{Disk, Mount};
-pub use folder::{FolderError, denied, holder, volatile_file_system};
+pub use folder::{FolderError, denied, holder, unusable_files, volatile_file_system};
 pub use group::Event;
 pub(crate) use group::{from_millis, millis};
 pub use handles::{Cursor, Gone, Letters, Lost, Read, Scan, Settler, Watch};

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ballast::Ballast;
 use super::examine::{Content, Seen, Trouble, examine};
-use super::folder::{Folder, FolderError};
+use super::folder::{Folder, FolderError, unusable_files};
 use super::identity::LogIdentity;
 use super::mark::{FoundMark, Mark, MarkFile};
 use super::memory::MemoryStore;
@@ -157,6 +157,9 @@ fn place_sinks(config: &Config, recovered: &mut Recovered, places_lost: bool) {
 
 fn on_disk(path: &Path, seen: Seen) -> Result<(Recovered, Report), OpenError> {
     let folder = Folder::open(path)?;
+    if let Some(error) = unusable_files(folder.path()).into_iter().next() {
+        return Err(error.into());
+    }
     let broken = |reason: String| OpenError::Store { path: folder.path().to_owned(), reason };
     let io = |error: io::Error| broken(error.to_string());
     let mut report = Report { warnings: folder.warnings().to_vec(), ..Report::default() };

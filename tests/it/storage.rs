@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -298,6 +299,79 @@ fn the_journal_is_for_its_owner_only() {
 /// Root, but without root's privileges: a folder of another user's is what the kernel makes of its mode.
 fn unprivileged(setup: Setup) -> Setup {
     setup.through(&["setpriv", "--inh-caps=-all", "--bounding-set=-all", "--"])
+}
+
+/// What SQLite would only find out with the first write is found out before anything is listened for, by `check` too.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "nothing here has to outlive a crash")]
+fn a_database_that_cannot_be_written_to_is_refused_at_start() {
+    if !rustix::process::geteuid().is_root() {
+        return not_tested("only root can give a file to another user");
+    }
+    let setup = unprivileged(Setup::embedded());
+    let receiver = setup.start();
+    let ids = receiver.store(3);
+    let _ = receiver.kill();
+    let refused = |name: &str, words: &str| {
+        let path = setup.journal().join(name);
+        let checked = setup.command().arg("check").output().unwrap();
+        let ended = setup.start_in_vain();
+        assert_eq!((checked.status.code(), ended.status.code()), (Some(78), Some(1)), "{name}: {checked:?} {ended:?}");
+        for told in [String::from_utf8(checked.stdout).unwrap(), ended.log.join("\n")] {
+            assert!(told.contains(path.to_str().unwrap()) && told.contains(words), "{name}: {told}");
+        }
+    };
+    let give = |path: &Path, user: u32, mode: u32| {
+        std::os::unix::fs::chown(path, Some(user), None).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for name in ["journal.db", "journal.db-wal", "journal.db-shm"] {
+        let path = setup.journal().join(name);
+        give(&path, 12_345, 0o640);
+        refused(name, "is of user 12345");
+        give(&path, 0, 0o400);
+        // The mode alone of a file of its own is no trouble: the start mends it.
+        let checked = setup.command().arg("check").output().unwrap();
+        assert_ne!(checked.status.code(), Some(78), "{name}: {checked:?}");
+        // What stands elsewhere would have its log there.
+        let elsewhere = setup.folder().join("elsewhere");
+        fs::rename(&path, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        refused(name, "is a symbolic link");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        refused(name, "is a folder");
+        fs::remove_dir(&path).unwrap();
+        fs::rename(&elsewhere, &path).unwrap();
+    }
+    give(&setup.journal(), 0, 0o600);
+    let checked = setup.command().arg("check").output().unwrap();
+    assert_ne!(checked.status.code(), Some(78), "{checked:?}");
+    let receiver = setup.start();
+    for id in &ids {
+        receiver.post(event(id)).assert_durable("duplicate", id);
+    }
+    receiver.finish();
+}
+
+#[test]
+fn an_immutable_database_is_called_so() {
+    let Some(disk) = Disk::ext4(32 << 20) else { return };
+    let setup = Setup::embedded().set("journal.path", &disk.path().join("journal"));
+    let receiver = setup.start();
+    receiver.store(1);
+    receiver.finish();
+    let database = disk.path().join("journal/journal.db");
+    let chattr = |how: &str| Command::new("chattr").arg(how).arg(&database).status();
+    if !chattr("+i").is_ok_and(|status| status.success()) {
+        return not_tested("no file can be made immutable here");
+    }
+    let (checked, ended) = (setup.command().arg("check").output().unwrap(), setup.start_in_vain());
+    assert!(chattr("-i").unwrap().success());
+    for told in [String::from_utf8(checked.stdout).unwrap(), ended.log.join("\n")] {
+        assert!(told.contains("journal.db cannot be used: it or its folder is immutable"), "{told}");
+    }
+    setup.start().finish();
 }
 
 /// A volume as Kubernetes mounts it for a pod with `fsGroup`: root's, writable for a group, its files opened for it.

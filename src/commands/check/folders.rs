@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::Finding;
 use crate::config::{self, Config, Engine, FileSink};
-use crate::journal::{Disk, denied, holder, volatile_file_system};
+use crate::journal::{Disk, denied, holder, unusable_files, volatile_file_system};
 use crate::sinks;
 
 /// Clocks of file servers may differ by so much.
@@ -39,13 +39,30 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
             format!("{shown} does not exist, and neither does the folder it would be made in: make it or mount it"),
         )];
     }
-    if let Err(error) = rustix::fs::access(place, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK) {
+    let own = rustix::process::geteuid().as_raw();
+    let accessed = rustix::fs::access(place, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK);
+    // The start gives a folder of its own the mode that it needs.
+    let is_repaired = accessed == Err(Errno::ACCESS) && found.as_ref().is_some_and(|found| found.uid() == own);
+    if let Err(error) = accessed
+        && !is_repaired
+    {
         let text = format!("{} cannot be written to: {error}: {}", place.display(), denied(place, &error.into()));
         return vec![Finding::error(KEY, text)];
     }
 
-    let state = if found.is_some() { "is writable" } else { "will be made" };
+    let state = match &found {
+        Some(_) if is_repaired => "cannot be used with its mode: the start makes it 700",
+        Some(_) => "is writable",
+        None => "will be made",
+    };
     let mut findings = vec![Finding::good(KEY, format!("{shown} {state}"))];
+    if found.is_some() && !is_repaired {
+        let unusable = unusable_files(path).into_iter().filter(|error| !error.ends_with_the_start(own));
+        let errors: Vec<Finding> = unusable.map(|error| Finding::error(KEY, error.to_string())).collect();
+        if !errors.is_empty() {
+            findings = errors;
+        }
+    }
     if let Some(found) = &found {
         findings.extend(of_used(path, found));
     }
