@@ -180,6 +180,33 @@ fn after_a_full_disk_that_passes_delivered_events_are_kept_as_before() {
     receiver.finish();
 }
 
+/// The disk is small beside the journal, and never has much left: what counts is that others have left it.
+#[test]
+fn after_a_small_disk_was_full_delivered_events_are_kept_as_before() {
+    let Some(disk) = Disk::ext4(96 << 20) else { return };
+    let receiver = Setup::embedded().set("journal.path", &disk.path().join("journal")).start();
+    let journal = || receiver.ask_admin("/api/v1/status").unwrap().json()["journal"].clone();
+    let mut wire = receiver.connect();
+    while journal()["disk"]["free_bytes"].as_u64().unwrap() > 36 << 20 {
+        for _ in 0..5 {
+            let id = new_id();
+            wire.post(big_event(&id, 900_000).as_bytes()).assert_durable("stored", &id);
+        }
+        receiver.sink_settled("stdout");
+    }
+    assert_eq!(journal()["first_sequence"], 1);
+    let filler = disk.fill();
+    wait_for("delivered events to yield", || {
+        receiver.post(big_event(&new_id(), 500_000));
+        receiver.sink_settled("stdout");
+        journal()["replay_limit_bytes"].is_u64().then_some(())
+    });
+    fs::remove_file(filler).unwrap();
+    wait_for("delivered events to stay", || journal()["replay_limit_bytes"].is_null().then_some(()));
+    receiver.wait_ready();
+    receiver.finish();
+}
+
 #[test]
 fn a_disk_that_does_not_take_a_write_is_not_called_full() {
     let setup = Setup::embedded();

@@ -9,6 +9,8 @@
 //! database. Room for the second is kept back as well, or a log that fills the disk could never be copied back.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -34,6 +36,9 @@ pub(super) const SPARE: u64 = 2 * ballast::BYTES;
 /// A journal that fills its disk never has as much left, so that the ceiling does not come and go.
 const LIFT_PART: u64 = 4;
 const LIFT_BYTES: u64 = 8 * ballast::BYTES;
+/// Or others must have given back this part of it, or as many bytes: then the journal can have more of it than before. No
+/// less than `SPARE`, as some file systems count late what was deleted.
+const BACK_PART: u64 = 8;
 /// How often that is looked at. On some file systems it costs a write of as much.
 const LIFT_EVERY: Duration = Duration::from_secs(5);
 /// A write-ahead log that is longer is held by a reader: a checkpoint is due at an eighth of it.
@@ -48,6 +53,8 @@ const ALARM_EVERY: Duration = Duration::from_secs(60);
 pub(super) struct Ceiling {
     /// Delivered events yield above this many live bytes.
     pub(super) bytes: u64,
+    /// The least that the journal could have of the disk since then: what it takes up, and what is free.
+    share: u64,
     /// When it is looked at next whether the disk has room again.
     look_at: Instant,
 }
@@ -227,7 +234,9 @@ impl Writer {
     /// The database as large as it is now is what the disk can hold: from now on delivered events yield earlier.
     fn limit_replay(&mut self) {
         let bytes = self.recovered.live_bytes;
-        if self.ceiling.replace(Ceiling { bytes, look_at: Instant::now() + LIFT_EVERY }).is_none() {
+        self.look_at_disk();
+        let share = self.share_of_disk().min(self.ceiling.map_or(u64::MAX, |ceiling| ceiling.share));
+        if self.ceiling.replace(Ceiling { bytes, share, look_at: Instant::now() + LIFT_EVERY }).is_none() {
             let disk = self.disk.as_ref().map(Disk::to_string).unwrap_or_default();
             tracing::warn!(
                 bytes,
@@ -237,21 +246,33 @@ impl Writer {
         }
     }
 
+    /// What the journal takes up of its disk, and what is free there. A journal that grows leaves it as it is.
+    fn share_of_disk(&self) -> u64 {
+        let (Some(folder), Some(disk)) = (&self.recovered.lock, &self.disk) else { return 0 };
+        let files = fs::read_dir(folder.path()).into_iter().flatten().filter_map(|entry| entry.ok()?.metadata().ok());
+        files.map(|file| file.blocks() * 512).sum::<u64>() + disk.free_bytes
+    }
+
     /// Lets delivered events stay as before, once the disk has room for them again.
     fn lift_ceiling(&mut self) {
-        let (Some(ceiling), Some(disk), Some(ballast)) = (self.ceiling, &self.disk, &mut self.recovered.ballast) else {
-            return;
+        let Some(ceiling) = self.ceiling.filter(|ceiling| Instant::now() >= ceiling.look_at) else { return };
+        self.look_at_disk();
+        let share = self.share_of_disk();
+        let (Some(disk), Some(ballast)) = (&self.disk, &mut self.recovered.ballast) else { return };
+        let back = (disk.total_bytes / BACK_PART).clamp(SPARE, LIFT_BYTES);
+        let (wanted, beside) = if share >= ceiling.share.saturating_add(back) {
+            (back, ballast::BYTES)
+        } else {
+            ((disk.total_bytes / LIFT_PART).min(LIFT_BYTES), SPARE)
         };
-        if Instant::now() < ceiling.look_at {
-            return;
-        }
-        let wanted = (disk.total_bytes / LIFT_PART).min(LIFT_BYTES);
+        let is_free = disk.free_bytes >= wanted + beside;
         // A quota shows in no number, but in the attempt.
-        if disk.free_bytes >= wanted + SPARE && ballast.take().is_ok() && ballast.fits(wanted).is_ok() {
+        if is_free && ballast.take().is_ok() && ballast.fits(wanted).is_ok() {
             tracing::info!(%disk, "the disk has room again: delivered events are kept for journal.retention as before");
             self.ceiling = None;
         } else {
-            self.ceiling = Some(Ceiling { look_at: Instant::now() + LIFT_EVERY, ..ceiling });
+            let share = share.min(ceiling.share);
+            self.ceiling = Some(Ceiling { share, look_at: Instant::now() + LIFT_EVERY, ..ceiling });
         }
     }
 
