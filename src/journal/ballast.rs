@@ -92,7 +92,8 @@ pub(super) fn is_no_room(error: &io::Error) -> bool {
 }
 
 fn named(path: &Path, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+    let remedy = if error.kind() == io::ErrorKind::IsADirectory { ": move that folder away" } else { "" };
+    io::Error::new(error.kind(), format!("{}: {error}{remedy}", path.display()))
 }
 
 /// Makes a file of that length, with all of it really taking up the disk.

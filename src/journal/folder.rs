@@ -146,7 +146,8 @@ impl FolderError {
             && fs::metadata(path).is_ok_and(|found| found.uid() == user))
     }
 
-    fn io(path: PathBuf, source: io::Error) -> Self {
+    /// What could not be done with this file of the folder, or the folder, with what helps.
+    pub(super) fn io(path: PathBuf, source: io::Error) -> Self {
         let remedy = denied(&path, &source);
         Self::Io { path, remedy, source }
     }
@@ -188,6 +189,7 @@ pub fn denied(path: &Path, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {}
         io::ErrorKind::IsADirectory => return "a folder has its name: move that away".to_owned(),
+        io::ErrorKind::NotADirectory => return "a file has the name of a folder: move that away".to_owned(),
         io::ErrorKind::ReadOnlyFilesystem => {
             return "its file system is read-only: mount it to be written to".to_owned();
         }

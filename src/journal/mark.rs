@@ -8,10 +8,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::folder::{Folder, make_directory, sync_directory};
+use super::folder::{Folder, make_directory, rename, sync_directory};
+use super::group::millis;
 use super::identity::LogIdentity;
 use super::named::Named;
 
@@ -58,6 +60,8 @@ impl FoundMark {
 
     fn at(path: &Path) -> Self {
         match fs::read(path) {
+            // A link or a folder with its name is none of ours.
+            _ if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) => Self::Unreadable,
             Ok(bytes) if !bytes.is_empty() => Mark::decode(&bytes).map_or(Self::Unreadable, Self::Found),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Self::Unreadable,
             // A crash may have come between the file and its content.
@@ -80,6 +84,10 @@ impl MarkFile {
     }
 
     fn at(path: PathBuf) -> io::Result<Self> {
+        // Nothing rests on what has its name: it goes out of the way, whole.
+        if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
+            rename(&path, &path.with_file_name(format!("mark-set-aside-{}", millis(SystemTime::now()))))?;
+        }
         let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
         let named = Named::new(path, &file.metadata()?);
         Ok(Self { file, named })

@@ -16,6 +16,7 @@ use super::ballast::Ballast;
 use super::examine::{Content, Seen, Trouble, examine};
 use super::folder::{Folder, FolderError, unusable_files};
 use super::identity::LogIdentity;
+use super::layout::PAGE;
 use super::mark::{FoundMark, Mark, MarkFile};
 use super::memory::MemoryStore;
 use super::nats::NatsError;
@@ -40,6 +41,11 @@ pub enum OpenError {
         "{path} has format {found}, this program reads up to {FORMAT}: start the newer program again, or use another folder"
     )]
     Newer { path: PathBuf, found: u32 },
+    #[error(
+        "{path} has pages of {found} bytes instead of {PAGE}: a program has rewritten it. Copy it, then give it back its pages \
+         (sqlite3 journal.db 'PRAGMA journal_mode=DELETE; PRAGMA page_size={PAGE}; VACUUM'), and start again"
+    )]
+    PageSize { path: PathBuf, found: u32 },
     #[error("{path} could not be brought to order: {reason}")]
     Store { path: PathBuf, reason: String },
     #[error(transparent)]
@@ -54,7 +60,9 @@ impl OpenError {
     pub fn key(&self) -> &'static str {
         match self {
             Self::Cluster(_) => "journal.nats",
-            Self::Folder(_) | Self::Newer { .. } | Self::Store { .. } | Self::Thread { .. } => "journal.path",
+            Self::Folder(_) | Self::Newer { .. } | Self::PageSize { .. } | Self::Store { .. } | Self::Thread { .. } => {
+                "journal.path"
+            }
         }
     }
 }
@@ -177,13 +185,16 @@ fn on_disk(path: &Path, seen: Seen) -> Result<(Recovered, Report), OpenError> {
         }
     };
     refuse_newer(&folder, mark)?;
+    if let Some(found) = sqlite::other_pages(&header_of(&folder.file(DATABASE))) {
+        return Err(OpenError::PageSize { path: folder.file(DATABASE), found });
+    }
     // On a full disk recovery may need its room; what is left is taken back at the end.
     let mut ballast = Ballast::find(&folder);
     if mark.is_none() && ballast.is_held() && !folder.file(DATABASE).exists() && !folder.file("rebuild").exists() {
         report.warn("the folder was in use, but the journal in it is gone: whatever it held is lost");
     }
     ballast.drop();
-    if let Some(damage) = salvage::finish(&folder).map_err(io)? {
+    if let Some(damage) = salvage::finish(&folder).map_err(|error| FolderError::io(folder.file("rebuild"), error))? {
         report.damaged(damage);
     }
     let cannot = |trouble: Trouble| match trouble {
@@ -220,9 +231,10 @@ fn on_disk(path: &Path, seen: Seen) -> Result<(Recovered, Report), OpenError> {
     } = content;
     report.places_lost = places_lost;
     report.events = (tail + 1).saturating_sub(state.floor);
-    let mut mark_file = MarkFile::open(&folder).map_err(io)?;
+    let of_mark = |error| FolderError::io(folder.file("mark"), error);
+    let mut mark_file = MarkFile::open(&folder).map_err(of_mark)?;
     let mark = Mark { format: FORMAT, last: tail, floor: state.floor, kept: state.kept, log };
-    mark_file.write(mark).and_then(|()| mark_file.sync()).map_err(io)?;
+    mark_file.write(mark).and_then(|()| mark_file.sync()).map_err(of_mark)?;
     // Where the disk does not give it, the writer says so.
     let _ = ballast.take();
     let recovered = Recovered {
@@ -277,6 +289,14 @@ fn refuse_newer(folder: &Folder, mark: Option<Mark>) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// What can be read of a file's first bytes.
+fn header_of(path: &Path) -> Vec<u8> {
+    let mut header = Vec::new();
+    // What cannot be read is told when all of it is looked at.
+    let _ = File::open(path).and_then(|file| file.take(100).read_to_end(&mut header));
+    header
+}
+
 /// Opens the folder's database and looks at all of it. Nothing of it was changed if that fails.
 fn examine_folder(folder: &Folder, mark: Option<Mark>, seen: Seen) -> Result<(SqliteStore, Content), Trouble> {
     let path = folder.file(DATABASE);
@@ -292,12 +312,15 @@ fn examine_folder(folder: &Folder, mark: Option<Mark>, seen: Seen) -> Result<(Sq
         return Err(Trouble::Damaged(format!("{file} is of another journal than the file beside it")));
     }
     // A crash may have come between a new file and its first content.
-    let may_be_new = acknowledged == 0 && kept == 0 && !remains.has_log();
+    let remains_of_log = remains.has_log();
+    let may_be_new = acknowledged == 0 && kept == 0 && !remains_of_log;
     drop(remains);
     let create = || SqliteStore::create(&path, log.unwrap_or_else(LogIdentity::random));
     let store = match length {
         0 if may_be_new => create()?,
         0 => return Err(Trouble::Damaged(format!("{DATABASE} is missing or empty"))),
+        // An SQLite shell has switched its log off, which copies all of it back: it is switched on again.
+        _ if sqlite::is_without_log(&header) && !remains_of_log => SqliteStore::open_with_log(&path)?,
         _ if !sqlite::has_header(&header) => {
             return Err(Trouble::Damaged(format!("the header of {DATABASE} is damaged")));
         }

@@ -118,6 +118,17 @@ impl SqliteStore {
         })
     }
 
+    /// The same of a database whose write-ahead log was switched off, which is sound: switches it on again.
+    pub(super) fn open_with_log(path: &Path) -> rusqlite::Result<Self> {
+        let store = Self::open(path)?;
+        let connection = &store.reader.connection;
+        let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if check == "ok" {
+            connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+        }
+        Ok(store)
+    }
+
     /// Whether nothing was ever written to it: not even its schema.
     pub(super) fn is_blank(&self) -> rusqlite::Result<bool> {
         let tables: u32 =
@@ -489,9 +500,26 @@ impl Reader for SqliteReader {
 /// Whether a file begins as all of ours do, up to the first number that changes. If it does not, SQLite may write to it,
 /// delete its log, or fail with the first write.
 pub(super) fn has_header(file: &[u8]) -> bool {
-    let [high, low] = u16::try_from(PAGE).unwrap_or_default().to_be_bytes();
-    // Write-ahead log, no reserved bytes, and three numbers that are the same in every file.
-    let after = [high, low, 2, 2, 0, 64, 32, 32];
+    begins(file, PAGE, 2)
+}
+
+/// The same of one without a write-ahead log.
+pub(super) fn is_without_log(file: &[u8]) -> bool {
+    begins(file, PAGE, 1)
+}
+
+/// The bytes of a page, if a file begins as ours do but for that.
+pub(super) fn other_pages(file: &[u8]) -> Option<u32> {
+    let pages = (9..=16).map(|power| 1 << power).filter(|&page| page != PAGE);
+    let found = pages.into_iter().find(|&page| begins(file, page, 1) || begins(file, page, 2))?;
+    u32::try_from(found).ok()
+}
+
+fn begins(file: &[u8], page: usize, version: u8) -> bool {
+    // 65536 is written as 1.
+    let [high, low] = u16::try_from(page).unwrap_or(1).to_be_bytes();
+    // With or without a log, no reserved bytes, and three numbers that are the same in every file.
+    let after = [high, low, version, version, 0, 64, 32, 32];
     file.strip_prefix(b"SQLite format 3\0").is_some_and(|rest| rest.starts_with(&after))
 }
 

@@ -374,6 +374,82 @@ fn an_immutable_database_is_called_so() {
     setup.start().finish();
 }
 
+#[test]
+fn what_an_sqlite_shell_has_changed_while_it_was_stopped_is_no_damage() {
+    let setup = Setup::embedded();
+    let receiver = setup.start();
+    let ids = receiver.store(20);
+    receiver.finish();
+    let change = |how: &str| {
+        let shell = rusqlite::Connection::open(setup.journal().join("journal.db")).unwrap();
+        let _: String = shell.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get(0)).unwrap();
+        shell.execute_batch(how).unwrap();
+    };
+    let starts = || {
+        let receiver = setup.start();
+        for id in &ids {
+            receiver.post(event(id)).assert_durable("duplicate", id);
+        }
+        assert_eq!(receiver.metric("journal_lost_events_total"), 0);
+        let ended = receiver.finish();
+        assert!(!ended.log.iter().any(|line| line.contains("damage")), "{ended:?}");
+    };
+    change("");
+    starts();
+    for page in [512, 65_536] {
+        change(&format!("PRAGMA page_size = {page}; VACUUM"));
+        let before = fs::read(setup.journal().join("journal.db")).unwrap();
+        let ended = setup.start_in_vain();
+        let told = format!("has pages of {page} bytes instead of 4096");
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert!(ended.log.iter().any(|line| line.contains(&told)), "{ended:?}");
+        assert_eq!(fs::read(setup.journal().join("journal.db")).unwrap(), before);
+        // As it says.
+        change("PRAGMA page_size = 4096; VACUUM");
+        starts();
+    }
+}
+
+/// Each name that the receiver gives a file of its own in the folder, taken by something else.
+#[test]
+fn what_has_the_name_of_a_file_of_the_journals_is_put_aside_or_named() {
+    let setup = Setup::embedded();
+    let receiver = setup.start();
+    let ids = receiver.store(1);
+    receiver.finish();
+    let at = |name: &str| setup.journal().join(name);
+    for target in [None, Some("/dev/null"), Some("nowhere/mark")] {
+        fs::remove_file(at("mark")).unwrap();
+        match target {
+            None => fs::create_dir(at("mark")).unwrap(),
+            Some(target) => std::os::unix::fs::symlink(target, at("mark")).unwrap(),
+        }
+        let receiver = setup.start();
+        receiver.post(event(&ids[0])).assert_durable("duplicate", &ids[0]);
+        receiver.finish();
+        assert!(fs::symlink_metadata(at("mark")).unwrap().is_file(), "{target:?}");
+    }
+    let aside = fs::read_dir(setup.journal()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(aside.filter(|name| name.starts_with("mark-set-aside-")).count(), 3);
+
+    fs::write(at("rebuild"), "").unwrap();
+    let ended = setup.start_in_vain();
+    let told = format!("{} cannot be used: a file has the name of a folder", at("rebuild").display());
+    assert!(ended.log.iter().any(|line| line.contains(&told)), "{ended:?}");
+    fs::remove_file(at("rebuild")).unwrap();
+
+    for name in ["ballast", "probe"] {
+        let _ = fs::remove_file(at(name));
+        fs::create_dir(at(name)).unwrap();
+        let receiver = setup.start_unready();
+        let reason = receiver.ask_admin("/api/v1/status").unwrap().json()["journal"]["reason"].to_string();
+        assert!(reason.contains(at(name).to_str().unwrap()) && reason.contains("move that folder away"), "{reason}");
+        fs::remove_dir(at(name)).unwrap();
+        receiver.wait_ready();
+        receiver.finish();
+    }
+}
+
 /// A volume as Kubernetes mounts it for a pod with `fsGroup`: root's, writable for a group, its files opened for it.
 #[test]
 fn a_folder_of_another_users_will_do_if_it_can_be_written_to() {
