@@ -50,7 +50,7 @@ fn every_reason_not_to_be_ready_has_its_place_in_the_runbook() {
     let metrics = receiver.metrics();
     let reasons: Vec<&str> =
         metrics.keys().filter_map(|series| series.strip_prefix("asapp_receiver_unready{reason=\"")).collect();
-    assert_eq!(reasons.len(), 8, "{reasons:?}");
+    assert_eq!(reasons.len(), 9, "{reasons:?}");
     let runbook = anchors(&text("docs/runbook.md"));
     for reason in reasons {
         let anchor = format!("not-ready-{}", reason.trim_end_matches("\"}").replace(' ', "-"));
