@@ -88,17 +88,23 @@ pub(super) async fn list(State(view): State<View>, uri: Uri) -> Result<Response,
     let (after, limit) = page(&mut query)?;
     query.finish("sink, after and limit")?;
     let found = view.insight()?.journal.dead_letters(LettersOf { sink, after, limit }).await?;
-    let letters: Vec<DeadLetter> = found.iter().map(DeadLetter::of).collect();
-    let next = letters.last().map(|letter| letter.id);
-    Ok(call::answer(&json!({ "dead_letters": letters, "next": next })))
+    view.write(move || {
+        let letters: Vec<DeadLetter> = found.iter().map(DeadLetter::of).collect();
+        let next = letters.last().map(|letter| letter.id);
+        call::answer(&json!({ "dead_letters": letters, "next": next }))
+    })
+    .await
 }
 
 pub(super) async fn show(State(view): State<View>, Path(id): Path<String>) -> Result<Response, Problem> {
     let letter = view.insight()?.journal.dead_letter(call::id(&id)?).await?;
     let letter = letter.ok_or_else(|| Problem::new(Kind::NotFound, "no dead letter has this id"))?;
-    // Only valid JSON is ever stored.
-    let event = serde_json::from_slice(letter.event.body()).ok();
-    Ok(call::answer(&DeadLetter { event, ..DeadLetter::of(&letter) }))
+    view.write(move || {
+        // Only valid JSON is ever stored.
+        let event = serde_json::from_slice(letter.event.body()).ok();
+        call::answer(&DeadLetter { event, ..DeadLetter::of(&letter) })
+    })
+    .await
 }
 
 pub(super) async fn retry(State(view): State<View>, request: Request) -> Result<Response, Problem> {
@@ -118,15 +124,21 @@ pub(super) async fn list_bodies(State(view): State<View>, uri: Uri) -> Result<Re
     let (after, limit) = page(&mut query)?;
     query.finish("after and limit")?;
     let found = view.insight()?.journal.quarantined(after, limit).await?;
-    let bodies: Vec<Quarantined> = found.iter().map(Quarantined::of).collect();
-    let next = bodies.last().map(|kept| kept.id);
-    Ok(call::answer(&json!({ "quarantine": bodies, "next": next })))
+    view.write(move || {
+        let bodies: Vec<Quarantined> = found.iter().map(Quarantined::of).collect();
+        let next = bodies.last().map(|kept| kept.id);
+        call::answer(&json!({ "quarantine": bodies, "next": next }))
+    })
+    .await
 }
 
 pub(super) async fn show_body(State(view): State<View>, Path(id): Path<String>) -> Result<Response, Problem> {
     let kept = body(&view, &id).await?;
-    let text = std::str::from_utf8(&kept.body).ok();
-    Ok(call::answer(&Quarantined { body: Some(text), ..Quarantined::of(&kept) }))
+    view.write(move || {
+        let text = std::str::from_utf8(&kept.body).ok();
+        call::answer(&Quarantined { body: Some(text), ..Quarantined::of(&kept) })
+    })
+    .await
 }
 
 /// The exact bytes. Nobody knows what they are, so they are for saving, not for showing.

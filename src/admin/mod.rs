@@ -19,10 +19,12 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::spawn_blocking;
 
 pub use gate::{Gate, GateError};
 pub use status::{Certificate, Cluster, DeadLetters, Disk, Drift, Journal, Process, Quarantine, Reload, Sink, Status};
 
+use crate::blocking::joined;
 use crate::dispatch::Replays;
 use crate::journal::{self, Refused};
 use crate::problem::{Kind, Problem};
@@ -51,7 +53,8 @@ pub struct Insight {
 
 /// The routes of the operators' port, behind `gate`.
 pub fn router(gate: Gate, metrics: Arc<Metrics>, phase: watch::Receiver<Phase>) -> Router {
-    let view = View { metrics, phase, tails: Arc::new(Semaphore::new(tail::PLACES)), started: SystemTime::now() };
+    let (tails, writing) = (Arc::new(Semaphore::new(tail::PLACES)), Arc::new(Semaphore::new(1)));
+    let view = View { metrics, phase, tails, writing, started: SystemTime::now() };
     let gated = Router::new()
         .route("/metrics", get(metrics_text))
         .route("/api/v1/status", get(status_json))
@@ -91,6 +94,8 @@ struct View {
     phase: watch::Receiver<Phase>,
     /// Places for those who look on.
     tails: Arc<Semaphore>,
+    /// Whose turn it is to write a long answer.
+    writing: Arc<Semaphore>,
     started: SystemTime,
 }
 
@@ -147,6 +152,23 @@ impl View {
         }
     }
 
+    /// Writes an answer that takes a while. Not on a thread that answers probes and takes events: requests can come one
+    /// behind the other on many connections. One at a time, so that they take one processor at most.
+    ///
+    /// # Errors
+    /// Unavailable, when the runtime is ending.
+    async fn write<T: Send + 'static>(&self, answer: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+        let ending = || Problem::new(Kind::Unavailable, "the receiver is being stopped");
+        // The semaphore is never closed.
+        let turn = Arc::clone(&self.writing).acquire_owned().await.map_err(|_| ending())?;
+        let job = move || {
+            let answer = answer();
+            drop(turn);
+            answer
+        };
+        joined(spawn_blocking(job).await).ok_or_else(ending)
+    }
+
     fn unready(&self) -> Option<Unready> {
         match &*self.phase.borrow() {
             Phase::Starting => Some(Unready::Starting),
@@ -179,14 +201,19 @@ async fn ready(State(view): State<View>) -> Response {
     }
 }
 
-async fn metrics_text(State(view): State<View>) -> Response {
-    let status = view.insight().ok().map(|insight| (insight.status)());
-    let seen = exposition::registry(status.as_ref(), view.unready(), view.started);
-    ([(header::CONTENT_TYPE, OPENMETRICS)], view.metrics.encode_with(&seen)).into_response()
+async fn metrics_text(State(view): State<View>) -> Result<Response, Problem> {
+    let seen = view.clone();
+    let text = move || {
+        let status = seen.insight().ok().map(|insight| (insight.status)());
+        let more = exposition::registry(status.as_ref(), seen.unready(), seen.started);
+        seen.metrics.encode_with(&more)
+    };
+    Ok(([(header::CONTENT_TYPE, OPENMETRICS)], view.write(text).await?).into_response())
 }
 
 async fn status_json(State(view): State<View>) -> Result<Response, Problem> {
-    Ok(call::answer(&(view.insight()?.status)()))
+    let insight = view.insight()?;
+    view.write(move || call::answer(&(insight.status)())).await
 }
 
 impl From<Refused> for Problem {

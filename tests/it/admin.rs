@@ -437,6 +437,8 @@ fn the_admin_port_leaves_files_for_events() {
             answer.text().lines().find(|line| line.starts_with("asapp_receiver_accept_errors_total"))?.to_owned();
         Some(line)
     });
+        ("metrics", format!("GET /metrics HTTP/1.1\r\n{head}\r\n").repeat(100)),
+        ("status", format!("GET /api/v1/status HTTP/1.1\r\n{head}\r\n").repeat(100)),
     assert!(accept_errors.ends_with(" 0"), "{accept_errors}");
     assert!(receiver.stop().status.success());
 }
