@@ -116,7 +116,7 @@ pub(crate) fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, Fault> 
 /// # Errors
 /// Why it cannot be read.
 pub(crate) fn read(file: &Path) -> Result<Vec<u8>, String> {
-    whole::read(file, LARGEST)
+    whole::read(file, LARGEST).map_err(|error| error.to_string())
 }
 
 const CERTIFICATE: &str = "certificate";

@@ -1,7 +1,7 @@
 //! Files that are read whole or not at all, and the text in them.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 /// A file of one secret is never larger.
@@ -11,16 +11,24 @@ pub(crate) const SECRET: u64 = 64 << 10;
 ///
 /// # Errors
 /// Why it cannot be read.
-pub(crate) fn read(file: &Path, most: u64) -> Result<Vec<u8>, String> {
-    let bad = |error: std::io::Error| error.to_string();
-    // A pipe would be waited for without end, a device read without end.
-    if !std::fs::metadata(file).map_err(bad)?.is_file() {
-        return Err("it is no regular file".to_owned());
+pub(crate) fn read(file: &Path, most: u64) -> io::Result<Vec<u8>> {
+    // A pipe would be waited for without end.
+    if !std::fs::metadata(file)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
     }
+    read_any(file, most)
+}
+
+/// The same of anything that somebody gives by hand, such as a pipe of the shell's.
+///
+/// # Errors
+/// Why it cannot be read.
+pub(crate) fn read_any(file: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(file).and_then(|file| file.take(most + 1).read_to_end(&mut bytes)).map_err(bad)?;
+    // A device would be read without end.
+    File::open(file)?.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
-        return Err(format!("it is larger than {} KiB", most >> 10));
+        return Err(io::Error::other(format!("it is larger than {} KiB", most >> 10)));
     }
     Ok(bytes)
 }
@@ -102,10 +110,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         std::fs::write(&file, "12345678").unwrap();
-        assert_eq!(read(&file, 8).as_deref(), Ok(&b"12345678"[..]));
-        assert!(read(&file, 7).unwrap_err().contains("larger"));
-        assert!(read(folder.path(), 8).unwrap_err().contains("no regular file"));
-        assert!(read(&folder.path().join("none"), 8).unwrap_err().contains("No such file"));
+        assert_eq!(read(&file, 8).unwrap(), b"12345678");
+        let refused = |file: &Path, most| read(file, most).unwrap_err().to_string();
+        assert!(refused(&file, 7).contains("larger"));
+        assert!(refused(folder.path(), 8).contains("no regular file"));
+        assert!(refused(Path::new("/dev/zero"), 8).contains("no regular file"));
+        assert!(refused(&folder.path().join("none"), 8).contains("No such file"));
+        assert!(read_any(Path::new("/dev/zero"), 8).unwrap_err().to_string().contains("larger"));
+        assert_eq!(read_any(Path::new("/dev/null"), 8).unwrap(), b"");
     }
 
     #[test]

@@ -11,11 +11,14 @@ use axum::response::{IntoResponse, Response};
 use crate::config;
 use crate::problem::{Kind, Problem};
 use crate::server::Seat;
+use crate::whole;
 
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// A shorter token could be guessed.
 const SHORTEST_TOKEN: usize = 16;
+/// A longer one would leave too little of a request's head for the rest.
+const LONGEST_TOKEN: usize = 4096;
 
 /// What a caller has to show.
 pub enum Gate {
@@ -32,21 +35,21 @@ pub enum GateError {
     #[error("admin.token_file {path}: cannot be read; give the receiver's user a readable file")]
     Unreadable { path: String, source: std::io::Error },
     #[error(
-        "admin.token_file {path} holds a token of {found} characters; write one of {SHORTEST_TOKEN} random characters or \
-         more into it, such as `openssl rand -hex 32` makes"
+        "admin.token_file {path} holds a token of {found} characters; write one of {SHORTEST_TOKEN} to {LONGEST_TOKEN} \
+         random characters into it, such as `openssl rand -hex 32` makes"
     )]
-    Short { path: String, found: usize },
+    Length { path: String, found: usize },
     #[error(
-        "admin.token_file {path} holds more than a token: characters that no header can carry, or several lines or words; \
-         write one line of letters and digits into it"
+        "admin.token_file {path} {what}; write one line of random letters and digits into it, such as \
+         `openssl rand -hex 32` makes"
     )]
-    Unsendable { path: String },
+    Unusable { path: String, what: String },
     #[error("admin.address {address} is not loopback; set admin.token_file, or use 127.0.0.1")]
     NoToken { address: std::net::SocketAddr },
 }
 
 impl Gate {
-    /// Reads the token. White space around it is no part of it.
+    /// Reads the token. White space around it is no part of it, nor is a byte order mark.
     ///
     /// # Errors
     /// [`GateError`] when the token is missing where it is needed, or cannot be used.
@@ -55,16 +58,13 @@ impl Gate {
             None => None,
             Some(file) => {
                 let path = file.display().to_string();
-                let text =
-                    std::fs::read(file).map_err(|source| GateError::Unreadable { path: path.clone(), source })?;
-                let token = text.trim_ascii();
-                if !token.iter().all(u8::is_ascii_graphic) {
-                    return Err(GateError::Unsendable { path });
+                let text = whole::read(file, whole::SECRET)
+                    .map_err(|source| GateError::Unreadable { path: path.clone(), source })?;
+                let token = whole::word(&text).map_err(|what| GateError::Unusable { path: path.clone(), what })?;
+                if !(SHORTEST_TOKEN..=LONGEST_TOKEN).contains(&token.len()) {
+                    return Err(GateError::Length { path, found: token.len() });
                 }
-                if token.len() < SHORTEST_TOKEN {
-                    return Err(GateError::Short { path, found: token.len() });
-                }
-                Some(token.into())
+                Some(token.as_bytes().into())
             }
         };
         match token {

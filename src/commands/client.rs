@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::Failure;
 use super::table::word;
-use crate::config;
+use crate::{config, whole};
 
 /// For the whole of a call; one that changes thousands of things takes a while.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -49,8 +49,9 @@ impl Admin {
     pub(super) fn client(&self, files: &[PathBuf]) -> Result<Client, Failure> {
         let (authority, set) = self.place(files)?;
         let token = match (&self.token_file, set.and_then(|set| set.token_file)) {
-            (Some(file), _) => Some(read_token("--token-file", file)?),
-            (None, Some(file)) => Some(read_token("admin.token_file", &file)?),
+            // It may be a pipe of the shell's.
+            (Some(file), _) => Some(token("--token-file", file, whole::read_any(file, whole::SECRET))?),
+            (None, Some(file)) => Some(token("admin.token_file", &file, whole::read(&file, whole::SECRET))?),
             (None, None) => None,
         };
         Ok(Client { authority, token, deadline: DEADLINE })
@@ -98,14 +99,14 @@ fn local_url(address: SocketAddr) -> Result<Uri, Failure> {
     url.parse().map_err(|_| Failure::configuration(format!("admin.address: {url} is no address to call")))
 }
 
-/// `key` is where the file's name comes from.
-fn read_token(key: &str, file: &Path) -> Result<HeaderValue, Failure> {
-    let named = || format!("{key} {}", file.display());
+/// `key` is where the file's name comes from, `text` what was read.
+fn token(key: &str, file: &Path, text: std::io::Result<Vec<u8>>) -> Result<HeaderValue, Failure> {
+    let failure = |what: &str| Failure::failed(format!("{key} {}{what}", file.display()));
     let remedy = "give --token-file with a file that this user can read";
-    let text =
-        std::fs::read_to_string(file).map_err(|error| Failure::failed(format!("{}: {error}; {remedy}", named())))?;
-    let mut token = HeaderValue::try_from(format!("Bearer {}", text.trim()))
-        .map_err(|_| Failure::failed(format!("{}: holds no token of one line", named())))?;
+    let text = text.map_err(|error| failure(&format!(": {error}; {remedy}")))?;
+    let word = whole::word(&text).map_err(|what| failure(&format!(" {what}")))?;
+    // Its characters can all be sent.
+    let mut token = HeaderValue::try_from(format!("Bearer {word}")).map_err(|error| failure(&format!(": {error}")))?;
     token.set_sensitive(true);
     Ok(token)
 }

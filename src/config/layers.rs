@@ -13,6 +13,8 @@ use crate::whole;
 const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 /// What there is when the user names none.
+/// A settings file is never larger; a device has no end.
+const LARGEST: u64 = 16 << 20;
 const DEFAULT_ENDPOINT: &str = "events";
 const DEFAULT_SINK: &str = "stdout";
 
@@ -80,7 +82,7 @@ fn table(value: Option<&Value>) -> Option<&Map<String, Value>> {
 
 fn read(file: &Path, problems: &mut Vec<Problem>) -> Option<Layer> {
     let origin = format!("file {}", file.display());
-    let text = std::fs::read(file)
+    let text = whole::read_any(file, LARGEST)
         .map_err(|error| error.to_string())
         .and_then(|bytes| whole::text(&bytes).map(str::to_owned).map_err(|what| format!("it {what}")))
         // A file that is being written is empty for a moment. A device such as /dev/null always is.

@@ -83,10 +83,13 @@ fn a_token_that_could_be_guessed_or_sent_by_nobody_is_refused() {
             ("", "token_file"),
             ("fifteen-letters\n", "15 characters"),
             ("  short  \n", "5 characters"),
-            ("REPLACE", "7 characters"),
+            ("REPLACE", "placeholder"),
+            ("REPLACE-with-a-random-token\n", "placeholder"),
             ("sixteen letters and a space", "more than a token"),
             ("two-lines-of-a-token\nand-the-second-one", "more than a token"),
             ("sixteen-lettérs-or-more", "more than a token"),
+            (&"four-thousand-and-more".repeat(200), "4400 characters"),
+            (&"more-than-any-secret".repeat(5000), "cannot be read"),
         ] {
             fs::write(&file, token).unwrap();
             let ended = setup.start_in_vain();
@@ -104,6 +107,54 @@ fn a_token_that_could_be_guessed_or_sent_by_nobody_is_refused() {
         fs::write(&file, "sixteen-letters!\n").unwrap();
         assert!(setup.start_unready().stop().status.success());
     }
+}
+
+#[test]
+fn a_token_is_read_as_other_secrets_are() {
+    let setup = Setup::new();
+    let file = setup.folder().join("token");
+    let setup = setup.set("admin.token_file", &file);
+    let cli = |receiver: &Receiver| {
+        let mut command = receiver.setup().command();
+        let url = format!("http://{}", receiver.admin);
+        command.arg("status").args(["--admin", &url, "--token-file"]).arg(&file);
+        command
+    };
+    fs::write(&file, format!("\u{feff}{TOKEN}\r\n")).unwrap();
+    let receiver = setup.start();
+    let answer = receiver.ask_admin_as("/metrics", &format!("Authorization: Bearer {TOKEN}\r\n")).unwrap();
+    assert_eq!(answer.status, 200);
+    let output = cli(&receiver).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+
+    // Neither waited for nor read without end.
+    let zeros = setup.folder().join("zeros");
+    std::os::unix::fs::symlink("/dev/zero", &zeros).unwrap();
+    fs::remove_file(&file).unwrap();
+    assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+    let utf16: Vec<u8> = format!("\u{feff}{TOKEN}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let wide = setup.folder().join("wide");
+    fs::write(&wide, utf16).unwrap();
+    for (path, told) in [(&file, "no regular file"), (&zeros, "no regular file"), (&wide, "UTF-16")] {
+        let setup = setup.clone().set("admin.token_file", path);
+        let ended = setup.start_in_vain();
+        assert_eq!(ended.status.code(), Some(78), "{ended:?}");
+        let log = ended.log.join("\n");
+        assert!(log.contains(told) && log.contains("admin.token_file"), "{log}");
+        let checked = setup.command().arg("check").output().unwrap();
+        let said = String::from_utf8(checked.stdout).unwrap();
+        let is_it = |line: &str| line.starts_with("error    admin.token_file") && line.contains(told);
+        assert!(checked.status.code() == Some(78) && said.lines().any(is_it), "{said}");
+    }
+    // By hand a pipe is as good as a file.
+    let writing = std::thread::spawn({
+        let file = file.clone();
+        move || fs::write(file, TOKEN).unwrap()
+    });
+    let output = cli(&receiver).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    writing.join().unwrap();
+    receiver.finish();
 }
 
 #[test]
@@ -386,6 +437,8 @@ fn who_has_the_token_keeps_no_probe_out_either() {
             ),
         ),
         ("lists", format!("GET /api/v1/dead-letters?limit=1000 HTTP/1.1\r\n{head}\r\n").repeat(20)),
+        ("metrics", format!("GET /metrics HTTP/1.1\r\n{head}\r\n").repeat(100)),
+        ("status", format!("GET /api/v1/status HTTP/1.1\r\n{head}\r\n").repeat(100)),
     ] {
         let streams: Vec<TcpStream> = (0..200)
             .map(|_| {
@@ -437,8 +490,6 @@ fn the_admin_port_leaves_files_for_events() {
             answer.text().lines().find(|line| line.starts_with("asapp_receiver_accept_errors_total"))?.to_owned();
         Some(line)
     });
-        ("metrics", format!("GET /metrics HTTP/1.1\r\n{head}\r\n").repeat(100)),
-        ("status", format!("GET /api/v1/status HTTP/1.1\r\n{head}\r\n").repeat(100)),
     assert!(accept_errors.ends_with(" 0"), "{accept_errors}");
     assert!(receiver.stop().status.success());
 }

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::Finding;
 use crate::config::{self, Config, Engine, FileSink};
 use crate::journal::{Disk, denied, holder, unusable_files, volatile_file_system};
-use crate::sinks;
+use crate::{sinks, whole};
 
 /// Clocks of file servers may differ by so much.
 const LEEWAY: Duration = Duration::from_secs(60);
@@ -147,7 +147,7 @@ fn room(config: &Config, path: &Path, place: &Path) -> Finding {
 /// A file that holds a secret.
 pub(super) fn secret(key: &str, path: &Path) -> Finding {
     let shown = path.display();
-    match fs::metadata(path).and_then(|found| Ok((found, fs::read(path)?))) {
+    match fs::metadata(path).and_then(|found| Ok((found, whole::read(path, whole::SECRET)?))) {
         Err(error) => {
             let remedy = match error.kind() {
                 io::ErrorKind::PermissionDenied => ": give the receiver's user the file",
