@@ -25,6 +25,8 @@ const END: &str = "-----END ";
 const DASHES: &str = "-----";
 /// As many characters of nothing but Base64 on a line of text are a piece of a block.
 const PIECE: usize = 32;
+/// As many are, wherever they stand, when they begin as the Base64 of a block does.
+const SHORTEST_START: usize = 16;
 
 /// Why a file is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -213,6 +215,7 @@ fn blocks(bytes: &[u8], wanted: &str) -> Result<Vec<Block>, Fault> {
     let text = decoded(bytes, wanted)?;
     let mut blocks = Vec::new();
     let mut open: Option<Block> = None;
+    let mut wrapped = Wrapped::default();
     for (number, line) in text.replace("\r\n", "\n").split(['\n', '\r']).enumerate() {
         let number = number + 1;
         // One in front of each of the files that were put together.
@@ -220,7 +223,7 @@ fn blocks(bytes: &[u8], wanted: &str) -> Result<Vec<Block>, Fault> {
         let mut at_start = true;
         while !rest.is_empty() {
             rest = match &mut open {
-                None => outside(rest, number, at_start, &mut open)?,
+                None => outside(rest, number, at_start, &mut wrapped, &mut open)?,
                 Some(block) => {
                     let (rest, ended) = inside(rest, number, block)?;
                     if ended {
@@ -262,9 +265,16 @@ fn decoded<'a>(bytes: &'a [u8], wanted: &str) -> Result<&'a str, Fault> {
 }
 
 /// Takes the beginning of a block, or text to the end of the line. Gives the rest of the line.
-fn outside<'a>(rest: &'a str, line: usize, at_start: bool, open: &mut Option<Block>) -> Result<&'a str, Fault> {
+fn outside<'a>(
+    rest: &'a str,
+    line: usize,
+    at_start: bool,
+    wrapped: &mut Wrapped,
+    open: &mut Option<Block>,
+) -> Result<&'a str, Fault> {
     if let Some(after) = rest.strip_prefix(BEGIN) {
         let (label, after) = label(after, line)?;
+        *wrapped = Wrapped::default();
         *open = Some(Block { label, line, body: Vec::new(), headers: false });
         return Ok(after);
     }
@@ -278,8 +288,9 @@ fn outside<'a>(rest: &'a str, line: usize, at_start: bool, open: &mut Option<Blo
         let what = "is nearly, but not quite, a beginning or an end of a block";
         return Err(Fault::at(line, what, "write -----BEGIN …----- and -----END …----- alone, or delete the line"));
     }
-    let base64 = |c: char| c.is_ascii_alphanumeric() || "+/".contains(c);
-    if rest.len() >= PIECE && rest.trim_end_matches('=').chars().all(base64) {
+    let whole_line = (rest.len() >= PIECE && is_base64(rest)).then_some(line);
+    let within = rest.split(|c| !is_base64_char(c)).any(is_start_of_block).then_some(line);
+    if let Some(line) = whole_line.or(within).or_else(|| wrapped.take(rest, line)) {
         return Err(Fault::at(
             line,
             "is a piece of a block, outside of any",
@@ -287,6 +298,61 @@ fn outside<'a>(rest: &'a str, line: usize, at_start: bool, open: &mut Option<Blo
         ));
     }
     Ok("")
+}
+
+fn is_base64_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "+/".contains(c)
+}
+
+/// A line of `=` under a heading is none.
+fn is_base64(text: &str) -> bool {
+    let content = text.trim_end_matches('=');
+    !content.is_empty() && text.len() - content.len() <= 2 && content.chars().all(is_base64_char)
+}
+
+/// Whether a run of Base64 begins as all of DER does that is 128 bytes or longer.
+fn is_start_of_block(run: &str) -> bool {
+    run.len() >= SHORTEST_START
+        && run.strip_prefix("MI").is_some_and(|rest| rest.starts_with(|c| ('G'..='P').contains(&c)))
+        && run.contains(|c: char| c.is_ascii_lowercase())
+}
+
+/// Base64 in pieces of one width, the last of which may be shorter: lines that were wrapped, or words on a line.
+#[derive(Default)]
+struct Wrapped {
+    /// Where it begins.
+    line: usize,
+    /// 0: the next piece begins another one.
+    width: usize,
+    length: usize,
+    /// Whether it has capitals, small letters, and others: words rarely have all three.
+    kinds: [bool; 3],
+}
+
+impl Wrapped {
+    /// Takes a line of text. Gives where a piece of a block begins, once it is long enough, and looks like no words.
+    fn take(&mut self, text: &str, line: usize) -> Option<usize> {
+        let words = || text.split_ascii_whitespace();
+        if !words().all(is_base64) {
+            *self = Self::default();
+            return None;
+        }
+        words().find_map(|word| {
+            if word.len() > self.width {
+                *self = Self { line, width: word.len(), ..Self::default() };
+            }
+            if word.len() < self.width {
+                self.width = 0;
+            }
+            self.length += word.len();
+            for byte in word.bytes() {
+                self.kinds[0] |= byte.is_ascii_uppercase();
+                self.kinds[1] |= byte.is_ascii_lowercase();
+                self.kinds[2] |= !byte.is_ascii_alphabetic();
+            }
+            (self.length >= PIECE && self.kinds == [true; 3]).then_some(self.line)
+        })
+    }
 }
 
 /// Takes what is inside a block, to its end or the line's. Gives the rest of the line, and whether the block has ended.
@@ -437,6 +503,12 @@ mod tests {
                 "# Trend Micro - Root - of 2020\n====\n{one}\nBag Attributes\n    friendlyName: two\n{two}\nThe end -- all\n"
             ),
             format!("Certificate:\n    Data:\n        Serial Number: 5a:00:11\n{one}subject=CN = two\n\n{two}"),
+            format!("our old root CA has one two six\nGood\nRoot\nof\n2026\n{one}MIGHT be MILAN, or MINOR 2\n{two}"),
+            format!("The Root Certification Authority of 2026\n{}\n{one}{two}", "=".repeat(40)),
+            format!("# sha256 {}\n{one}# pin-sha256: \"{}=\"\n{two}", "9f86d081".repeat(8), "aB3/".repeat(10)),
+            format!(
+                "        00:c3:5a:99:6e:91:1c:d2:\n    localKeyID: 01 AB 23 CD 45 EF 67 01 AB 23 CD 45 EF 67\n{one}{two}"
+            ),
         ] {
             assert_eq!(authorities(text.as_bytes()).unwrap_or_else(|fault| panic!("{fault}\n{text}")), whole, "{text}");
         }
@@ -482,6 +554,30 @@ mod tests {
             "a colon",
         );
         refused(format!("{one}{key}"), after, "is a private key");
+        // Its boundaries are lost, and its lines are not what they were.
+        let body: String = two.lines().filter(|line| !line.starts_with('-')).collect();
+        let wrapped = |width: usize, between: &str| {
+            let chunks = body.as_bytes().chunks(width).map(|chunk| std::str::from_utf8(chunk).unwrap());
+            chunks.collect::<Vec<_>>().join(between)
+        };
+        for piece in [
+            wrapped(24, "\n"),
+            wrapped(8, "\n"),
+            wrapped(20, "\n\n"),
+            wrapped(8, " "),
+            format!("\"{}\"", wrapped(64, "\",\n\"")),
+            format!("> {}", wrapped(24, "\n> ")),
+            format!("  1  {}", wrapped(64, "\n  2  ")),
+            format!("<X509Certificate>{body}</X509Certificate>"),
+            format!("ca={body}"),
+            wrapped(64, "\n").replace('+', "-").replace('/', "_"),
+            wrapped(30, "\n")[31..].to_owned(),
+        ] {
+            refused(format!("{one}{piece}\n"), after, "is a piece of a block");
+            refused(format!("{piece}\n{one}"), Some(1), "is a piece of a block");
+        }
+        let starred = two.replace("-----", "*****");
+        refused(format!("{one}{starred}"), after.map(|line| line + 1), "is a piece of a block");
         for label in ["TRUSTED CERTIFICATE", "PKCS7", "X509 CRL", "CERTIFICATE REQUEST", "NONSENSE"] {
             let other = two.replace("CERTIFICATE", label);
             refused(format!("{one}{other}"), after, &format!("of another kind, `{label}`"));

@@ -31,7 +31,7 @@ const UNAMBIGUOUS: [(&str, Together); 8] = [
     }),
 ];
 /// Ways that leave a doubt, and what is said of them.
-const AMBIGUOUS: [(&str, Together, &str); 8] = [
+const AMBIGUOUS: [(&str, Together, &str); 9] = [
     ("a dash too few", |one, two| format!("{one}{}", two.replace("-----BEGIN", "----BEGIN")), "nearly, but not quite"),
     ("a beginning lost", |one, two| format!("{one}{}", without_line(two, 0)), "is a piece of a block"),
     ("an end lost", |one, two| format!("{}{two}", without_line(one, one.lines().count() - 1)), "where another begins"),
@@ -45,6 +45,18 @@ const AMBIGUOUS: [(&str, Together, &str); 8] = [
         "of another kind",
     ),
     ("commented out", |one, two| format!("{one}# {two}"), "nearly, but not quite"),
+    (
+        "other marks, and shorter lines",
+        |one, two| {
+            let lines = two.trim_end().replace("-----", "*****").replace("\r\n", "\n");
+            let half = |line: &str| match line.split_at_checked(line.len() / 2) {
+                Some((first, second)) if line.len() > 40 => format!("{first}\n{second}\n"),
+                _ => format!("{line}\n"),
+            };
+            format!("{one}{}", lines.lines().map(half).collect::<String>())
+        },
+        "is a piece of a block",
+    ),
     ("text behind", |one, two| format!("{} # one\n{two}", one.trim_end()), "text behind the end"),
 ];
 
