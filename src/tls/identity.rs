@@ -11,6 +11,7 @@ use x509_cert::name::Name;
 
 use super::finding::Finding;
 use crate::config;
+use crate::terminal::is_unseen;
 use crate::whole::is_placeholder;
 
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
@@ -128,7 +129,8 @@ pub(super) fn rfc4514(name: &Name) -> String {
     let text = name.to_string();
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() || is_layout(c) {
+        // A name must not look like another one.
+        if c.is_control() || is_unseen(c) {
             // RFC 4514 lets any byte of a value stand as a backslash and two hex digits.
             for byte in c.encode_utf8(&mut [0; 4]).bytes() {
                 let _ = write!(line, "\\{byte:02x}");
@@ -138,11 +140,6 @@ pub(super) fn rfc4514(name: &Name) -> String {
         }
     }
     line
-}
-
-/// What takes no room on a screen, ends a line or reorders it: a name must not look like another one.
-fn is_layout(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// The value of an attribute that occurs exactly once. Of two values, no one could say which was meant.
