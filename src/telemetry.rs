@@ -100,7 +100,7 @@ pub struct Metrics {
     pub connections_max: Gauge,
     pub connections_accepted: Counter,
     /// `reason`: `head-timeout`, `idle`, `write-timeout`, `age`, `drain`, `handshake-timeout`, `refused`, `probe`, `bad-request`,
-    /// `silent` (made room for another one), `flood` (of HTTP/2 frames), `not-allowed` (a reload, or time, has made its client one that would be refused),
+    /// `silent` and `unfinished` (made room for another one), `flood` (of HTTP/2 frames), `not-allowed` (a reload, or time, has made its client one that would be refused),
     /// and of the PROXY header `proxy-untrusted`, `proxy-absent`, `proxy-unexpected`, `proxy-malformed`, `proxy-too-long`.
     pub connections_closed: Family<Label, Counter>,
     pub accept_errors: Counter,

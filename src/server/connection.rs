@@ -16,7 +16,7 @@ use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -24,10 +24,12 @@ use tracing::{debug, warn};
 use super::activity::{Activity, Answer, Busy, Due, Watched};
 use super::crowd::Visit;
 use super::proxy::{self, Stop};
-use super::silent::Silence;
+use super::unproven::Trial;
 use super::{Handler, Phase, Server, Transport, head, stopping};
 use crate::tls::{Alpn, PeerIdentity, Reason, Refused, ServerTls, Session};
 
+/// A client that means it begins within this time: its first bytes come with the connection.
+const AT_ONCE: Duration = Duration::from_millis(10);
 const MAX_HEAD: usize = 16 * 1024;
 /// What a connection may hold of bodies not taken yet; bodies themselves can be larger.
 const READ_BUFFER: usize = 64 * 1024;
@@ -48,7 +50,7 @@ pub(super) async fn run<H: Handler>(
     stream: TcpStream,
     mut remote: SocketAddr,
     handshake_within: Duration,
-    silence: Silence,
+    trial: Trial,
     visit: Option<&Visit>,
 ) {
     // Answers are one small write each; a failure means the peer is gone, which the first read will tell.
@@ -56,19 +58,21 @@ pub(super) async fn run<H: Handler>(
     let ended = match &server.transport {
         // There is no handshake to tell who means it: the first request has to.
         Transport::Plain => {
-            drop(silence);
+            drop(trial);
             http1(server, stream, None, handshake_within, visit).await
         }
         Transport::Tls(tls) => {
             let deadline = Instant::now() + handshake_within;
             let begun = tokio::select! {
-                begun = begin(server, tls, stream, remote, deadline, &silence) => begun,
-                () = silence.dismissed() => {
-                    debug!(peer = %remote, "silent, and others need the room");
-                    return server.tally.closed("silent");
+                begun = begin(server, tls, stream, remote, deadline, &trial) => begun,
+                () = trial.dismissed() => {
+                    let reason = if trial.is_silent() { "silent" } else { "unfinished" };
+                    debug!(peer = %remote, reason, "connection closed to make room for another");
+                    return server.tally.closed(reason);
                 }
                 () = stopping(server.phase.clone()) => return server.tally.closed("drain"),
             };
+            drop(trial);
             let Some((client, session)) = begun else { return };
             remote = client;
             if session.peer.long_validity() {
@@ -104,9 +108,10 @@ async fn begin<H>(
     mut stream: TcpStream,
     remote: SocketAddr,
     deadline: Instant,
-    silence: &Silence,
+    trial: &Trial,
 ) -> Option<(SocketAddr, Session)> {
-    match proxy::client(&mut stream, remote, server.limits.proxies.as_deref(), deadline).await {
+    let client = proxy::client(&mut stream, remote, server.limits.proxies.as_deref(), deadline);
+    match heard(trial, client).await {
         Err(stop) => {
             turn_away(server, remote, stop);
             None
@@ -114,8 +119,7 @@ async fn begin<H>(
         Ok(client) => {
             // A balancer's header is there at once, whatever its client does. Silence beyond the deadline, and failure, are
             // TLS's to tell.
-            let _ = timeout_at(deadline, stream.peek(&mut [0])).await;
-            silence.end();
+            let _ = heard(trial, timeout_at(deadline, stream.peek(&mut [0]))).await;
             match tls.accept(stream, server.limits.http2, deadline).await {
                 Ok(session) => Some((client, session)),
                 Err(refused) => {
@@ -125,6 +129,21 @@ async fn begin<H>(
             }
         }
     }
+}
+
+/// Waits for something that ends when the client speaks. Tells when it does not do so at once, and when it has.
+async fn heard<T>(trial: &Trial, spoken: impl Future<Output = T>) -> T {
+    let mut spoken = pin!(spoken);
+    let at_once = timeout(AT_ONCE, spoken.as_mut()).await;
+    let heard = match at_once {
+        Ok(heard) => heard,
+        Err(_) => {
+            trial.fall_silent();
+            spoken.await
+        }
+    };
+    trial.speak();
+    heard
 }
 
 fn turn_away<H>(server: &Server<H>, remote: SocketAddr, stop: Stop) {

@@ -1,8 +1,8 @@
 //! Connections: a permit, accept, the PROXY header, a timed handshake, HTTP, deadlines, and a drain that ends in time.
 //!
 //! A permit is taken before a connection is accepted: when all are out, newcomers wait in the kernel's backlog instead of
-//! being accepted and dropped, unless one that has said nothing yet can make room ([`silent`]), or, on the operators' port,
-//! the one that has been idle longest ([`crowd`]). Every wait on a peer has a
+//! being accepted and dropped, unless one that has not proved who it is can make room ([`unproven`]), or, on the operators'
+//! port, the one that has been idle longest ([`crowd`]). Every wait on a peer has a
 //! deadline ([`Limits`]); [`connection`] enforces them.
 
 mod activity;
@@ -13,7 +13,7 @@ mod frames;
 mod head;
 mod proxy;
 mod refusals;
-mod silent;
+mod unproven;
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ use hyper::body::Incoming;
 use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
 use tracing::{debug, info, warn};
@@ -41,17 +41,19 @@ use crate::telemetry::Metrics;
 use crate::tls::ServerTls;
 use crowd::Crowd;
 use refusals::Refusals;
-use silent::Silent;
+use unproven::Unproven;
 
 /// Connections that the kernel may keep waiting; it caps this itself (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
 const SHORTEST_HANDSHAKE: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
-/// How many silent connections give their files back when there are none left.
+/// How many connections give their files back when there are none left.
 const DISMISSED_AT_ONCE: usize = 32;
-/// What a silent connection may take to end.
+/// What a connection that makes room may take to end.
 const LONGEST_DISMISSAL: Duration = Duration::from_millis(100);
+/// Until another look, where some may make room soon.
+const NEXT_LOOK: Duration = Duration::from_millis(10);
 
 /// How far a server is on its way down. It only ever goes forward; a sender that is gone means [`Aborting`](Phase::Aborting).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,7 +90,7 @@ pub struct Limits {
     /// TLS connections come from these networks only and begin with a PROXY header; `None`: from anywhere, without one.
     pub proxies: Option<Vec<IpNet>>,
     pub max_connections: usize,
-    /// `None`: when all connections are in use, only silent ones make room. Else the connection that has been idle longest
+    /// `None`: when all connections are in use, only unproven ones make room. Else the connection that has been idle longest
     /// does, and at most so many requests (fewer than connections) can protect theirs from that ([`Seat`]).
     pub seats: Option<usize>,
     /// In total, PROXY header included, when less than half of the connections are in use; see [`Limits::handshake_within`]. Without TLS: up to
@@ -197,7 +199,7 @@ pub async fn serve(
         crowd,
         tally: Tally(metrics),
         refusals: Refusals::default(),
-        silent: Silent::default(),
+        unproven: Unproven::default(),
         phase: relayed.clone(),
         tasks: tasks.clone(),
     });
@@ -240,7 +242,7 @@ struct Server<H> {
     crowd: Option<Arc<Crowd>>,
     tally: Tally,
     refusals: Refusals,
-    silent: Silent,
+    unproven: Unproven,
     /// Also marked as changed when clients were dismissed.
     phase: watch::Receiver<Phase>,
     /// Every task of every connection, so that the drain can wait for all.
@@ -249,21 +251,21 @@ struct Server<H> {
 
 impl<H> Server<H> {
     fn can_make_room(&self) -> bool {
-        self.crowd.is_some() || !self.silent.is_empty()
+        self.crowd.is_some() || !self.unproven.is_empty()
     }
 
     /// Ends about as many connections as that; how many. Their room is free a moment later.
     fn make_room(&self, most: usize) -> usize {
         match &self.crowd {
             Some(crowd) => crowd.make_room(most),
-            None => self.silent.dismiss(most),
+            None => self.unproven.dismiss(most, std::time::Instant::now()),
         }
     }
 }
 
 /// Accepts for ever. One that is cancelled here, between permit and task, was never read from.
 async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>, server: &Arc<Server<impl Handler>>) {
-    let mut backoff = None;
+    let mut backoff: Option<Duration> = None;
     let mut told = false;
     loop {
         let permit = match Arc::clone(permits).try_acquire_owned() {
@@ -294,14 +296,19 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>, server: &Arc<S
             // helps, or the end of others.
             Err(error) => {
                 server.tally.accept_error();
-                // Silent connections that make room end it for a moment, as often as others come.
+                // Connections that make room end it for a moment, as often as others come.
                 if backoff.is_none() && server.refusals.tell("accept", std::time::Instant::now()).is_some() {
                     told = true;
                     warn!(%error, "cannot accept connections, trying on");
                 }
-                let wait = match server.make_room(DISMISSED_AT_ONCE) {
-                    0 => backoff.map_or(FIRST_BACKOFF, |last: Duration| (last * 2).min(LONGEST_BACKOFF)),
-                    _ => FIRST_BACKOFF,
+                let wait = match backoff {
+                    // Time for those that have just come to begin: they are not to go first. On Linux an error may also come
+                    // when nobody is waiting.
+                    None => FIRST_BACKOFF,
+                    Some(last) => match server.make_room(DISMISSED_AT_ONCE) {
+                        0 => LONGEST_BACKOFF.min(last * 2),
+                        _ => FIRST_BACKOFF,
+                    },
                 };
                 backoff = Some(wait);
                 sleep(wait).await;
@@ -316,10 +323,19 @@ async fn room(permits: &Arc<Semaphore>, server: &Server<impl Handler>) -> OwnedS
         if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
             return permit;
         }
-        server.make_room(1);
-        // The one that was to go may have spoken at that moment: then another one has to. The semaphore is never closed.
-        if let Ok(Ok(permit)) = timeout(LONGEST_DISMISSAL, Arc::clone(permits).acquire_owned()).await {
-            return permit;
+        let soon = server.make_room(1) == 0 && server.can_make_room();
+        let look_again = async {
+            tokio::select! {
+                () = server.unproven.decided(), if soon => {}
+                () = sleep(if soon { NEXT_LOOK } else { LONGEST_DISMISSAL }) => {}
+            }
+        };
+        // The one that was to go may have proved itself at that moment: then another one has to. The semaphore is never
+        // closed.
+        tokio::select! {
+            biased;
+            Ok(permit) = Arc::clone(permits).acquire_owned() => return permit,
+            () = look_again => {}
         }
     }
 }
@@ -331,14 +347,14 @@ fn begin(
     handshake_within: Duration,
     permit: OwnedSemaphorePermit,
 ) {
-    let silence = server.silent.enter();
+    let trial = server.unproven.enter();
     // At once, so that it can be found before its task has run.
     let visit = server.crowd.as_ref().map(|crowd| crowd.enter(handshake_within));
     let server = Arc::clone(server);
     let tasks = server.tasks.clone();
     tasks.spawn(async move {
         let open = server.tally.accepted();
-        let run = connection::run(&server, stream, remote, handshake_within, silence, visit.as_ref());
+        let run = connection::run(&server, stream, remote, handshake_within, trial, visit.as_ref());
         match &visit {
             None => run.await,
             Some(visit) => tokio::select! {

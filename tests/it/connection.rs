@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use asapp_receiver::server::open_files;
@@ -226,6 +228,47 @@ fn thousands_of_silent_connections_make_room_where_files_are_few() {
         assert_eq!(receiver.ask_admin("/livez").unwrap().status, 200);
         drop(flood);
         receiver.finish();
+    }
+}
+
+#[test]
+fn a_byte_from_each_stranger_keeps_nobody_out() {
+    let receiver = patient().set("listen.max_connections", 16).start();
+    let address = receiver.events;
+    let over = Arc::new(AtomicBool::new(false));
+    // Each begins a handshake, leaves it at that, and comes again when it has been ended.
+    let stranger = |over: Arc<AtomicBool>| {
+        move || {
+            while !over.load(Relaxed) {
+                let Ok(mut tcp) = TcpStream::connect(address) else { continue };
+                let _ = tcp.write_all(b"\x16");
+                tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+                let _ = tcp.read(&mut [0]);
+            }
+        }
+    };
+    let strangers: Vec<_> = (0..64).map(|_| std::thread::spawn(stranger(Arc::clone(&over)))).collect();
+    let made_room = r#"connections_closed_total{reason="unfinished"}"#;
+    for round in 1..=3 {
+        receiver.wait_metric(made_room, round * 100);
+        let (id, event) = new_event();
+        // The machine may be slower than a handshake may be here.
+        let (mut open, answer) = wait_for("a good client to get in", || {
+            let mut wire = Wire::connect(address, &PKI.client).ok()?;
+            wire.send(post("/events", "", event.as_bytes())).ok()?;
+            let answer = wire.try_answer().ok()?;
+            Some((wire, answer))
+        });
+        answer.assert_durable("stored", &id);
+        // One that has proved who it is makes room for nobody.
+        receiver.wait_metric(made_room, round * 100 + 50);
+        let (id, event) = new_event();
+        open.post(event.as_bytes()).assert_durable("stored", &id);
+    }
+    over.store(true, Relaxed);
+    receiver.finish();
+    for stranger in strangers {
+        stranger.join().unwrap();
     }
 }
 
