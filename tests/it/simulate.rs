@@ -110,6 +110,7 @@ fn connections_get_the_open_files_they_need_or_that_is_told() {
         let mut command = Command::new("prlimit");
         command.arg(limit).arg(plain.get_program()).args(plain.get_args());
         command.args(["--connections", "100", "--events", "200", "--rate", "2000", "--retries", "0"]);
+        command.args(["--timeout-ms", "60000"]);
         command.output().unwrap()
     };
     let summary = json_of(&limited("--nofile=64:4096"));

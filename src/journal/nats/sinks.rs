@@ -30,6 +30,7 @@ use super::replicas;
 use super::share::Share;
 use super::sink::{self, Sink};
 use super::spawn;
+use super::streams;
 use super::tenure::{self, Common};
 use crate::config::{self, Config, Start};
 use crate::journal::{Refused, Settled, SinkStatus};
@@ -91,7 +92,7 @@ impl Delivery {
         let partitions = config.journal.nats.as_ref().map_or(1, |nats| nats.partitions);
         let mut lanes = Vec::new();
         for sink in &config.sinks {
-            register((link, records, keeper), sink, &instance, partitions).await?;
+            streams::patiently(|| register((link, records, keeper), sink, &instance, partitions)).await?;
             if sink.enabled {
                 let shelf = Arc::new(Shelf::new(sink.name.as_str().into(), partitions, keeper.current().epoch));
                 let (link, records, keeper) = (link.clone(), records.clone(), keeper.clone());
@@ -197,7 +198,7 @@ impl Delivery {
     async fn deliver(&self, full: watch::Receiver<bool>) -> Result<(), NatsError> {
         let inner = &*self.0;
         let all = || inner.lanes.iter().flat_map(|lane| (0..inner.partitions).map(move |at| (lane, at)));
-        let consumers = stream::iter(all()).map(|(lane, at)| tenure::remake(lane, at));
+        let consumers = stream::iter(all()).map(|(lane, at)| streams::patiently(move || tenure::remake(lane, at)));
         consumers.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         for (lane, at) in all() {
             let partition = Partition::new(Arc::clone(lane), at).await?;

@@ -15,6 +15,9 @@ use super::link::{From, Link, NatsError};
 use super::log::nanoseconds;
 use super::records::{PutError, Records};
 
+/// So often a stream is looked at until it holds still for a moment.
+const LOOKS: u32 = 20;
+
 pub(super) const DEAD_LETTERS: &str = "stock.dead-letters";
 pub(super) const QUARANTINE: &str = "stock.quarantine";
 
@@ -79,13 +82,18 @@ impl Stock {
         self.gone_before + self.gone
     }
 
+    /// Whether it is the stream that it was.
+    fn is_of(&self, seen: &Sight, checked: Checked) -> bool {
+        seen.created == self.created && seen.last >= self.last && !checked.differs
+    }
+
     /// The record as of a look at the stream. Where `older` receivers are there, who take out without a word, nothing has
     /// gone by itself.
     fn after(&self, seen: &Sight, checked: Checked, older: bool) -> Self {
         let Sight { created, last, last_time, count } = *seen;
         let missing = last.saturating_sub(count);
         let mut stock = Self { created, last, last_time, count, ..self.clone() };
-        if created == self.created && last >= self.last && !checked.differs {
+        if self.is_of(seen, checked) {
             if older {
                 stock.taken = stock.taken.max(missing.saturating_sub(self.gone));
             }
@@ -116,17 +124,32 @@ pub(super) async fn look(
     seen: &Sight,
     older: bool,
 ) -> Result<u64, NatsError> {
-    let known = known(records, key);
-    if known.as_ref().is_some_and(|stock| stock.after(seen, Checked::default(), older) == *stock) {
+    let (known, mut seen) = (known(records, key), *seen);
+    if known.as_ref().is_some_and(|stock| stock.after(&seen, Checked::default(), older) == *stock) {
         return Ok(0);
     }
-    let checked = match &known {
-        Some(stock) => check(link, stream, filter, stock).await?,
-        None => Checked::default(),
-    };
+    let mut checked = Checked::default();
+    if let Some(stock) = &known {
+        let mut looks = 0;
+        loop {
+            checked = check(link, stream, filter, stock).await?;
+            if stock.is_of(&seen, checked) {
+                break;
+            }
+            // Of another stream it is counted what is new: what comes or goes between the two looks would count as gone.
+            let now = Sight::of(&link.info(stream).await?);
+            if std::mem::replace(&mut seen, now) == now {
+                break;
+            }
+            looks += 1;
+            if looks == LOOKS {
+                return Err(NatsError::Unavailable(format!("{stream} changes all the time")));
+            }
+        }
+    }
     let after = |stock: Option<&Stock>| match stock {
-        Some(stock) => stock.after(seen, checked, older),
-        None => Stock::found(seen),
+        Some(stock) => stock.after(&seen, checked, older),
+        None => Stock::found(&seen),
     };
     let (before, after) = change(records, key, after).await?;
     Ok(before.map_or(0, |before| after.gone().saturating_sub(before.gone())))
