@@ -260,9 +260,10 @@ impl Reload {
         let (taken, own) = blocking(move || {
             // The new settings may name other sinks than those that are running.
             let clashes = own.problems();
-            let taken = match clashes.is_empty() {
-                true => tls.reload(&config.tls, &files).map_err(errors),
-                false => Err(clashes.iter().map(ToString::to_string).collect()),
+            let taken = if clashes.is_empty() {
+                tls.reload(&config.tls, &files).map_err(errors)
+            } else {
+                Err(clashes.iter().map(ToString::to_string).collect())
             };
             (taken, own)
         })

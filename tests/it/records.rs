@@ -37,19 +37,13 @@ impl World {
             let takes = request.path == "/all" || is_released.load(Ordering::Relaxed);
             Reply::status(if takes { 200 } else { 503 })
         });
-        let mut setup = Setup::embedded()
+        let setup = Setup::embedded()
             .in_stream(&server, STREAM)
             .set("journal.nats.partitions", 4)
             // What every sink has settled goes soon.
             .set("journal.nats.duplicate_window", "1s")
-            .set("journal.retention", "0s");
-        for sink in ["all", "web"] {
-            setup = setup
-                .set(&format!("sinks.{sink}.type"), "http")
-                .set(&format!("sinks.{sink}.url"), &*target.url(&format!("/{sink}")))
-                .set(&format!("sinks.{sink}.retry.initial_backoff"), "20ms")
-                .set(&format!("sinks.{sink}.retry.max_backoff"), "200ms");
-        }
+            .set("journal.retention", "0s")
+            .sinks_to(&target, &["all", "web"]);
         let client = JetStream::connect(&[server.url()], None);
         Self { client, target, released, setup, posted: Vec::new(), server }
     }

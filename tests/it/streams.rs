@@ -303,14 +303,7 @@ impl<'a> Trial<'a> {
                 (false, _, true) => 503,
             })
         });
-        let mut setup = place.setup(&stream);
-        for sink in ["all", "web"] {
-            setup = setup
-                .set(&format!("sinks.{sink}.type"), "http")
-                .set(&format!("sinks.{sink}.url"), &*target.url(&format!("/{sink}")))
-                .set(&format!("sinks.{sink}.retry.initial_backoff"), "20ms")
-                .set(&format!("sinks.{sink}.retry.max_backoff"), "200ms");
-        }
+        let setup = place.setup(&stream).sinks_to(&target, &["all", "web"]);
         let client = place.client();
         let (receivers, posted) = (Vec::new(), BTreeMap::new());
         let mut trial = Self {

@@ -81,8 +81,7 @@ impl Accounts<'_> {
         for at in 0..self.partitions {
             let share = self.take_back(name, log, at).await?;
             if is_cut && consumer::info(self.link, name, at).await?.is_some() {
-                consumer::delete(self.link, name, at).await?;
-                consumer::make(self.link, name, at, share.cursor() + 1).await?;
+                consumer::make_again(self.link, name, at, share.cursor() + 1).await?;
             }
             shares.push((at, share));
         }
@@ -154,8 +153,7 @@ impl Accounts<'_> {
         }
         for (at, share) in shares {
             // Those there are know how far it had come.
-            consumer::delete(self.link, name, at).await?;
-            consumer::make(self.link, name, at, share.cursor() + 1).await?;
+            consumer::make_again(self.link, name, at, share.cursor() + 1).await?;
         }
         Ok(())
     }

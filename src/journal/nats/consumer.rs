@@ -120,6 +120,12 @@ async fn check(link: &Link, name: &str, wanted: &Value) -> Result<(), NatsError>
     )]))
 }
 
+/// Makes it once more, from sequence `start` on, whatever the one there knows.
+pub(super) async fn make_again(link: &Link, sink: &str, partition: u16, start: u64) -> Result<(), NatsError> {
+    delete(link, sink, partition).await?;
+    make(link, sink, partition, start).await
+}
+
 pub(super) async fn info(link: &Link, sink: &str, partition: u16) -> Result<Option<Info>, NatsError> {
     look(link, &link.names().consumer(sink, partition)).await
 }

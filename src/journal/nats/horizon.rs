@@ -1,14 +1,13 @@
 //! Up to where the stream of events is purged. Nothing in the cluster protects what a sink has not had: this does.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use super::link::{From, Link, NatsError};
 use super::log::Log;
-use super::names::{self, SINKS};
-use super::records::{Record, Records};
+use super::names;
+use super::records::Records;
 use super::share::Share;
-use super::sink::Sink;
+use super::sink::{self, Sink};
 use super::tenure;
 use async_nats::jetstream::stream;
 
@@ -78,16 +77,16 @@ impl Horizon<'_> {
 
     /// The least of `wanted` and what a sink has yet to settle.
     async fn settled_below(&self, wanted: u64, extent: Extent) -> Result<Option<u64>, NatsError> {
-        let sinks = self.sinks().await?;
+        // From the leader: what is known here may be of before one was made.
+        let sinks = sink::all(self.records).await?;
         // One that has no record, and should have one, is to have what is kept.
-        let is_lost = self.log.names().any(|name| !sinks.contains_key(&names::sink(name)));
+        let is_lost = self.log.names().any(|name| !sinks.contains_key(name));
         if sinks.is_empty() || is_lost {
             return Ok(None);
         }
         let mut settled = wanted;
-        for (key, record) in &sinks {
-            let name = key.trim_start_matches(SINKS);
-            let Ok(sink) = Sink::read(&record.value) else { return Ok(unreadable(key)) };
+        for (name, record) in &sinks {
+            let Ok(sink) = Sink::read(&record.value) else { return Ok(unreadable(&names::sink(name))) };
             if sink.log != self.log.epoch {
                 // What a change of the log has cost it is counted by what is in the stream.
                 return Ok(None);
@@ -119,19 +118,7 @@ impl Horizon<'_> {
             }
         }
         // One that was made since must not lose anything.
-        Ok((self.sinks().await? == sinks).then_some(settled))
-    }
-
-    /// The records of sinks as the leader has them: what is known here may be of before one was made.
-    async fn sinks(&self) -> Result<BTreeMap<String, Record>, NatsError> {
-        let mut sinks = BTreeMap::new();
-        for key in self.records.keys(SINKS).await? {
-            // Of one that was dropped, only a mark is left.
-            if let Some(record) = self.records.get(&key).await? {
-                sinks.insert(key, record);
-            }
-        }
-        Ok(sinks)
+        Ok((sink::all(self.records).await? == sinks).then_some(settled))
     }
 
     /// The first event of a partition after this sequence, from the stream's leader: a replica that is behind would not

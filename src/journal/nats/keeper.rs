@@ -18,7 +18,7 @@ use super::names::SINKS;
 use super::records::{PutError, Records};
 use super::replicas;
 use super::share::Share;
-use super::sink::Sink;
+use super::sink::{self, Sink};
 
 const KEY: &str = "log";
 /// Of an event: how many sinks had a record when it was published. Shows records that are older than the log.
@@ -68,8 +68,10 @@ impl Keeper {
         }
         keeper.compare(true).await?;
         keeper.look_for_older_records().await?;
-        let names = keeper.sinks().await?;
-        keeper.change(|log| log.with_names(&names)).await?;
+        if !keeper.current().tells_names() {
+            let names = sink::all(records).await?.into_keys().collect();
+            keeper.change(|log| log.with_names(&names)).await?;
+        }
         Ok(keeper)
     }
 
@@ -266,7 +268,7 @@ impl Keeper {
         let seen = Sight::of(&link.info(link.names().events()).await?);
         let now = SystemTime::now();
         let Some((revision, log)) = self.read().await? else {
-            let sinks = self.sinks().await?;
+            let sinks: BTreeSet<String> = sink::all(records).await?.into_keys().collect();
             let log = match (sinks.is_empty(), seen.last) {
                 (true, 0) => Log::fresh(&seen, now),
                 (true, _) => {
@@ -331,18 +333,6 @@ impl Keeper {
         }
         self.raise(seen.last);
         Ok(true)
-    }
-
-    /// The sinks that have a record, as its leader says.
-    async fn sinks(&self) -> Result<BTreeSet<String>, NatsError> {
-        let mut names = BTreeSet::new();
-        for key in self.0.records.keys(SINKS).await? {
-            // Of one that was dropped, only a mark is left.
-            if self.0.records.get(&key).await?.is_some() {
-                names.insert(key.trim_start_matches(SINKS).to_owned());
-            }
-        }
-        Ok(names)
     }
 
     /// Which of the marks are in the stream.

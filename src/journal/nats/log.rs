@@ -267,6 +267,11 @@ impl Log {
         self.names.iter().flatten().map(String::as_str)
     }
 
+    /// Whether it is said which they are.
+    pub(super) fn tells_names(&self) -> bool {
+        self.names.is_some()
+    }
+
     pub(super) fn has_sink(&self, name: &str) -> bool {
         self.names.as_ref().is_some_and(|names| names.contains(name))
     }

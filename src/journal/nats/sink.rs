@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::link::NatsError;
 use super::log::Log;
 use super::names;
-use super::records::Records;
+use super::records::{Record, Records};
 use super::share::{Share, is_zero};
 use super::tenure;
 use crate::journal::Account;
@@ -92,6 +92,21 @@ pub(super) async fn read(records: &Records, name: &str) -> Result<Option<(Sink, 
         )])
     })?;
     Ok(Some((sink, record.revision)))
+}
+
+/// The records of all sinks, by name, as the stream's leader has them.
+///
+/// # Errors
+/// [`NatsError`].
+pub(super) async fn all(records: &Records) -> Result<BTreeMap<String, Record>, NatsError> {
+    let mut sinks = BTreeMap::new();
+    for key in records.keys(names::SINKS).await? {
+        // Of one that was dropped, only a mark is left.
+        if let Some(record) = records.get(&key).await? {
+            sinks.insert(key.trim_start_matches(names::SINKS).to_owned(), record);
+        }
+    }
+    Ok(sinks)
 }
 
 /// Where a sink stands in a partition of this log, as the stream's leader has it; the record's revision; and whether the

@@ -168,6 +168,17 @@ impl Setup {
         self
     }
 
+    /// With HTTP sinks of these names, each to the path of its name, that soon try again what the target does not take.
+    pub(crate) fn sinks_to(self, target: &Target, sinks: &[&str]) -> Self {
+        sinks.iter().fold(self, |setup, sink| {
+            setup
+                .set(&format!("sinks.{sink}.type"), "http")
+                .set(&format!("sinks.{sink}.url"), &*target.url(&format!("/{sink}")))
+                .set(&format!("sinks.{sink}.retry.initial_backoff"), "20ms")
+                .set(&format!("sinks.{sink}.retry.max_backoff"), "200ms")
+        })
+    }
+
     /// Adds one sink for each way in which CloudEvents go out: `stdout` (structured), `binary` and `batch` (HTTP, to the
     /// target's `/binary` and `/batch`, in strict order).
     pub(crate) fn cloudevents_to(self, target: &Target, batch: u64) -> Self {
