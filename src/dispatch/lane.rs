@@ -249,10 +249,12 @@ impl<S: Sink> Lane<S> {
             Ok(()) => {
                 self.queue.delivered(&parcel, now);
                 self.refused = None;
-                self.settle(&parcel.items, Settled::Delivered).await;
                 if self.queue.failing() == 0 {
                     self.recovered();
                 }
+                // Before it counts: who reads that everything is delivered reads of no trouble that is over.
+                self.tell_trouble();
+                self.settle(&parcel.items, Settled::Delivered).await;
             }
             Err(Failure { delivered, kind, reason }) => {
                 self.note(kind, &reason, parcel.attempts + 1);
@@ -364,13 +366,7 @@ impl<S: Sink> Lane<S> {
 
     /// Lets `status` know what is amiss, and how far behind the lane is.
     fn tell(&mut self) {
-        let waiting = self.queue.waits_for_room();
-        // Full dead letters have a remedy of their own, and their text says the other reason too. What fails now says more
-        // than what was refused before.
-        let rejecting = !waiting && self.failure.is_none() && self.refused.is_some();
-        let error =
-            if waiting { &self.no_room } else { self.failure.as_ref().map_or(&self.refused, |_| &self.failure) };
-        self.told.waits_for_room(waiting);
+        self.tell_trouble();
         let oldest = self.queue.oldest();
         while let Some(first) = self.received.first_entry()
             && oldest.is_none_or(|oldest| *first.key() < oldest)
@@ -378,14 +374,24 @@ impl<S: Sink> Lane<S> {
             first.remove();
         }
         let oldest = self.received.first_key_value().map(|(_, &received_at)| received_at);
-        let is_known = oldest.is_some() || self.cursor.caught_up();
+        if oldest.is_some() || self.cursor.caught_up() {
+            self.health.set(|condition| condition.oldest = oldest);
+        }
+    }
+
+    /// Lets `status` know what is amiss.
+    fn tell_trouble(&mut self) {
+        let waiting = self.queue.waits_for_room();
+        // Full dead letters have a remedy of their own, and their text says the other reason too. What fails now says more
+        // than what was refused before.
+        let rejecting = !waiting && self.failure.is_none() && self.refused.is_some();
+        let error =
+            if waiting { &self.no_room } else { self.failure.as_ref().map_or(&self.refused, |_| &self.failure) };
+        self.told.waits_for_room(waiting);
         self.health.set(|condition| {
             condition.waiting = waiting;
             condition.rejecting = rejecting;
             condition.last_error.clone_from(error);
-            if is_known {
-                condition.oldest = oldest;
-            }
         });
     }
 }

@@ -296,7 +296,7 @@ fn a_sink_all_of_whose_events_become_dead_letters_is_rejecting() {
         let shown = String::from_utf8(shown.stdout).unwrap();
         assert!(shown.contains("  rejecting ") && shown.contains(&format!("sink web: the target answered {status}")));
         // To leave all events out is what its filter is for.
-        let picky = receiver.sink("picky");
+        let picky = receiver.sink_settled("picky");
         assert_eq!((&picky["filtered"], &picky["state"]), (&3.into(), &"ok".into()), "{picky}");
 
         // One refused event among others is no state of the sink.

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::event::{event, new_event, new_id};
+use crate::harness::event::{big_event, event, new_event, new_id};
 use crate::harness::nats::NatsServer;
 use crate::harness::nats::jetstream::JetStream;
 use crate::harness::receiver::{Receiver, Setup};
 use crate::harness::target::{Reply, Target};
 use crate::harness::wait_for;
+use crate::harness::wire::Answer;
 
 const STREAM: &str = "R";
 const STATE: &str = "R_STATE";
@@ -217,11 +218,17 @@ fn a_cluster_that_does_not_keep_promises_any_more_gets_no_event() {
     world.post(&receiver, 1);
 
     // Settings of servers are read when they start.
-    world.server.change("max_payload: 2MB", "max_payload: 60000");
-    assert_unfit(&receiver, "max_payload");
-    world.server.change("max_payload: 60000", "max_payload: 2MB");
-    wait_for("it to be ready again", || receiver.is_ready().then_some(()));
-    world.post(&receiver, 1);
+    for too_little in ["max_payload: 60000", "max_payload: 200000"] {
+        world.server.change("max_payload: 2MB", too_little);
+        assert_unfit(&receiver, "max_payload");
+        // Whatever its size: 413 would say that the event never has a chance.
+        for size in [50_000, 100_000, 140_000, 190_000, 900_000] {
+            assert_not_taken(&receiver.post(big_event(&new_id(), size)));
+        }
+        world.server.change(too_little, "max_payload: 2MB");
+        wait_for("it to be ready again", || receiver.is_ready().then_some(()));
+        world.post(&receiver, 1);
+    }
     world.assert_complete(&receiver);
     receiver.finish();
 }
@@ -234,6 +241,10 @@ fn assert_unfit(receiver: &Receiver, why: &str) {
     });
     let ready = receiver.ask_admin("/readyz").unwrap();
     assert!(ready.status == 503 && ready.text().contains("journal unfit"), "{}", ready.text());
-    let answer = receiver.post(new_event().1);
+    assert_not_taken(&receiver.post(new_event().1));
+}
+
+#[track_caller]
+fn assert_not_taken(answer: &Answer) {
     assert!(answer.status == 503 && answer.text().contains("not set up as it has to be"), "{}", answer.text());
 }

@@ -39,6 +39,7 @@ pub(super) struct Appender {
     pub(super) ack_timeout: Duration,
     /// How long an event is tried.
     pub(super) answer_within: Duration,
+    pub(super) max_body_bytes: usize,
     /// The newest sequence that is known.
     pub(super) tail: watch::Sender<u64>,
     /// The stream is full.
@@ -151,10 +152,10 @@ impl Appender {
                     return Err(Refused::Full);
                 }
                 // Of a server that takes next to nothing, nobody has taken notice yet.
-                Err(NotStored::TooLarge(_)) if fitness::largest_body(self.link.client().max_payload()) == 0 => {
-                    return Err(Refused::Unfit);
+                Err(NotStored::TooLarge(_)) => {
+                    let largest = fitness::largest_body(self.link.client().max_payload(), self.max_body_bytes);
+                    return Err(if largest.is_some() { Refused::TooLarge } else { Refused::Unfit });
                 }
-                Err(NotStored::TooLarge(_)) => return Err(Refused::TooLarge),
                 Err(NotStored::Stale(_)) => return Err(Refused::Failed),
                 Err(NotStored::Refused(reason)) => {
                     tracing::error!(reason, "the cluster does not take an event");

@@ -115,16 +115,19 @@ impl Kind {
     }
 }
 
-/// The largest body that servers with this `max_payload` take as an event, as a dead letter and in the quarantine.
-pub(super) fn largest_body(max_payload: usize) -> usize {
-    max_payload.saturating_sub(BESIDE_THE_BODY)
+/// The largest body that servers with this `max_payload` take as an event, as a dead letter and in the quarantine, where
+/// bodies may have `max_body_bytes`. None where they take too little for the journal's own records: such servers get no
+/// event, whatever its size.
+pub(super) fn largest_body(max_payload: usize, max_body_bytes: usize) -> Option<usize> {
+    let needed = max_body_bytes.saturating_add(BESIDE_THE_BODY);
+    (max_payload >= SMALLEST_PAYLOAD.min(needed)).then(|| max_payload.saturating_sub(BESIDE_THE_BODY))
 }
 
 /// Why a server takes too little at once, if it does. It may be set so while receivers run.
 pub(super) fn of_payload(server: &ServerInfo, config: &Config) -> Option<String> {
     let needed = config.listen.max_body_bytes.saturating_add(BESIDE_THE_BODY);
     let (name, most) = (&server.server_name, server.max_payload);
-    (most < SMALLEST_PAYLOAD.min(needed)).then(|| {
+    largest_body(most, config.listen.max_body_bytes).is_none().then(|| {
         format!(
             "journal.nats.servers: {name} takes messages of {most} bytes at most (max_payload), too little for the journal's \
              records: set max_payload: {needed} in the servers' settings"
@@ -152,11 +155,13 @@ pub(super) fn of_server(server: &ServerInfo, config: &Config, settings: &config:
     let short = format!("{name} takes messages of {most} bytes at most (max_payload)");
     if let Some(what) = of_payload(server, config) {
         problem(what);
-    } else if most < needed {
+    }
+    if let Some(largest) = largest_body(most, config.listen.max_body_bytes)
+        && largest < config.listen.max_body_bytes
+    {
         verdict.warnings.push(format!(
-            "listen.max_body_bytes: {short}, so events of more than {} bytes are answered 413: set max_payload: {needed} \
-             in the servers' settings",
-            largest_body(most)
+            "listen.max_body_bytes: {short}, so events of more than {largest} bytes are answered 413: set max_payload: \
+             {needed} in the servers' settings",
         ));
     }
     for sink in &config.sinks {

@@ -132,6 +132,7 @@ impl Migration {
             partitions: settings.partitions,
             ack_timeout: settings.ack_timeout,
             answer_within: PATIENCE,
+            max_body_bytes: config.listen.max_body_bytes,
             tail,
             full: watch::Sender::new(false),
             state: watch::Sender::new(crate::journal::State::Open).subscribe(),

@@ -142,6 +142,7 @@ impl Cluster {
             partitions: settings.partitions,
             ack_timeout: settings.ack_timeout,
             answer_within: config.listen.answer_within,
+            max_body_bytes: config.listen.max_body_bytes,
             tail,
             full,
             state: state.subscribe(),
@@ -292,10 +293,7 @@ impl Cluster {
     /// As the server that this process is connected to says; another one may say otherwise. One that takes too little for
     /// anything is no matter of the size.
     pub(super) fn largest_body(&self) -> usize {
-        match fitness::largest_body(self.link.client().max_payload()) {
-            0 => usize::MAX,
-            largest => largest,
-        }
+        fitness::largest_body(self.link.client().max_payload(), self.appender.max_body_bytes).unwrap_or(usize::MAX)
     }
 
     pub(super) fn engine(&self) -> config::Engine {
