@@ -53,9 +53,9 @@ pub(super) enum FoundMark {
 }
 
 impl FoundMark {
-    /// Reads the mark and changes nothing.
-    pub(super) fn of(folder: &Folder) -> Self {
-        Self::at(&folder.file(MARK))
+    /// Reads the mark in a folder and changes nothing.
+    pub(super) fn of(folder: &Path) -> Self {
+        Self::at(&folder.join(MARK))
     }
 
     fn at(path: &Path) -> Self {
@@ -220,7 +220,7 @@ mod tests {
         assert!(!leave(&folder, mark(25)).unwrap());
         assert!(!leave(&folder, Mark { log: Some(LogIdentity::random()), ..mark(40) }).unwrap());
         let held = Folder::open(&folder).unwrap();
-        assert_eq!(FoundMark::of(&held), FoundMark::Found(mark(30)));
+        assert_eq!(FoundMark::of(held.path()), FoundMark::Found(mark(30)));
         assert!(!leave(&folder, mark(50)).unwrap());
     }
 }

@@ -57,7 +57,7 @@ pub use letters::{Handled, Letter, LetterState, LettersOf, MAX_LIST, Which};
 pub use nats::{ClusterFindings, MigrateError, Moved, examine_cluster};
 pub use place::{Account, Settled};
 pub use quarantine::{Bodies, QuarantinedBody};
-pub use recover::{OpenError, Replaced, Report};
+pub use recover::{OpenError, Replaced, Report, foreign_journal};
 pub use status::{ClusterStatus, DeadLettersStatus, QuarantineStatus, SinkStatus, Status};
 
 use crate::admission::{Admitted, Outcome};

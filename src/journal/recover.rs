@@ -171,7 +171,7 @@ fn on_disk(path: &Path, seen: Seen) -> Result<(Recovered, Report), OpenError> {
     let broken = |reason: String| OpenError::Store { path: folder.path().to_owned(), reason };
     let io = |error: io::Error| broken(error.to_string());
     let mut report = Report { warnings: folder.warnings().to_vec(), ..Report::default() };
-    let mark = match FoundMark::of(&folder) {
+    let mark = match FoundMark::of(folder.path()) {
         FoundMark::Found(mark) => Some(mark),
         FoundMark::Unreadable => {
             report.warn("the high-water mark was unreadable: a loss at the journal's end would not be seen");
@@ -184,10 +184,7 @@ fn on_disk(path: &Path, seen: Seen) -> Result<(Recovered, Report), OpenError> {
             None
         }
     };
-    refuse_newer(&folder, mark)?;
-    if let Some(found) = sqlite::other_pages(&header_of(&folder.file(DATABASE))) {
-        return Err(OpenError::PageSize { path: folder.file(DATABASE), found });
-    }
+    refuse_foreign(folder.path(), mark)?;
     // On a full disk recovery may need its room; what is left is taken back at the end.
     let mut ballast = Ballast::find(&folder);
     if mark.is_none() && ballast.is_held() && !folder.file(DATABASE).exists() && !folder.file("rebuild").exists() {
@@ -272,21 +269,33 @@ fn identify(opened: &SqliteStore, mark: Option<Mark>, content: &Content) -> Resu
     }
 }
 
-/// A newer program's journal is left exactly as it is. A version number that merely lost a bit is damage.
-fn refuse_newer(folder: &Folder, mark: Option<Mark>) -> Result<(), OpenError> {
-    let path = folder.file(DATABASE);
-    let newer = |found| OpenError::Newer { path: path.clone(), found };
-    if let Some(mark) = mark
-        && mark.format > FORMAT
-    {
-        return Err(newer(mark.format));
+/// A newer program's journal, and one whose pages another program has changed, is left exactly as it is. A version number
+/// that merely lost a bit is damage.
+fn refuse_foreign(folder: &Path, mark: Option<Mark>) -> Result<(), OpenError> {
+    let path = folder.join(DATABASE);
+    if let Some(found) = mark.map(|mark| mark.format).filter(|&format| format > FORMAT) {
+        return Err(OpenError::Newer { path, found });
     }
-    let Some(found) = salvage::format_version(&path) else { return Ok(()) };
-    let one_bit_off = (found ^ FORMAT).count_ones() == 1;
-    if found > FORMAT && !(one_bit_off && mark.is_some()) {
-        return Err(newer(found));
+    if let Some(found) = salvage::format_version(&path).filter(|&format| format > FORMAT) {
+        let one_bit_off = (found ^ FORMAT).count_ones() == 1;
+        if !(one_bit_off && mark.is_some()) {
+            return Err(OpenError::Newer { path, found });
+        }
     }
-    Ok(())
+    match sqlite::other_pages(&header_of(&path)) {
+        Some(found) => Err(OpenError::PageSize { path, found }),
+        None => Ok(()),
+    }
+}
+
+/// Why the journal in `folder` would be refused for what it is, as far as its header and its mark show. Changes nothing.
+#[must_use]
+pub fn foreign_journal(folder: &Path) -> Option<OpenError> {
+    let mark = match FoundMark::of(folder) {
+        FoundMark::Found(mark) => Some(mark),
+        FoundMark::Unreadable | FoundMark::Missing => None,
+    };
+    refuse_foreign(folder, mark).err()
 }
 
 /// What can be read of a file's first bytes.

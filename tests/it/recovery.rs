@@ -986,6 +986,9 @@ fn the_receiver_ends_when_the_journal_is_of_a_newer_format() {
         assert_eq!(ended.status.code(), Some(1), "{ended:?}");
         let told = |line: &String| line.contains("999") && line.contains("journal.db");
         assert!(ended.log.iter().any(told), "{ended:?}");
+        let checked = setup.command().arg("check").output().unwrap();
+        let lines = String::from_utf8(checked.stdout).unwrap();
+        assert!(checked.status.code() == Some(78) && lines.contains("has format 999"), "{lines}");
         assert!(fs::read(&path).unwrap() == before);
     }
 }

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::Finding;
 use crate::config::{self, Config, Engine, FileSink};
-use crate::journal::{Disk, denied, holder, unusable_files, volatile_file_system};
+use crate::journal::{Disk, denied, foreign_journal, holder, unusable_files, volatile_file_system};
 use crate::{sinks, whole};
 
 /// Clocks of file servers may differ by so much.
@@ -61,6 +61,8 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
         let errors: Vec<Finding> = unusable.map(|error| Finding::error(KEY, error.to_string())).collect();
         if !errors.is_empty() {
             findings = errors;
+        } else if let Some(error) = foreign_journal(path) {
+            findings = vec![Finding::error(KEY, error.to_string())];
         }
     }
     if let Some(found) = &found {
