@@ -2,7 +2,7 @@
 
 use super::mailbox::turn_away;
 use super::{Command, Writer};
-use crate::journal::mark;
+use crate::journal::mark::{self, FoundMark};
 use crate::journal::memory::MemoryStore;
 use crate::journal::store::StoreError;
 use crate::journal::{Refused, State};
@@ -47,7 +47,17 @@ impl Writer {
                 None => {}
             }
         }
+        // Whoever deletes a folder may have been at it, and may have come to the mark since.
+        if !self.has_left_mark() {
+            self.leave_mark();
+        }
         self.turn_away(Refused::Failed);
+    }
+
+    /// Whether the next start finds the mark of this journal.
+    fn has_left_mark(&self) -> bool {
+        let Some(folder) = &self.recovered.lock else { return true };
+        matches!(FoundMark::of(folder.name()), FoundMark::Found(found) if found.log == self.mark().log)
     }
 
     /// Lets the next start count what it does not find, also where it finds another folder, or none.
