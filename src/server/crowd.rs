@@ -10,9 +10,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
+
+/// How long a newcomer has for its first request before it can make room for others: its task must have looked at what it
+/// sent. No longer, or a flood would fill the port faster than it makes room.
+const BEGINNING: Duration = Duration::from_millis(20);
 
 /// The open connections of a port.
 #[derive(Debug)]
@@ -77,17 +82,21 @@ impl Crowd {
 
     /// Ends the connection that has been without a request longest; if all have one, that which has waited longest among
     /// those without a seat. With it go the next of the longest idle, up to `most` and some, as long as they have never sent
-    /// a request: in a flood of them the accepting task would else wait for one after the other. How many went.
+    /// a request: in a flood of them the accepting task would else wait for one after the other. Nobody goes who has just
+    /// come. How many went.
     ///
     /// Their number is small: they are sorted anew each time.
-    pub(super) fn make_room(&self, most: usize) -> usize {
+    pub(super) fn make_room(&self, most: usize, now: Instant) -> usize {
         let guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
         let open = guests.open.values().filter(|guest| !guest.end.is_cancelled() && guest.seated.load(Relaxed) == 0);
         let mut open: Vec<&Guest> = open.collect();
         // Each is looked at once: what changes while it is sorted is no order, and a sort that notices panics.
         open.sort_by_cached_key(|guest| (guest.activity.has_requests(), guest.activity.idle_since()));
         let most = most.max(open.len() / 8);
-        let going = open.iter().take(most).enumerate();
+        let has_just_come = |guest: &Guest| {
+            !guest.activity.has_begun() && now.saturating_duration_since(guest.activity.idle_since()) < BEGINNING
+        };
+        let going = open.iter().take(most).take_while(|guest| !has_just_come(guest)).enumerate();
         let going = going.filter(|(at, guest)| *at == 0 || !guest.activity.has_begun());
         going.map(|(_, guest)| guest.end.cancel()).count()
     }

@@ -257,7 +257,7 @@ impl<H> Server<H> {
     /// Ends about as many connections as that; how many. Their room is free a moment later.
     fn make_room(&self, most: usize) -> usize {
         match &self.crowd {
-            Some(crowd) => crowd.make_room(most),
+            Some(crowd) => crowd.make_room(most, tokio::time::Instant::now()),
             None => self.unproven.dismiss(most, std::time::Instant::now()),
         }
     }
