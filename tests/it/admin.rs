@@ -24,7 +24,9 @@ fn probes_metrics_and_status_answer_on_loopback() {
     receiver.delivered(&id);
 
     assert_eq!(receiver.ask_admin("/livez").unwrap().status, 200);
-    assert_eq!(receiver.ask_admin("/readyz").unwrap().json(), serde_json::json!({ "ready": true }));
+    wait_for("it to be ready", || {
+        (receiver.ask_admin("/readyz").unwrap().json() == serde_json::json!({ "ready": true })).then_some(())
+    });
     receiver.ask_admin("/nowhere").unwrap().assert_problem(404, "not-found");
 
     let metrics = receiver.ask_admin("/metrics").unwrap();

@@ -197,6 +197,7 @@ fn ids_are_compared_as_exact_decoded_strings() {
     wire.post(spelt.as_bytes()).assert_durable("duplicate", "not a uuid");
     let account = receiver.settled();
     assert_eq!((account.stored, account.duplicate), (13, 14));
+    receiver.sink_settled("stdout");
     assert_eq!(receiver.finish().stdout.len(), 13);
 }
 
@@ -213,6 +214,7 @@ fn a_known_id_with_other_bytes_is_a_conflict_and_the_first_one_stands() {
     assert_eq!(receiver.metric(r#"quarantined_total{reason="conflict"}"#), 1);
     receiver.post(&first).assert_durable("duplicate", &id);
     assert_eq!(receiver.metric("conflicts_total"), 1);
+    receiver.sink_settled("stdout");
     let ended = receiver.finish();
     assert_eq!(ended.stdout, [first]);
 }

@@ -1,13 +1,14 @@
 //! `check`: what an operator would otherwise find out at night.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 use std::time::{Duration, SystemTime};
 
 use time::OffsetDateTime;
 
+use crate::harness::free_port;
 use crate::harness::pki::{Ca, Key, PKI, server_profile};
 use crate::harness::receiver::Setup;
 use crate::harness::target::{Reply, Target};
@@ -15,6 +16,7 @@ use crate::harness::target::{Reply, Target};
 /// Settings without a fault.
 fn good() -> Setup {
     Setup::embedded()
+        .without("listen.answer_within")
         .set("listen.pre_drain", "5s")
         .set("listen.drain_timeout", "25s")
         .set("journal.max_bytes", "64MiB")
@@ -172,7 +174,8 @@ fn deadlines_are_held_against_those_of_others() {
 
 #[test]
 fn a_receiver_that_runs_is_seen_and_left_alone() {
-    let receiver = good().set("listen.pre_drain", "0s").start();
+    let address = format!("127.0.0.1:{}", free_port());
+    let receiver = good().set("listen.pre_drain", "0s").set("listen.address", &*address).start();
     let setup = receiver.setup().clone().set("listen.address", &*receiver.events.to_string());
     let setup = setup.set("admin.address", &*receiver.admin.to_string());
     let found = check(&setup, &[]);
@@ -248,7 +251,7 @@ fn connect_tries_targets_and_sends_nothing() {
     let (plain, server) = (Target::start(|_| Reply::status(200)), PKI.ca.server(|_| ()));
     let tls = Target::start_tls(&server, None, |_| Reply::status(200));
     let picky = Target::start_tls(&server, Some(&PKI.ca), |_| Reply::status(200));
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let to = |url: &str| good().set("sinks.web.type", "http").set("sinks.web.url", url);
     let key = "sinks.web.url";
 

@@ -8,6 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use crate::harness::free_port;
+
 #[test]
 fn each_command_explains_itself_with_an_example() {
     for command in [
@@ -160,8 +162,8 @@ fn status_ready_is_an_exit_code() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("not ready: draining"), "{output:?}");
 
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let output = run(&["status", "--ready", "--admin", &format!("http://{free}")]);
+    let free = free_port();
+    let output = run(&["status", "--ready", "--admin", &format!("http://127.0.0.1:{free}")]);
     assert_eq!(output.status.code(), Some(1));
 }
 

@@ -13,6 +13,7 @@ use std::process::Command;
 use crate::harness::container::{Podman, as_root, copy, copy_program, libraries};
 use crate::harness::event::new_event;
 use crate::harness::pki::{CLIENT_NAME, PKI};
+use crate::harness::wait_for;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_asapp-receiver");
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
@@ -57,7 +58,7 @@ fn the_image_runs_read_only_without_privileges_and_ends_cleanly() {
     assert_eq!(container.process("CapBnd"), ["0000000000000000"]);
     assert_eq!(container.process("NoNewPrivs"), ["1"]);
     assert_eq!(container.process("NSpid")[1..], ["1"], "it is the first process");
-    assert!(container.is_healthy());
+    wait_for("it to be healthy", || container.is_healthy().then_some(()));
 
     let (id, event) = new_event();
     container.post(&event).assert_durable("stored", &id);
@@ -73,7 +74,7 @@ fn the_image_runs_read_only_without_privileges_and_ends_cleanly() {
     let container = podman.start("second", &moved);
     assert_eq!(container.wait_listening()["admin"], "127.0.0.1:9091");
     container.post(&event).assert_durable("duplicate", &id);
-    assert!(container.is_healthy());
+    wait_for("it to be healthy", || container.is_healthy().then_some(()));
     assert_eq!(container.stop().code(), Some(0));
     let file = podman.folder().join("etc/production.toml");
     let settings = fs::read_to_string(&file).unwrap();
@@ -82,7 +83,7 @@ fn the_image_runs_read_only_without_privileges_and_ends_cleanly() {
     fs::write(&file, moved).unwrap();
     let container = podman.start("third", &arguments);
     assert_eq!(container.wait_listening()["admin"], "127.0.0.1:9092");
-    assert!(container.is_healthy());
+    wait_for("it to be healthy", || container.is_healthy().then_some(()));
 }
 
 /// Compiles a release, as users do, on Debian's own base and the toolchain that is installed here; it takes minutes, and

@@ -102,7 +102,7 @@ fn in_one_group_the_first_copy_stands() {
     let (warm, event) = new_event();
     receiver.post(event).assert_durable("stored", &warm);
     // What comes while this sync is slow makes one group.
-    let faults = receiver.inject("fdatasync,fsync:delay_enter=700000:when=1");
+    let faults = receiver.inject("fdatasync,fsync:delay_enter=8000000:when=1");
     let mut slow = receiver.connect();
     slow.send(post("/events", "", new_event().1.as_bytes())).unwrap();
     receiver.wait_metric("in_flight", 1);
@@ -135,7 +135,7 @@ fn a_group_that_is_refused_uses_nothing_up() {
     receiver.post(&first).assert_durable("stored", &known);
     wait_for("the journal to be full", || (receiver.post(big_event(&new_id(), 30_000)).status == 503).then_some(()));
 
-    let faults = receiver.inject("fdatasync,fsync:delay_enter=700000:when=1");
+    let faults = receiver.inject("fdatasync,fsync:delay_enter=8000000:when=1");
     let mut slow = receiver.connect();
     slow.send(post("/events", "", b"not JSON")).unwrap();
     receiver.wait_metric("in_flight", 1);

@@ -92,6 +92,7 @@ fn pipelined_requests_are_served_in_order() {
         wire.answer().assert_durable("stored", id);
     }
     assert_eq!(receiver.settled().stored, 30);
+    receiver.sink_settled("stdout");
     let lines = receiver.finish().stdout;
     let expected: Vec<String> = ids.iter().map(|id| event(id)).collect();
     assert_eq!(lines, expected);

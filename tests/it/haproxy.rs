@@ -25,7 +25,8 @@ fn setup() -> Setup {
         .set("sinks.out.type", "file")
         .set("sinks.out.path", &events)
         // Longer than the balancer takes to notice.
-        .set("listen.pre_drain", "5s")
+        .set("listen.pre_drain", "8s")
+        .set("listen.drain_timeout", "16s")
         // Brings clients back to one that has come back.
         .set("listen.max_connection_age", "2s")
         // On a busy machine, too, nothing but the drain and the kill may cost an attempt.

@@ -12,7 +12,7 @@ use crate::harness::hostile::{Hostile, Peer};
 use crate::harness::pki::PKI;
 use crate::harness::receiver::{Receiver, Setup};
 use crate::harness::target::server_config;
-use crate::harness::wait_for;
+use crate::harness::{PATIENCE, wait_for};
 
 /// What a target does with a connection once it has a request.
 type Script = fn(&mut Peer) -> io::Result<bool>;
@@ -227,7 +227,7 @@ fn assert_outcome(receiver: &Receiver, name: &str, outcome: Outcome, target: &Ho
 #[track_caller]
 fn assert_goes_on(receiver: &Receiver) {
     receiver.store(2);
-    assert!(receiver.is_ready());
+    receiver.wait_ready();
 }
 
 #[test]
@@ -339,7 +339,7 @@ fn an_early_answer_counts() {
         let target = Hostile::start_deaf(move |peer| {
             peer.send(format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"))?;
             // It arrives before the reset that follows from what was not read.
-            std::thread::sleep(Duration::from_millis(200));
+            std::thread::sleep(PATIENCE);
             Ok(false)
         });
         let receiver = sink(Setup::embedded(), "web", &target, "120s").set("listen.max_body_bytes", "16MiB").start();

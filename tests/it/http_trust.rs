@@ -20,7 +20,7 @@ fn to(url: &str) -> Setup {
         .set("sinks.web.type", "http")
         .set("sinks.web.url", url)
         .set("sinks.web.retry.max_backoff", "200ms")
-        .set("sinks.web.timeout", "5s")
+        .set("sinks.web.timeout", "60s")
 }
 
 fn ok(_: &Request) -> Reply {

@@ -201,6 +201,8 @@ fn nginx_takes_what_a_sink_sends() {
         let status = if at < 20 { 204 } else { 413 };
         format!("POST /taken {status} {id} CN=asapp-events.example,O=ASAPP test")
     });
+    // It writes them after its answers.
+    wait_for("its log", || (nginx.access_log().len() >= ids.len()).then_some(()));
     assert_eq!(nginx.access_log(), expected.collect::<Vec<_>>());
 
     let receiver = to("/stored/event.json").set("sinks.web.method", "PUT").start();

@@ -106,7 +106,10 @@ fn to_file(path: &PathBuf) -> Setup {
 fn send(receiver: &Receiver, ledger: &Path) {
     let url = format!("https://localhost:{}/events", receiver.events.port());
     let mut command = simulate(&url, &PKI.client);
-    command.args(["--rate", "500", "--events", &EVENTS.to_string(), "--seed", "7"]).arg("--ledger").arg(ledger);
+    command
+        .args(["--rate", "500", "--events", &EVENTS.to_string(), "--seed", "7", "--timeout-ms", "60000"])
+        .arg("--ledger")
+        .arg(ledger);
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(json_of(&output)["stored"], EVENTS, "{output:?}");

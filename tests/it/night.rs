@@ -21,8 +21,9 @@ fn nothing_is_delivered_to_a_closed_stdout() {
     receiver.post(&event).assert_durable("stored", &id);
     receiver.wait_metric(r#"sink_failures_total{sink="stdout",reason="retry"}"#, 1);
     assert_eq!(receiver.metric(r#"sink_delivered_total{sink="stdout"}"#), 0);
-    let status = receiver.ask_admin("/api/v1/status").unwrap().json();
-    assert!(status["sinks"][0]["last_error"].as_str().unwrap().contains("standard output is closed"), "{status}");
+    wait_for("the reason to show", || {
+        receiver.sink("stdout")["last_error"].as_str()?.contains("standard output is closed").then_some(())
+    });
     receiver.finish();
 
     let receiver = setup.start();
@@ -40,6 +41,7 @@ fn connections_leave_files_for_the_admin_port_and_the_journal() {
     assert!(receiver.is_ready());
     assert_eq!(receiver.metric("accept_errors_total"), 0);
     drop(hoard);
+    wait_for("them to be gone", || (receiver.metric("connections") == 0).then_some(()));
     let (id, event) = new_event();
     receiver.post(&event).assert_durable("stored", &id);
     receiver.finish();

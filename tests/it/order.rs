@@ -116,7 +116,7 @@ fn run(seed: u64) {
         .set("sinks.plain.type", "stdout")
         .set("sinks.crm.type", "http")
         .set("sinks.crm.url", &*target.url("/events?a=b"))
-        .set("sinks.crm.timeout", "2s")
+        .set("sinks.crm.timeout", "10s")
         .set("sinks.crm.concurrency", random.u64(1..8))
         .set("sinks.crm.ordering", if strict { "strict" } else { "entity" })
         .set("sinks.crm.max_ahead", [20_u64, 100, 10_000][random.usize(..3)])
@@ -132,7 +132,10 @@ fn run(seed: u64) {
     thread::scope(|scope| {
         let sender = scope.spawn(|| send(&events, &address));
         while !sender.is_finished() || began.elapsed() < CHAOS {
-            thread::sleep(Duration::from_millis(random.u64(1..80)));
+            let (pause, slept) = (Duration::from_millis(random.u64(1..80)), Instant::now());
+            thread::sleep(pause);
+            // A machine that stood still meanwhile held answers up, too.
+            let held_up = slept.elapsed().saturating_sub(pause);
             match random.u8(..10) {
                 0 if kills < 4 => {
                     *address.lock().unwrap() = None;
@@ -146,8 +149,7 @@ fn run(seed: u64) {
                     outages += 1;
                     target.go_away();
                     // Answers that were under way are lost.
-                    let recent = |taken: &&mut Taken| taken.at.elapsed() < Duration::from_secs(2);
-                    ledger.lock().unwrap().taken.iter_mut().filter(recent).for_each(|taken| taken.seen = false);
+                    lose_recent(&ledger, Duration::from_secs(2) + held_up);
                     thread::sleep(Duration::from_millis(random.u64(1..150)));
                     target.come_back();
                 }
@@ -157,6 +159,10 @@ fn run(seed: u64) {
         sender.join().unwrap();
     });
     *mood.lock().unwrap() = Mood::Good;
+    // Nothing waits for an answer that never comes.
+    target.go_away();
+    lose_recent(&ledger, Duration::from_secs(2));
+    target.come_back();
     let receiver = receiver.unwrap();
     let sink = receiver.sink_settled("crm");
     receiver.sink_settled("plain");
@@ -223,6 +229,12 @@ fn answer(request: &Request, mood: Mood, random: &mut fastrand::Rng, ledger: &mu
         Mood::Busy => return refuse(ledger, Reply::status(425)),
     }
     Reply::status(200)
+}
+
+/// Whoever waited for answers to what was taken so recently may not have had them.
+fn lose_recent(ledger: &Mutex<Ledger>, age: Duration) {
+    let recent = |taken: &&mut Taken| taken.at.elapsed() < age;
+    ledger.lock().unwrap().taken.iter_mut().filter(recent).for_each(|taken| taken.seen = false);
 }
 
 /// Checks what the target took against what was sent; how many came more than once.

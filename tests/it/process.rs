@@ -18,7 +18,7 @@ use crate::harness::{not_tested, wait_for};
 
 #[test]
 fn sigterm_turns_readiness_off_and_still_serves_for_a_while() {
-    let receiver = Setup::new().set("listen.pre_drain", "4s").set("listen.drain_timeout", "60s").start();
+    let receiver = Setup::new().set("listen.pre_drain", "10s").set("listen.drain_timeout", "60s").start();
     let mut open = receiver.connect();
     let (id, event) = new_event();
     open.post(event.as_bytes()).assert_durable("stored", &id);
@@ -43,7 +43,7 @@ fn sigterm_turns_readiness_off_and_still_serves_for_a_while() {
 
     let ended = receiver.wait();
     assert!(ended.status.success(), "{ended:?}");
-    assert!(start.elapsed() >= Duration::from_secs(4), "{:?}", start.elapsed());
+    assert!(start.elapsed() >= Duration::from_secs(10), "{:?}", start.elapsed());
     assert_eq!(ended.stdout.len(), 3, "all is delivered before the end");
 }
 

@@ -49,8 +49,8 @@ fn it_rests_and_goes_on_also_after_a_restart() {
     let receiver = setup.start();
     let ids = receiver.store(30);
     receiver.sink_settled("web");
-    let begun = json_of(&run(&receiver, &["--sink", "web", "--from", "1", "--rate", "20", "--detach", "--json"]));
-    assert_eq!((&begun["state"], &begun["rate"]), (&json!("running"), &json!(20.0)));
+    let begun = json_of(&run(&receiver, &["--sink", "web", "--from", "1", "--rate", "3", "--detach", "--json"]));
+    assert_eq!((&begun["state"], &begun["rate"]), (&json!("running"), &json!(3.0)));
     wait_for("some copies", || (copies(&target).len() >= 5).then_some(()));
     let output = run(&receiver, &["pause", "1"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
@@ -131,7 +131,7 @@ fn it_can_be_paused_and_goes_on_after_a_kill() {
     let receiver = setup.start();
     let ids = receiver.store(60);
     receiver.sink_settled("out");
-    let begun = replay(&receiver, &["--sink", "out", "--from", "1", "--rate", "20", "--detach"]);
+    let begun = replay(&receiver, &["--sink", "out", "--from", "1", "--rate", "5", "--detach"]);
     let id = &begun["id"];
     assert_eq!(begun["state"], "running", "{begun}");
     let busy = run(&receiver, &["--sink", "out", "--from", "1", "--detach"]);
@@ -186,7 +186,8 @@ fn a_replay_disturbs_nobody() {
         .set("sinks.crm.type", "http")
         .set("sinks.crm.url", &*target.url("/"))
         .set("sinks.crm.concurrency", 1)
-        .set("sinks.crm.retry.initial_backoff", "50ms");
+        .set("sinks.crm.retry.initial_backoff", "50ms")
+        .set("sinks.crm.retry.max_backoff", "1s");
     let receiver = setup.start();
     receiver.store(20);
     receiver.sink_settled("crm");

@@ -200,7 +200,7 @@ impl Place {
             Self::One(server) => Setup::embedded().in_stream(server, stream),
             Self::Three(cluster) => cluster.journal_of(Setup::embedded().set("journal.nats.stream", stream)),
         };
-        setup.set("journal.nats.partitions", 4).set("listen.answer_within", "3s").set("log.level", "info")
+        setup.set("journal.nats.partitions", 4).set("listen.answer_within", "15s").set("log.level", "info")
     }
 
     /// The folders of all streams, and of what the servers have agreed on, of each server.

@@ -318,7 +318,7 @@ fn no_ticket_is_issued_and_none_of_another_server_is_taken() {
     let early = receiver.setup().folder().join("early");
     fs::write(&early, post("/events", "", crate::harness::event::event("early-data").as_bytes())).unwrap();
     let mut server = Command::new("openssl");
-    server.args(["s_server", "-accept", "127.0.0.1:0", "-early_data", "-naccept", "1", "-cert"]);
+    server.args(["s_server", "-accept", "127.0.0.1:0", "-early_data", "-num_tickets", "1", "-naccept", "1", "-cert"]);
     server.arg(&PKI.server.chain).arg("-key").arg(&PKI.server.key);
     let mut server = server.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
@@ -326,7 +326,9 @@ fn no_ticket_is_issued_and_none_of_another_server_is_taken() {
     let mut client = Command::new("openssl");
     client.args(["s_client", "-connect", &address, "-servername", "localhost", "-sess_out"]).arg(&session);
     let mut client = client.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    wait_for("a session ticket", || fs::metadata(&session).is_ok_and(|file| file.len() > 0).then_some(()));
+    wait_for("a session ticket", || {
+        fs::read_to_string(&session).is_ok_and(|text| text.contains("END SSL SESSION")).then_some(())
+    });
     let _ = (client.kill(), client.wait(), server.kill(), server.wait());
 
     let session = session.to_str().unwrap();
@@ -340,7 +342,7 @@ fn no_ticket_is_issued_and_none_of_another_server_is_taken() {
 
 #[test]
 fn a_revocation_list_that_runs_out_denies() {
-    let expiry = OffsetDateTime::now_utc() + Duration::seconds(3);
+    let expiry = OffsetDateTime::now_utc() + Duration::seconds(12);
     let crl = PKI.ca.crl(&[], expiry);
     let receiver = Setup::new().set("tls.client_crl", [&crl]).start();
     accepted(&receiver, &PKI.client);

@@ -111,6 +111,8 @@ impl Receiver {
         settings.events = Some(events);
         settings.pace = Pace::Rate(1_000.0);
         settings.seed = 1;
+        // However slow the machine is, no attempt fails for it.
+        settings.timeout_ms = 60_000;
         settings
     }
 

@@ -100,7 +100,7 @@ async fn with_a_list_that_expires_while_running() {
     let mut world = World::new();
     let issuer = ca("client CA");
     fs::write(&world.tls.client_ca[0], issuer.pem()).unwrap();
-    world.crl(&issuer, &[], Days::seconds(2));
+    world.crl(&issuer, &[], Days::seconds(6));
     let key = KeyPair::generate().unwrap();
     let client = Client::new(&good().signed_by(&key, &issuer).unwrap(), &key);
     let tls = world.load();

@@ -18,9 +18,10 @@ pub(crate) mod target;
 pub(crate) mod wire;
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use tokio::net::TcpSocket;
 
 /// Nothing takes this long unless it is broken.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -43,7 +44,12 @@ pub(crate) fn wait_for<T>(description: &str, mut what: impl FnMut() -> Option<T>
 /// This run gives each port to one test only: whoever has it need not listen yet.
 pub(crate) fn free_port() -> u16 {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    // Bound only, for a process that another test is just starting may hold a copy for a moment: that keeps nobody out.
+    let free = |port: &u16| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(([127, 0, 0, 1], *port).into()).is_ok()
+    };
     let given = |port: &u16| GIVEN.lock().unwrap().insert(*port);
     std::iter::repeat_with(|| fastrand::u16(10_000..30_000)).find(|port| free(port) && given(port)).unwrap()
 }

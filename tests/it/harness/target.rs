@@ -25,8 +25,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::PATIENCE;
 use super::pki::{Ca, Identity};
+use super::{PATIENCE, wait_for};
 
 /// A running server on a port of its own. Dropped, it is gone.
 pub(crate) struct Target {
@@ -131,7 +131,8 @@ impl Target {
     }
 
     fn with(tls: Option<Arc<ServerConfig>>, rule: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
-        Self::at(([127, 0, 0, 1], 0).into(), tls, rule)
+        // A port that nobody else gets while the target is away.
+        Self::at(([127, 0, 0, 1], super::free_port()).into(), tls, rule)
     }
 
     fn at(
@@ -400,7 +401,11 @@ impl Serving {
     /// Serves on a thread and a runtime of its own.
     fn start(address: SocketAddr, tls: Option<Arc<ServerConfig>>, shared: Arc<Shared>) -> (SocketAddr, Self) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let listener = runtime.block_on(async { listen(address) }).unwrap();
+        // A process that another test is just starting may hold a copy of the last listener for a moment.
+        let listener = wait_for("the target's port", || match runtime.block_on(async { listen(address) }) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
+            other => Some(other.unwrap()),
+        });
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
