@@ -90,6 +90,8 @@ pub(crate) async fn send(stream: &mut TlsStream<TcpStream>, body: &str) {
     let length = body.len();
     let head = format!("POST /events HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n");
     stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await.unwrap();
+    // What TLS holds back when this task has had its turn, reading does not send.
+    stream.flush().await.unwrap();
     let mut answer = [0; 1024];
     // The answer's head and body come in one piece, or the body is empty.
     let read = stream.read(&mut answer).await.unwrap();

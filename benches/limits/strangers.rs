@@ -104,6 +104,7 @@ impl Kind {
                     let _ = stream
                         .write_all(b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
                         .await;
+                    let _ = stream.flush().await;
                     if let Ok(read @ 1..) = stream.read(&mut answer).await {
                         panic!("{}: let in: {}", self.what, String::from_utf8_lossy(&answer[..read]));
                     }
