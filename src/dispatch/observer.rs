@@ -5,7 +5,7 @@
 //! inspected. New fields come with a new version of the sender, in every event of a kind, so what one second misses the
 //! next one shows.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -102,9 +102,10 @@ impl Observer {
         // It was parsed once; a body that is not an envelope any more would be damage, which readers of the journal find.
         let Ok(envelope) = Envelope::parse(event.body_bytes()) else { return };
         let feed = envelope.feed().short();
-        let (mut count, metrics) = (0, &self.metrics);
+        // A body of a mebibyte can have half a million.
+        let (mut count, mut of_kind) = (0, BTreeMap::<_, u64>::new());
         let happened = inspect(&envelope, |drift| {
-            metrics.drift.get_or_create(&[("feed", feed), ("kind", drift.kind.label())]).inc();
+            *of_kind.entry(drift.kind.label()).or_default() += 1;
             count += 1;
             if count <= NAMED_OF_AN_EVENT
                 && let Some(new) = self.drifts.note(feed, drift, event.received_at())
@@ -112,6 +113,10 @@ impl Observer {
                 self.log.tell(&new);
             }
         });
+        let metrics = &self.metrics;
+        for (kind, count) in of_kind {
+            metrics.drift.get_or_create(&[("feed", feed), ("kind", kind)]).inc_by(count);
+        }
         if let Some(happened) = happened {
             // An event from the future has a wrong clock, not a lag.
             let lag = event.received_at().duration_since(SystemTime::from(happened)).unwrap_or_default();

@@ -192,6 +192,9 @@ impl<'a> Loading<'a> {
 
     fn protocol(&mut self, min_version: TlsVersion) -> (Arc<CryptoProvider>, Vec<&'static SupportedProtocolVersion>) {
         let provider = rustls::crypto::aws_lc_rs::default_provider();
+        // It gathers its entropy at the first use, some 70 ms of processor time: not on a stranger's connection. What fails
+        // here fails there.
+        let _ = provider.secure_random.fill(&mut [0]);
         match min_version {
             TlsVersion::Tls13 => (Arc::new(provider), vec![&rustls::version::TLS13]),
             #[cfg(feature = "tls12")]
