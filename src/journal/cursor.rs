@@ -31,8 +31,9 @@ pub struct Scan {
     /// The next sequence to read.
     next: u64,
     tail: watch::Receiver<u64>,
-    /// Has a reader open while the scan is behind the ring.
-    reading: Reading<Option<Group>>,
+    /// Has a reader open while the scan is behind the ring. A read that finds nothing says up to where there was nothing: what
+    /// was durable when it began, for it may go on while its scan is not asked.
+    reading: Reading<Result<Group, u64>>,
 }
 
 /// How a lane says what became of its events. Cheap to clone.
@@ -178,27 +179,28 @@ impl Scan {
     /// [`Gone`] once the journal can give nothing more.
     pub async fn read(&mut self) -> Result<Vec<Event>, Gone> {
         loop {
-            let seen = *self.tail.borrow();
             let group = match self.inner.shared.ring.find(self.next) {
                 Found::Here(group) => {
                     self.reading.reader = None;
-                    Some(group)
+                    group
                 }
                 Found::InStore => {
-                    let next = self.next;
-                    let read = move |reader: &mut dyn Reader| reader.group(next);
-                    self.inner.read(&self.reader_name, &mut self.reading, read).await?.map(Arc::new)
+                    let (next, durable) = (self.next, *self.tail.borrow());
+                    let read = move |reader: &mut dyn Reader| Ok(reader.group(next)?.ok_or(durable));
+                    match self.inner.read(&self.reader_name, &mut self.reading, read).await? {
+                        Ok(group) => Arc::new(group),
+                        Err(durable) => {
+                            // Nothing is left of it: deleted, evicted or lost, and accounted for.
+                            self.next = self.next.max(durable + 1);
+                            return Ok(Vec::new());
+                        }
+                    }
                 }
                 Found::Nowhere => {
                     let next = self.next;
                     self.tail.wait_for(|&tail| tail >= next).await.map_err(|_| Gone)?;
                     continue;
                 }
-            };
-            let Some(group) = group else {
-                // Nothing is left of what had been written when we looked: deleted, evicted or lost, and accounted for.
-                self.next = self.next.max(seen + 1);
-                return Ok(Vec::new());
             };
             let Ok(events) = group.events(self.next) else {
                 self.inner.damaged(StoreError::Fatal(format!("the group at sequence {} is damaged", group.first)));

@@ -690,6 +690,42 @@ fn a_scan_goes_on_behind_what_is_deleted() {
     });
 }
 
+/// A read goes on while its scan is not asked: that it found nothing says nothing of what has come since.
+#[test]
+fn a_read_that_found_nothing_skips_nothing_that_came_after_it() {
+    std::sync::LazyLock::force(&PEER);
+    let folder = scratch();
+    // Reads stand in line, so that who comes later knows that they are over.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.enable_all().max_blocking_threads(1).build().unwrap().block_on(async {
+        let before = open(folder.path(), "sqlite", &[("JOURNAL__RETENTION", "0s")]);
+        for _ in 0..3 {
+            before.append(event(&new_id()).as_bytes()).await;
+        }
+        for sink in ["early", "late"] {
+            before.cursors[sink].settler().settle(1, 3, Settled::Delivered).await;
+        }
+        wait_for("them to go", || (before.journal.range().0 == 4).then_some(()));
+        before.journal.close().await;
+
+        let after = open(folder.path(), "sqlite", &[]);
+        let mut scan = after.journal.scan(1);
+        let (release, released) = std::sync::mpsc::sync_channel::<()>(0);
+        tokio::task::spawn_blocking(move || released.recv());
+        assert!(timeout(Duration::ZERO, scan.read()).await.is_err());
+        drop(release);
+        tokio::task::spawn_blocking(|| ()).await.unwrap();
+        after.append(event(&new_id()).as_bytes()).await;
+        let mut seen = Vec::new();
+        while seen.is_empty() {
+            let events = timeout(PATIENCE, scan.read()).await.expect("the event that came").unwrap();
+            seen.extend(events.iter().map(Event::sequence));
+        }
+        assert_eq!(seen, [4]);
+        after.journal.close().await;
+    });
+}
+
 /// Damage to the file after letters were delivered and discarded: they do not come back, and what was on its way to a
 /// sink is dead, told, and in the account.
 #[test]
