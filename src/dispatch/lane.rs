@@ -253,7 +253,7 @@ impl<S: Sink> Lane<S> {
                     self.recovered();
                 }
                 // Before it counts: who reads that everything is delivered reads of no trouble that is over.
-                self.tell_trouble();
+                self.tell();
                 self.settle(&parcel.items, Settled::Delivered).await;
             }
             Err(Failure { delivered, kind, reason }) => {
@@ -366,21 +366,6 @@ impl<S: Sink> Lane<S> {
 
     /// Lets `status` know what is amiss, and how far behind the lane is.
     fn tell(&mut self) {
-        self.tell_trouble();
-        let oldest = self.queue.oldest();
-        while let Some(first) = self.received.first_entry()
-            && oldest.is_none_or(|oldest| *first.key() < oldest)
-        {
-            first.remove();
-        }
-        let oldest = self.received.first_key_value().map(|(_, &received_at)| received_at);
-        if oldest.is_some() || self.cursor.caught_up() {
-            self.health.set(|condition| condition.oldest = oldest);
-        }
-    }
-
-    /// Lets `status` know what is amiss.
-    fn tell_trouble(&mut self) {
         let waiting = self.queue.waits_for_room();
         // Full dead letters have a remedy of their own, and their text says the other reason too. What fails now says more
         // than what was refused before.
@@ -388,10 +373,21 @@ impl<S: Sink> Lane<S> {
         let error =
             if waiting { &self.no_room } else { self.failure.as_ref().map_or(&self.refused, |_| &self.failure) };
         self.told.waits_for_room(waiting);
+        let oldest = self.queue.oldest();
+        while let Some(first) = self.received.first_entry()
+            && oldest.is_none_or(|oldest| *first.key() < oldest)
+        {
+            first.remove();
+        }
+        let oldest = self.received.first_key_value().map(|(_, &received_at)| received_at);
+        let is_known = oldest.is_some() || self.cursor.caught_up();
         self.health.set(|condition| {
             condition.waiting = waiting;
             condition.rejecting = rejecting;
             condition.last_error.clone_from(error);
+            if is_known {
+                condition.oldest = oldest;
+            }
         });
     }
 }

@@ -85,6 +85,11 @@ impl Appender {
         }
     }
 
+    /// What the server that this process is connected to takes ([`fitness::largest_body`]).
+    pub(super) fn largest_body(&self) -> Option<usize> {
+        fitness::largest_body(self.link.client().max_payload(), self.max_body_bytes)
+    }
+
     /// Takes a body out of the quarantine in as the event it is; false if its id is known with other bytes.
     pub(super) async fn release(&self, envelope: &Envelope, kept: &Kept) -> Result<bool, Refused> {
         let published = self.publish(envelope, encoded(&kept.parts(envelope))).await?;
@@ -151,11 +156,9 @@ impl Appender {
                     }
                     return Err(Refused::Full);
                 }
-                // Of a server that takes next to nothing, nobody has taken notice yet.
-                Err(NotStored::TooLarge(_)) => {
-                    let largest = fitness::largest_body(self.link.client().max_payload(), self.max_body_bytes);
-                    return Err(if largest.is_some() { Refused::TooLarge } else { Refused::Unfit });
-                }
+                Err(NotStored::TooLarge(_)) if self.largest_body().is_some() => return Err(Refused::TooLarge),
+                // Nobody has taken notice yet that it takes too little for anything.
+                Err(NotStored::TooLarge(_)) => return Err(Refused::Unfit),
                 Err(NotStored::Stale(_)) => return Err(Refused::Failed),
                 Err(NotStored::Refused(reason)) => {
                     tracing::error!(reason, "the cluster does not take an event");

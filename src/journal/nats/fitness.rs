@@ -13,7 +13,7 @@ use crate::config::{self, Config};
 /// Older servers lose acknowledged messages in known ways.
 const OLDEST_SERVER: (u64, u64, u64) = (2, 12, 3);
 /// What a message has beside an event's body, at most: headers, endpoint, peer, ids.
-pub(super) const BESIDE_THE_BODY: usize = 64 << 10;
+const BESIDE_THE_BODY: usize = 64 << 10;
 /// Servers that take less at once have no room for the journal's own records.
 const SMALLEST_PAYLOAD: usize = 256 << 10;
 /// A range in a sink's record: two sequences, and what is around them.
@@ -115,17 +115,22 @@ impl Kind {
     }
 }
 
+/// The largest message that a body of so many bytes may need.
+pub(super) fn largest_message(max_body_bytes: usize) -> usize {
+    max_body_bytes.saturating_add(BESIDE_THE_BODY)
+}
+
 /// The largest body that servers with this `max_payload` take as an event, as a dead letter and in the quarantine, where
 /// bodies may have `max_body_bytes`. None where they take too little for the journal's own records: such servers get no
 /// event, whatever its size.
 pub(super) fn largest_body(max_payload: usize, max_body_bytes: usize) -> Option<usize> {
-    let needed = max_body_bytes.saturating_add(BESIDE_THE_BODY);
+    let needed = largest_message(max_body_bytes);
     (max_payload >= SMALLEST_PAYLOAD.min(needed)).then(|| max_payload.saturating_sub(BESIDE_THE_BODY))
 }
 
 /// Why a server takes too little at once, if it does. It may be set so while receivers run.
 pub(super) fn of_payload(server: &ServerInfo, config: &Config) -> Option<String> {
-    let needed = config.listen.max_body_bytes.saturating_add(BESIDE_THE_BODY);
+    let needed = largest_message(config.listen.max_body_bytes);
     let (name, most) = (&server.server_name, server.max_payload);
     largest_body(most, config.listen.max_body_bytes).is_none().then(|| {
         format!(
@@ -150,13 +155,12 @@ pub(super) fn of_server(server: &ServerInfo, config: &Config, settings: &config:
     if !server.jetstream {
         problem(format!("journal.nats.servers: {name} has no JetStream: enable it (a jetstream section)"));
     }
-    let needed = config.listen.max_body_bytes.saturating_add(BESIDE_THE_BODY);
+    let needed = largest_message(config.listen.max_body_bytes);
     let most = server.max_payload;
     let short = format!("{name} takes messages of {most} bytes at most (max_payload)");
     if let Some(what) = of_payload(server, config) {
         problem(what);
-    }
-    if let Some(largest) = largest_body(most, config.listen.max_body_bytes)
+    } else if let Some(largest) = largest_body(most, config.listen.max_body_bytes)
         && largest < config.listen.max_body_bytes
     {
         verdict.warnings.push(format!(
@@ -210,7 +214,7 @@ pub(super) fn of_stream(
     problems.of_replicas(&wanted, found, server);
     problems.of_limits(kind, &wanted, found);
     problems.of_rights(kind, &wanted, found);
-    let largest = config.listen.max_body_bytes.saturating_add(BESIDE_THE_BODY);
+    let largest = largest_message(config.listen.max_body_bytes);
     if usize::try_from(found.max_message_size).is_ok_and(|limit| limit > 0 && limit < largest) {
         let what = format!("max_msg_size {} is less than the largest event ({largest})", found.max_message_size);
         problems.add(what, "", &format!("--max-msg-size={largest}"));

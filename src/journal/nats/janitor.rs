@@ -296,7 +296,7 @@ impl Janitor {
         let (since, then) = *self.full_since.get_or_insert((Instant::now(), bytes));
         let extent = Extent::of(&events.config, &events.state, true);
         // Nothing else may show it: as long as it is full, nobody sends what could be stored.
-        let largest = self.config.listen.max_body_bytes.saturating_add(fitness::BESIDE_THE_BODY);
+        let largest = fitness::largest_message(self.config.listen.max_body_bytes);
         let has_room = !extent.is_nearly_full()
             || u64::try_from(largest).is_ok_and(|largest| bytes.saturating_add(largest) < extent.max_bytes);
         if bytes < then || (has_room && since.elapsed() >= FULL_FOR) {

@@ -293,7 +293,7 @@ impl Cluster {
     /// As the server that this process is connected to says; another one may say otherwise. One that takes too little for
     /// anything is no matter of the size.
     pub(super) fn largest_body(&self) -> usize {
-        fitness::largest_body(self.link.client().max_payload(), self.appender.max_body_bytes).unwrap_or(usize::MAX)
+        self.appender.largest_body().unwrap_or(usize::MAX)
     }
 
     pub(super) fn engine(&self) -> config::Engine {

@@ -47,7 +47,7 @@ impl Writer {
                 None => {}
             }
         }
-        // Whoever deletes a folder may have been at it, and may have come to the mark since.
+        // If somebody was deleting the folder, the mark may be gone again by now.
         if !self.has_left_mark() {
             self.leave_mark();
         }
