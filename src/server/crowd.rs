@@ -148,3 +148,20 @@ impl Drop for Place {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_just_come_makes_no_room() {
+        let crowd = Crowd::new(1);
+        let came = Instant::now();
+        let first = crowd.enter(Duration::from_secs(1));
+        assert_eq!(crowd.make_room(1, came), 0);
+        assert!(!first.guest.end.is_cancelled());
+        let later = Instant::now() + BEGINNING;
+        assert_eq!(crowd.make_room(1, later), 1);
+        assert!(first.guest.end.is_cancelled());
+    }
+}

@@ -57,7 +57,7 @@ fn what_got_200_survives_every_kill_and_is_stored_once() {
             let enough = acknowledged.load(Ordering::SeqCst) + random.usize(1..500);
             let mut next = acknowledged.load(Ordering::SeqCst);
             while next < enough {
-                next += 10;
+                next = enough.min(next + 10);
                 wait_for("load", || (acknowledged.load(Ordering::SeqCst) >= next).then_some(()));
             }
             thread::sleep(Duration::from_micros(random.u64(0..5_000)));

@@ -214,7 +214,7 @@ fn a_cluster_that_does_not_keep_promises_any_more_gets_no_event() {
         }
         assert_unfit(&receiver, "max-age");
     }
-    wait_for("it to be ready again", || receiver.is_ready().then_some(()));
+    receiver.wait_ready();
     world.post(&receiver, 1);
 
     // Settings of servers are read when they start.
@@ -226,7 +226,7 @@ fn a_cluster_that_does_not_keep_promises_any_more_gets_no_event() {
             assert_not_taken(&receiver.post(big_event(&new_id(), size)));
         }
         world.server.change(too_little, "max_payload: 2MB");
-        wait_for("it to be ready again", || receiver.is_ready().then_some(()));
+        receiver.wait_ready();
         world.post(&receiver, 1);
     }
     world.assert_complete(&receiver);
