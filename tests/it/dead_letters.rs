@@ -68,9 +68,12 @@ fn dead_letters_are_listed_and_shown_as_they_came() {
     ] {
         receiver.ask_admin(&format!("/api/v1/{path}")).unwrap().assert_problem(status, word);
     }
-    let status = get(&receiver, "/api/v1/status");
-    let stock = &status["dead_letters"];
-    assert_eq!((&stock["count"], &stock["retrying"], &stock["max_bytes"]), (&json!(5), &json!(0), &json!(1u64 << 30)));
+    // A fleet's are counted every second.
+    let stock = wait_for("all to be counted", || {
+        let stock = get(&receiver, "/api/v1/status")["dead_letters"].clone();
+        (stock["count"] == 5).then_some(stock)
+    });
+    assert_eq!((&stock["retrying"], &stock["max_bytes"]), (&json!(0), &json!(1u64 << 30)));
     receiver.finish();
 }
 
