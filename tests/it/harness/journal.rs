@@ -53,6 +53,8 @@ pub(crate) fn config(path: &Path, more: &[(&str, &str)]) -> Config {
         ("TLS__CLIENT_CA", &ca),
         ("TLS__ALLOW_ANY_CLIENT", "true"),
         ("JOURNAL__PATH", &path),
+        // A busy machine takes its time; who asks for less waits less.
+        ("LISTEN__ANSWER_WITHIN", "15s"),
         ("DEDUP__CAPACITY", "10000"),
         ("SINKS__EARLY__TYPE", "stdout"),
         ("SINKS__LATE__TYPE", "stdout"),
