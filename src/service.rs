@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Gate, GateError, Insight};
@@ -27,6 +27,8 @@ use crate::traces::Traces;
 const LAST_STEPS: Duration = Duration::from_secs(3);
 /// After the journal has failed: time for the answers that say so.
 const FAILURE_GRACE: Duration = Duration::from_secs(1);
+/// How long a failed journal may take to leave its mark.
+const MARK_WITHIN: Duration = Duration::from_secs(10);
 /// A sink with deliveries under way of which none has begun or ended for so long is stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 
@@ -243,13 +245,17 @@ impl Running {
         Ok(())
     }
 
-    /// Ends after a failed journal: requests under way get their 503, nothing else is waited for.
+    /// Ends after a failed journal: requests under way get their 503, and the journal leaves its mark for the next start.
     pub async fn abandon(self) {
         self.admin_phase.send_replace(admin::Phase::Draining(self.insight.clone()));
         self.phase.send_replace(Phase::Stopping);
         let end = Instant::now() + FAILURE_GRACE;
-        self.end_connections(end).await;
-        self.traces.finish(end).await;
+        tokio::join!(self.end_connections(end), self.traces.finish(end));
+        // Whoever was deleting its folder has done so by now, most times: the mark stays that is left after that.
+        tokio::time::sleep_until(end).await;
+        if timeout(MARK_WITHIN, self.journal.close()).await.is_err() {
+            tracing::error!("the disk of the failed journal is too slow: the next start may not know what it held");
+        }
     }
 
     async fn end_connections(&self, end: Instant) {

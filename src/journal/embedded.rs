@@ -33,6 +33,8 @@ pub(super) struct Inner {
     /// Turns for operators to read; and readers that none of them holds now.
     pub(super) operators: Semaphore,
     pub(super) idle: Mutex<Vec<Box<dyn Reader>>>,
+    /// Closed when the writer has done everything.
+    ended: watch::Receiver<()>,
     pub(super) key: IdKey,
     engine: Engine,
 }
@@ -68,12 +70,14 @@ impl Inner {
             shared.note(note);
         }
         let (mailbox, inbox) = Mailbox::new(config.listen.max_in_flight);
+        let (running, ended) = watch::channel(());
         let inner = Arc::new(Self {
             mailbox,
             shared: Arc::clone(&shared),
             open_reader: recovered.store.readers(),
             operators: Semaphore::new(reads::OPERATORS),
             idle: Mutex::default(),
+            ended,
             key,
             engine: config.journal.engine,
         });
@@ -86,6 +90,7 @@ impl Inner {
             .collect();
         let writer = Writer::new(inbox, shared, limits, metrics, recovered, clock);
         let run = move || {
+            let _running = running;
             // Half a writer would be worse than none: the process ends, and the next one recovers.
             if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
                 tracing::error!("a bug in the journal's writer: the process aborts");
@@ -221,12 +226,12 @@ impl Inner {
         Scan::new(Arc::clone(self), Arc::from("scan"), from)
     }
 
-    /// Writes and syncs what waits, and closes. What comes later is refused.
+    /// Writes and syncs what waits, and closes; a journal that has failed leaves its mark for the next start. Back when
+    /// nothing is left to do. What comes later is refused.
     pub(super) async fn close(&self) {
-        let mut state = self.state();
         self.mailbox.send(Command::Close);
-        // The sender of the state lives as long as the journal.
-        let _ = state.wait_for(|state| matches!(state, State::Closed | State::Failed)).await;
+        // Nothing is ever sent: the sender goes with the writer's thread.
+        let _ = self.ended.clone().changed().await;
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }

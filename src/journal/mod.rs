@@ -444,7 +444,8 @@ impl Journal {
         }
     }
 
-    /// Writes and syncs what waits, and closes. What comes later is refused.
+    /// Writes and syncs what waits, and closes; a journal that has failed leaves its mark for the next start. Back when
+    /// nothing is left to do. What comes later is refused.
     pub async fn close(&self) {
         match &self.held {
             Held::Embedded(inner) => inner.close().await,

@@ -70,6 +70,23 @@ fn nothing_is_answered_from_files_that_are_gone() {
     }
 }
 
+/// The process does not end before the next start can know what is lost, however long that takes.
+#[test]
+fn the_mark_is_left_before_the_process_ends() {
+    let setup = Setup::embedded();
+    let receiver = setup.start();
+    receiver.store(20);
+    let slow = receiver.inject("?mkdir,mkdirat:delay_enter=3000000");
+    fs::remove_dir_all(setup.journal()).unwrap();
+    receiver.post(event(&new_id())).assert_unavailable();
+    let ended = receiver.wait();
+    drop(slow);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let receiver = setup.start();
+    assert_eq!(receiver.metric("journal_lost_events_total"), 20);
+    receiver.finish();
+}
+
 /// A file of the journal's folder, or all of it.
 const FILES: [&str; 7] = ["journal.db", "journal.db-wal", "journal.db-shm", "mark", "ballast", "lock", FOLDER];
 const FOLDER: &str = "the folder";

@@ -32,6 +32,7 @@ impl Writer {
     }
 
     /// After a failed sync nothing on this disk may be trusted again by this process: every event is refused from now on.
+    /// Back once it is told to close.
     pub(super) fn fail(mut self, reason: &str) {
         self.metrics.journal_errors.get_or_create(&[("reason", "io")]).inc();
         tracing::error!(reason, "the journal has failed: the process must end, recovery starts from the files");
