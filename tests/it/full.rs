@@ -334,6 +334,7 @@ fn a_reader_that_holds_the_log_on_a_small_disk_leaves_room_to_copy_it_back() {
             receiver = receiver.kill().0.start_unready();
             // A little may fit, as what was refused was large.
             stored += fill_up(&receiver, 100_000).0.len() as u64;
+            wait_for("not ready", || (!receiver.is_ready()).then_some(()));
         }
         drop(shell);
         receiver.wait_ready();

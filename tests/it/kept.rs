@@ -39,7 +39,6 @@ fn on_all(settings: &[(&str, &str)], test: impl AsyncFn(Open)) {
 
 /// The same on the embedded engines.
 fn on_both(settings: &[(&str, &str)], test: impl AsyncFn(Open)) {
-    std::sync::LazyLock::force(&PEER);
     for engine in ["sqlite", "memory"] {
         let folder = scratch();
         RUNTIME.block_on(async { test(open(folder.path(), engine, settings)).await });
@@ -693,7 +692,6 @@ fn a_scan_goes_on_behind_what_is_deleted() {
 /// A read goes on while its scan is not asked: that it found nothing says nothing of what has come since.
 #[test]
 fn a_read_that_found_nothing_skips_nothing_that_came_after_it() {
-    std::sync::LazyLock::force(&PEER);
     let folder = scratch();
     // Reads stand in line, so that who comes later knows that they are over.
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -767,7 +765,6 @@ fn damage_brings_no_discarded_letter_back() {
 #[test]
 fn on_a_full_disk_retries_end_and_none_begin() {
     let Some(disk) = Disk::tmpfs(32 << 20) else { return };
-    std::sync::LazyLock::force(&PEER);
     RUNTIME.block_on(async {
         let mut open = open(&disk.path().join("journal"), "sqlite", &[]);
         die(&mut open, 40).await;

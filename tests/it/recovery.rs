@@ -17,7 +17,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use crate::harness::event::{event, new_event, new_id};
-use crate::harness::journal::{Open, PEER, RUNTIME, config, copy, scratch};
+use crate::harness::journal::{Open, RUNTIME, config, copy, scratch};
 use crate::harness::receiver::{Setup, log_line};
 use crate::harness::{PATIENCE, wait_for};
 
@@ -82,7 +82,6 @@ impl Sample {
     }
 
     fn of(kind: Kind, size: Size) -> Self {
-        LazyLock::force(&PEER);
         RUNTIME.block_on(Self::make(kind, size))
     }
 
@@ -897,7 +896,6 @@ fn a_newer_format_is_left_alone() {
 #[test]
 #[ignore = "half a gigabyte; prints figures"]
 fn a_large_journal_opens_and_is_salvaged_in_time() {
-    LazyLock::force(&PEER);
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("journal");
     let mut random = fastrand::Rng::with_seed(1);

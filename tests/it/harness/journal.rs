@@ -33,13 +33,15 @@ pub(crate) static PEER: LazyLock<PeerIdentity> = LazyLock::new(|| {
     let client = std::thread::spawn(move || Wire::connect(address, &PKI.client).unwrap());
     let (stream, _) = listener.accept().unwrap();
     stream.set_nonblocking(true).unwrap();
-    let session = RUNTIME.block_on(async {
+    let accept = async move {
         let stream = tokio::net::TcpStream::from_std(stream).unwrap();
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-        tls.accept(stream, false, deadline).await.unwrap()
-    });
+        tls.accept(stream, false, deadline).await.unwrap().peer
+    };
+    // On a thread of its own: who asks first may be within the runtime.
+    let peer = std::thread::scope(|scope| scope.spawn(|| RUNTIME.block_on(accept)).join().unwrap());
     drop(client.join().unwrap());
-    session.peer
+    peer
 });
 
 /// Settings for the journal at `path`, with the sinks `early`, which had some of it, and `late`, which had nothing of
