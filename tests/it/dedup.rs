@@ -101,8 +101,8 @@ fn in_one_group_the_first_copy_stands() {
     let receiver = Setup::embedded().start();
     let (warm, event) = new_event();
     receiver.post(event).assert_durable("stored", &warm);
-    // What comes while this sync is slow makes one group.
-    let faults = receiver.inject("fdatasync,fsync:delay_enter=8000000:when=1");
+    // What comes while this sync is held makes one group.
+    let held = receiver.inject("fdatasync,fsync:delay_enter=600000000");
     let mut slow = receiver.connect();
     slow.send(post("/events", "", new_event().1.as_bytes())).unwrap();
     receiver.wait_metric("in_flight", 1);
@@ -115,10 +115,10 @@ fn in_one_group_the_first_copy_stands() {
         receiver.wait_metric("in_flight", number as u64 + 2);
         wires.push(wire);
     }
+    drop(held);
     for (wire, word) in wires.iter_mut().zip(["stored", "duplicate", "duplicate", "duplicate"]) {
         wire.answer().assert_durable(word, &id);
     }
-    drop(faults);
     assert_eq!(receiver.metric(r#"quarantined_total{reason="conflict"}"#), 1);
     assert_eq!(receiver.delivered(&id), first);
     receiver.finish();
@@ -135,7 +135,7 @@ fn a_group_that_is_refused_uses_nothing_up() {
     receiver.post(&first).assert_durable("stored", &known);
     wait_for("the journal to be full", || (receiver.post(big_event(&new_id(), 30_000)).status == 503).then_some(()));
 
-    let faults = receiver.inject("fdatasync,fsync:delay_enter=8000000:when=1");
+    let held = receiver.inject("fdatasync,fsync:delay_enter=600000000");
     let mut slow = receiver.connect();
     slow.send(post("/events", "", b"not JSON")).unwrap();
     receiver.wait_metric("in_flight", 1);
@@ -149,8 +149,8 @@ fn a_group_that_is_refused_uses_nothing_up() {
         receiver.wait_metric("in_flight", number as u64 + 2);
         wires.push(wire);
     }
+    drop(held);
     slow.answer().assert_problem(400, "malformed");
-    drop(faults);
     wires[0].answer().assert_problem(503, "unavailable");
     wires[1].answer().assert_problem(503, "unavailable");
     wires[2].answer().assert_durable("duplicate", &known);

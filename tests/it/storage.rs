@@ -109,7 +109,7 @@ fn while_a_sync_is_slow_copies_wait_and_the_account_adds_up() {
     let receiver = setup.start();
     let (first, event_of_first) = new_event();
     receiver.post(event_of_first).assert_durable("stored", &first);
-    let faults = receiver.inject("fdatasync,fsync:delay_enter=15000000:when=1");
+    let held = receiver.inject("fdatasync,fsync:delay_enter=600000000");
 
     let ids: Vec<String> = (0..5).map(|_| new_id()).collect();
     let mut wires: Vec<_> = (0..10).map(|_| receiver.connect()).collect();
@@ -128,9 +128,9 @@ fn while_a_sync_is_slow_copies_wait_and_the_account_adds_up() {
     assert_eq!(receiver.metric("answered_late_total"), 10);
     assert_eq!(receiver.ask_admin("/api/v1/status").unwrap().json()["journal"]["last_sequence"], 1);
 
+    drop(held);
     let account = receiver.settled();
     assert_eq!((account.stored, account.duplicate, account.refused), (6, 5, 0), "{account:?}");
-    drop(faults);
     for id in &ids {
         receiver.post(event(id)).assert_durable("duplicate", id);
     }
@@ -143,7 +143,7 @@ fn a_copy_of_an_event_in_flight_shares_its_outcome() {
     let receiver = Setup::embedded().start();
     let (warm, event) = new_event();
     receiver.post(event).assert_durable("stored", &warm);
-    let faults = receiver.inject("fdatasync,fsync:delay_enter=8000000:when=1");
+    let held = receiver.inject("fdatasync,fsync:delay_enter=600000000");
     let (id, event) = new_event();
     let request = post("/events", "", event.as_bytes());
     let (mut one, mut two) = (receiver.connect(), receiver.connect());
@@ -151,9 +151,9 @@ fn a_copy_of_an_event_in_flight_shares_its_outcome() {
     receiver.wait_metric("in_flight", 1);
     two.send(&request).unwrap();
     receiver.wait_metric("in_flight", 2);
+    drop(held);
     one.answer().assert_durable("stored", &id);
     two.answer().assert_durable("duplicate", &id);
-    drop(faults);
 
     // And its failure: no copy gets a 200 for an event that was not stored.
     let faults = receiver.inject("pwrite64,ftruncate,fallocate:error=ENOSPC");

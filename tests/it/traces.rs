@@ -252,13 +252,14 @@ fn what_is_not_sampled_leaves_no_span_and_passes_as_it_came() {
 fn a_client_that_goes_away_ends_its_span() {
     let (collector, target) = (Target::start(ok), Target::start(ok));
     let receiver = traced(&target, &[&endpoint(&collector), NEVER]).start();
-    let slow = receiver.inject("fdatasync:delay_enter=8000000");
+    let held = receiver.inject("fdatasync,fsync:delay_enter=600000000");
     let mut wire = receiver.connect();
     wire.send(post("/events", "", marked(&new_id()).as_bytes())).unwrap();
     receiver.wait_metric("received_total", 1);
     wire.abort();
+    wait_for("the receiver to see it", || (receiver.metric("connections") == 0).then_some(()));
+    drop(held);
     receiver.wait_metric("stored_total", 1);
-    drop(slow);
     receiver.sink_settled("web");
     receiver.finish();
     let spans = spans(&collector);
