@@ -138,6 +138,20 @@ fn while_a_sync_is_slow_copies_wait_and_the_account_adds_up() {
     receiver.finish();
 }
 
+/// It need not wait for anything after that, the end of `listen.drain_timeout` least of all.
+#[test]
+fn a_journal_that_cannot_be_closed_ends_the_drain() {
+    let receiver = Setup::embedded().set("listen.drain_timeout", "10m").start();
+    receiver.store(3);
+    receiver.sink_settled("stdout");
+    let faults = receiver.inject("fdatasync,fsync:error=EIO");
+    receiver.signal(rustix::process::Signal::TERM);
+    let ended = receiver.wait();
+    drop(faults);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.log.iter().any(|line| line.contains("the journal has failed")), "{ended:?}");
+}
+
 #[test]
 fn a_copy_of_an_event_in_flight_shares_its_outcome() {
     let receiver = Setup::embedded().start();

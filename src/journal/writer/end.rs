@@ -32,8 +32,7 @@ impl Writer {
     }
 
     /// After a failed sync nothing on this disk may be trusted again by this process: every event is refused from now on.
-    /// Back once it is told to close.
-    pub(super) fn fail(mut self, reason: &str) {
+    pub(super) fn fail(&mut self, reason: &str) {
         self.metrics.journal_errors.get_or_create(&[("reason", "io")]).inc();
         tracing::error!(reason, "the journal has failed: the process must end, recovery starts from the files");
         self.shared.state.send_replace(State::Failed);
@@ -41,6 +40,11 @@ impl Writer {
         store.abandon();
         self.leave_mark();
         self.turn_away(Refused::Failed);
+    }
+
+    /// Refuses what comes to the failed journal until it is told to close, and leaves its mark again where that is gone by
+    /// then: somebody was deleting the folder.
+    pub(super) fn wait_for_close(&mut self) {
         while let Ok(posted) = self.inbox.recv() {
             match posted.take() {
                 Some(Command::Close) => break,
@@ -48,7 +52,6 @@ impl Writer {
                 None => {}
             }
         }
-        // If somebody was deleting the folder, the mark may be gone again by now.
         if !self.has_left_mark() {
             self.leave_mark();
         }

@@ -149,6 +149,8 @@ pub(super) struct Writer {
     log_warned: Option<Instant>,
     /// When evictions were last told.
     alarmed: Option<Instant>,
+    /// It was told to close.
+    closing: bool,
 }
 
 /// Seconds for the window: monotonic, so that a jump of the wall clock neither forgets ids nor keeps them for ever.
@@ -199,6 +201,7 @@ impl Writer {
             log_bytes: None,
             log_warned: None,
             alarmed: None,
+            closing: false,
         };
         for sink in writer.recovered.places.keys() {
             writer.dirty.insert(Arc::clone(sink), ());
@@ -232,14 +235,16 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => Some(Command::Close),
             };
             match self.step(command) {
-                Ok(false) => {}
-                Ok(true) => break Ok(()),
+                Ok(()) if self.closing => break self.close(),
+                Ok(()) => {}
                 Err(fatal) => break Err(fatal),
             }
         };
-        match ended.and_then(|()| self.close()) {
-            Ok(()) => {}
-            Err(reason) => self.fail(&reason),
+        if let Err(reason) = ended {
+            self.fail(&reason);
+            if !self.closing {
+                self.wait_for_close();
+            }
         }
     }
 
@@ -250,8 +255,8 @@ impl Writer {
         since.map_or(tick, |since| CURSOR_DELAY.saturating_sub(since.elapsed()).min(tick))
     }
 
-    /// One commit's worth of work; true when the journal is to close. An error is final.
-    fn step(&mut self, first: Option<Command>) -> Result<bool, String> {
+    /// One commit's worth of work. An error is final.
+    fn step(&mut self, first: Option<Command>) -> Result<(), String> {
         let mut batch = Batch::default();
         if let Some(command) = first
             && let Err(fatal) = self.gather(command, &mut batch)
@@ -259,7 +264,7 @@ impl Writer {
             batch.refuse(Refused::Failed);
             return Err(fatal);
         }
-        let (close, operation) = (batch.close, batch.operation.take());
+        let operation = batch.operation.take();
         let committed = self.commit(batch);
         match operation {
             Some(operation) if committed.is_ok() => self.operate(operation)?,
@@ -282,7 +287,7 @@ impl Writer {
         }
         self.maintain()?;
         self.publish();
-        Ok(close)
+        Ok(())
     }
 
     /// Takes `first` and whatever waits behind it, as far as the batch has room. When events come in numbers, those whose
@@ -333,7 +338,10 @@ impl Writer {
             Command::EndRetry { sink, letter, ending } => self.note_ending(sink, letter, ending),
             Command::Operate(operation) => batch.operation = Some(operation),
             Command::Damaged(reason) => return Err(reason),
-            Command::Close => batch.close = true,
+            Command::Close => {
+                batch.close = true;
+                self.closing = true;
+            }
         }
         Ok(())
     }
