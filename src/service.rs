@@ -251,7 +251,7 @@ impl Running {
         self.phase.send_replace(Phase::Stopping);
         let end = Instant::now() + FAILURE_GRACE;
         tokio::join!(self.end_connections(end), self.traces.finish(end));
-        // Whoever was deleting its folder has done so by now, most times: the mark stays that is left after that.
+        // By now a folder that was being deleted is gone, most times, so a mark left from here on stays.
         tokio::time::sleep_until(end).await;
         if timeout(MARK_WITHIN, self.journal.close()).await.is_err() {
             tracing::error!("the disk of the failed journal is too slow: the next start may not know what it held");

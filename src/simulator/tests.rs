@@ -293,7 +293,7 @@ fn without_times(body: &[u8]) -> String {
     let is_time = |word: &str| word.len() == 24 && word.ends_with('Z') && word.as_bytes()[10] == b'T';
     let mut before = "";
     let words = text.split('"').map(|word| {
-        // Opening hours lie around the minute in which they are told.
+        // Opening hours depend on the current minute.
         let is_hours = before.starts_with("business_hours_") && before.ends_with("_minutes");
         before = word;
         if is_time(word) || is_hours { "TIME" } else { word }

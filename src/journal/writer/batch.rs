@@ -44,7 +44,6 @@ pub(super) struct Batch {
     pub(super) lettering: Vec<Done>,
     /// Carried out in a commit of its own, when this one is written.
     pub(super) operation: Option<Operation>,
-    pub(super) close: bool,
 }
 
 /// An append whose fate hangs on the commit.
@@ -110,8 +109,7 @@ impl Role {
 impl Batch {
     pub(super) fn has_room(&self, max_bytes: u64) -> bool {
         let most = usize::try_from(max_bytes / GROUP_PART).unwrap_or(GROUP_BYTES).min(GROUP_BYTES);
-        !self.close
-            && self.operation.is_none()
+        self.operation.is_none()
             && self.waiting.len() + self.keeping.len() + self.letters.len() < GROUP_EVENTS
             && self.known.len() + self.keeping_known.len() < GROUP_EVENTS
             && self.block.len() < most

@@ -42,8 +42,8 @@ impl Writer {
         self.turn_away(Refused::Failed);
     }
 
-    /// Refuses what comes to the failed journal until it is told to close, and leaves its mark again where that is gone by
-    /// then: somebody was deleting the folder.
+    /// Refuses what comes until the failed journal is closed. Then leaves the mark once more if it is missing: somebody was
+    /// deleting the folder.
     pub(super) fn wait_for_close(&mut self) {
         while let Ok(posted) = self.inbox.recv() {
             match posted.take() {

@@ -149,7 +149,7 @@ pub(super) struct Writer {
     log_warned: Option<Instant>,
     /// When evictions were last told.
     alarmed: Option<Instant>,
-    /// It was told to close.
+    /// [`Command::Close`] has come: nothing is taken after it.
     closing: bool,
 }
 
@@ -296,7 +296,7 @@ impl Writer {
     fn gather(&mut self, first: Command, batch: &mut Batch) -> Result<(), String> {
         self.take(first, batch)?;
         let mut yielded = 0;
-        while batch.has_room(self.limits.max_bytes) {
+        while !self.closing && batch.has_room(self.limits.max_bytes) {
             match self.inbox.try_recv() {
                 Ok(posted) => {
                     if let Some(command) = posted.take() {
@@ -338,10 +338,7 @@ impl Writer {
             Command::EndRetry { sink, letter, ending } => self.note_ending(sink, letter, ending),
             Command::Operate(operation) => batch.operation = Some(operation),
             Command::Damaged(reason) => return Err(reason),
-            Command::Close => {
-                batch.close = true;
-                self.closing = true;
-            }
+            Command::Close => self.closing = true,
         }
         Ok(())
     }
