@@ -45,9 +45,11 @@ impl Writer {
     /// Refuses what comes until the failed journal is closed. Then leaves the mark once more if it is missing: somebody was
     /// deleting the folder.
     pub(super) fn wait_for_close(&mut self) {
-        while let Ok(posted) = self.inbox.recv() {
+        while !self.closing
+            && let Ok(posted) = self.inbox.recv()
+        {
             match posted.take() {
-                Some(Command::Close) => break,
+                Some(Command::Close) => self.closing = true,
                 Some(command) => turn_away(command, Refused::Failed),
                 None => {}
             }
@@ -84,9 +86,11 @@ impl Writer {
         }
     }
 
-    fn turn_away(&self, why: Refused) {
+    /// Refuses what has come. Being told to close may be among it.
+    fn turn_away(&mut self, why: Refused) {
         while let Ok(posted) = self.inbox.try_recv() {
             if let Some(command) = posted.take() {
+                self.closing |= matches!(command, Command::Close);
                 turn_away(command, why);
             }
         }

@@ -241,8 +241,9 @@ impl Writer {
             }
         };
         if let Err(reason) = ended {
+            let was_closing = self.closing;
             self.fail(&reason);
-            if !self.closing {
+            if !was_closing {
                 self.wait_for_close();
             }
         }
