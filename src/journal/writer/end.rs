@@ -39,7 +39,6 @@ impl Writer {
         let store = std::mem::replace(&mut self.recovered.store, Box::new(MemoryStore::default()));
         store.abandon();
         self.leave_mark();
-        self.turn_away(Refused::Failed);
     }
 
     /// Refuses what comes until the failed journal is closed. Then leaves the mark once more if it is missing: somebody was
@@ -86,11 +85,9 @@ impl Writer {
         }
     }
 
-    /// Refuses what has come. Being told to close may be among it.
-    fn turn_away(&mut self, why: Refused) {
+    fn turn_away(&self, why: Refused) {
         while let Ok(posted) = self.inbox.try_recv() {
             if let Some(command) = posted.take() {
-                self.closing |= matches!(command, Command::Close);
                 turn_away(command, why);
             }
         }

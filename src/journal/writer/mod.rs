@@ -241,11 +241,8 @@ impl Writer {
             }
         };
         if let Err(reason) = ended {
-            let was_closing = self.closing;
             self.fail(&reason);
-            if !was_closing {
-                self.wait_for_close();
-            }
+            self.wait_for_close();
         }
     }
 
