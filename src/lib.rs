@@ -45,6 +45,7 @@
 //! - Every queue has a bound, every wait on a peer a deadline.
 //! - Logs, metrics and error answers never carry a field's value.
 
+pub mod about;
 pub mod admin;
 pub mod admission;
 mod blocking;

@@ -2,11 +2,7 @@
 
 use std::path::PathBuf;
 
-use indicatif::{ProgressBar, ProgressStyle};
-
-use super::{Failure, print, tell};
-use crate::config::Config;
-use crate::journal::{Journal, MigrateError, Moved};
+use super::Failure;
 
 /// Move a journal from a folder into the cluster of the settings, or back
 ///
@@ -32,36 +28,70 @@ pub struct Args {
 /// Moves the journal.
 ///
 /// # Errors
-/// Settings without a cluster, journals that cannot be opened, or what stopped the move.
+/// Settings without a cluster, journals that cannot be opened, or what stopped the move; a build without the engine `nats`.
 pub async fn run(args: Args, files: &[PathBuf]) -> Result<(), Failure> {
-    let (config, _) = Config::load(files)?;
-    let Some(settings) = &config.journal.nats else {
-        return Err(Failure::configuration(
-            "journal.engine is not \"nats\": give the settings of the cluster, such as --config cluster.toml",
-        ));
-    };
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos} of {len} events, {eta} left") {
-        bar.set_style(style);
+    with_cluster::run(args, files).await
+}
+
+#[cfg(not(feature = "nats"))]
+mod with_cluster {
+    use std::path::PathBuf;
+
+    use super::{Args, Failure};
+    use crate::about::Feature;
+
+    #[expect(clippy::unused_async, reason = "the other build waits")]
+    pub(super) async fn run(Args { from: _, to: _, json: _ }: Args, _: &[PathBuf]) -> Result<(), Failure> {
+        let remedy = Feature::Nats.remedy();
+        Err(Failure::configuration(format!(
+            "journal.engine \"nats\" is not in this build, so nothing can be moved: {remedy}"
+        )))
     }
-    let told = |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    };
-    let moved = match (args.from, args.to) {
-        (Some(folder), _) => Journal::into_cluster(&config, settings, &folder, told).await,
-        (None, Some(folder)) => Journal::into_folder(&config, settings, &folder, told).await,
-        (None, None) => return Err(Failure::usage("name a folder with --from or --to")),
-    };
-    bar.finish_and_clear();
-    let Moved { events, known, dead_letters, quarantined } =
-        moved.map_err(|error: MigrateError| Failure::from_error(&error))?;
-    if args.json {
-        let told = serde_json::json!({ "events": events, "known": known, "dead_letters": dead_letters, "quarantined": quarantined });
-        return print(&format!("{told}\n"));
+}
+
+#[cfg(feature = "nats")]
+mod with_cluster {
+    use std::path::PathBuf;
+
+    use indicatif::{ProgressBar, ProgressStyle};
+
+    use super::{Args, Failure};
+    use crate::commands::{print, tell};
+    use crate::config::Config;
+    use crate::journal::{Journal, MigrateError, Moved};
+
+    pub(super) async fn run(args: Args, files: &[PathBuf]) -> Result<(), Failure> {
+        let (config, _) = Config::load(files)?;
+        let Some(settings) = &config.journal.nats else {
+            return Err(Failure::configuration(
+                "journal.engine is not \"nats\": give the settings of the cluster, such as --config cluster.toml",
+            ));
+        };
+        let bar = ProgressBar::new(0);
+        if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos} of {len} events, {eta} left") {
+            bar.set_style(style);
+        }
+        let told = |done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+        };
+        let moved = match (args.from, args.to) {
+            (Some(folder), _) => Journal::into_cluster(&config, settings, &folder, told).await,
+            (None, Some(folder)) => Journal::into_folder(&config, settings, &folder, told).await,
+            (None, None) => return Err(Failure::usage("name a folder with --from or --to")),
+        };
+        bar.finish_and_clear();
+        let Moved { events, known, dead_letters, quarantined } =
+            moved.map_err(|error: MigrateError| Failure::from_error(&error))?;
+        if args.json {
+            let told = serde_json::json!({ "events": events, "known": known, "dead_letters": dead_letters, "quarantined": quarantined });
+            return print(&format!("{told}\n"));
+        }
+        tell(
+            "put away what the journal was taken from: a receiver that is started on it delivers its events once more\n",
+        );
+        print(&format!(
+            "moved {events} events ({known} of them were there already), {dead_letters} dead letters, {quarantined} quarantined bodies\n"
+        ))
     }
-    tell("put away what the journal was taken from: a receiver that is started on it delivers its events once more\n");
-    print(&format!(
-        "moved {events} events ({known} of them were there already), {dead_letters} dead letters, {quarantined} quarantined bodies\n"
-    ))
 }

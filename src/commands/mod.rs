@@ -27,12 +27,13 @@ use tokio::net::unix::pipe;
 
 use client::Go;
 
+use crate::about;
 use crate::config::Problems;
 use crate::terminal;
 
 /// Receives ASAPP's real-time events over mutual TLS, keeps them durably, and delivers them.
 #[derive(Debug, Parser)]
-#[command(name = "asapp-receiver", version, after_help = SETTINGS)]
+#[command(name = "asapp-receiver", version = about::version(), after_help = SETTINGS)]
 pub struct Cli {
     /// A file with settings (TOML); later ones win over earlier ones
     #[arg(long, value_name = "FILE", global = true)]

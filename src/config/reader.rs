@@ -12,6 +12,7 @@ use std::time::Duration;
 use ::config::{Map, Value, ValueKind};
 
 use super::{Problem, Warning, units};
+use crate::about::Feature;
 
 /// The origin of values that come from the environment starts so.
 pub(super) const ENVIRONMENT: &str = "environment variable ";
@@ -253,26 +254,25 @@ impl<'t> Section<'_, 't> {
     }
 
     /// One of a few words. `options` is never empty.
-    pub(super) fn choice<T: Clone>(&mut self, key: &'static str, options: &[(&str, Option<T>)], stand_in: T) -> T {
-        let words: Vec<_> =
-            options.iter().filter(|(_, t)| t.is_some()).map(|(word, _)| format!("\"{word}\"")).collect();
-        let words = words.join(" or ");
+    pub(super) fn choice<T: Clone>(&mut self, key: &'static str, options: &[(&str, T)], stand_in: T) -> T {
+        let words: Vec<_> = options.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        let remedy = format!("write {}", words.join(" or "));
         let Some(value) = self.get(key) else {
-            self.missing(key, format!("write {words}"));
+            self.missing(key, remedy);
             return stand_in;
         };
         let text = if let ValueKind::String(text) = &value.kind { text.as_str() } else { "" };
-        match options.iter().find(|(word, _)| *word == text) {
-            Some((_, Some(option))) => option.clone(),
-            Some((_, None)) => {
-                self.bad(key, format!("is \"{text}\", which is not available in this version"), format!("use {words}"));
-                stand_in
-            }
-            None => {
-                self.bad(key, format!("is {}", show(value)), format!("write {words}"));
-                stand_in
-            }
+        if let Some((_, option)) = options.iter().find(|(word, _)| *word == text) {
+            return option.clone();
         }
+        self.bad(key, format!("is {}", show(value)), remedy);
+        stand_in
+    }
+
+    /// Refuses a value, if it is `asked` for, that only builds with a feature know.
+    pub(super) fn needs(&mut self, key: &str, asked: bool, feature: Feature) {
+        let what = format!("is not in this build, which lacks the feature {}", feature.name());
+        self.contradiction(&[key], asked && !feature.is_in(), what, feature.remedy());
     }
 
     /// A text that is not empty. Never quoted in a report.

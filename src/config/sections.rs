@@ -13,6 +13,7 @@ use super::{
     Admin, AllowedClient, AllowedClients, Config, DeadLetters, Dedup, Endpoint, Engine, Journal, Listen, Log,
     LogFormat, Nats, Ordering, OwnFiles, Quarantine, SinkKind, Tls, TlsVersion, nats, sinks, units,
 };
+use crate::about::Feature;
 
 pub(super) const INSTANT: Duration = Duration::from_millis(10);
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -84,7 +85,7 @@ fn listen(mut s: Section<'_, '_>) -> Listen {
 }
 
 fn proxies(s: &mut Section<'_, '_>) -> Option<Vec<IpNet>> {
-    let required = s.choice("proxy_protocol", &[("off", Some(false)), ("required", Some(true))], false);
+    let required = s.choice("proxy_protocol", &[("off", false), ("required", true)], false);
     let networks = s.list("trusted_proxies", units::network, "write networks such as \"10.0.0.0/8\"");
     s.contradiction(
         &["proxy_protocol", "trusted_proxies"],
@@ -134,17 +135,21 @@ fn tls(mut s: Section<'_, '_>) -> Tls {
     if client_ca.is_empty() {
         s.missing("client_ca", "name the PEM files of the CAs that sign ASAPP's client certificates");
     }
-    let tls12 = cfg!(feature = "tls12").then_some(TlsVersion::Tls12);
     let tls = Tls {
         certificate,
         private_key,
         client_ca,
         client_crl: s.files("client_crl"),
-        min_version: s.choice("min_version", &[("1.3", Some(TlsVersion::Tls13)), ("1.2", tls12)], TlsVersion::Tls13),
+        min_version: s.choice(
+            "min_version",
+            &[("1.3", TlsVersion::Tls13), ("1.2", TlsVersion::Tls12)],
+            TlsVersion::Tls13,
+        ),
         reload_interval: s.duration("reload_interval", INSTANT..=DAY),
         allow_extra_key_usage: s.flag("allow_extra_key_usage"),
         clients: allowed_clients(&mut s),
     };
+    s.needs("min_version", tls.min_version == TlsVersion::Tls12, Feature::Tls12);
     s.finish();
     tls
 }
@@ -189,8 +194,9 @@ fn dedup(mut s: Section<'_, '_>) -> Dedup {
 }
 
 fn journal(mut s: Section<'_, '_>) -> Journal {
-    let engines = [("sqlite", Some(Engine::Sqlite)), ("memory", Some(Engine::Memory)), ("nats", Some(Engine::Nats))];
+    let engines = [("sqlite", Engine::Sqlite), ("memory", Engine::Memory), ("nats", Engine::Nats)];
     let engine = s.choice("engine", &engines, Engine::Sqlite);
+    s.needs("engine", engine == Engine::Nats, Feature::Nats);
     let nats = nats::nats(s.section("nats"), engine == Engine::Nats);
     let journal = Journal {
         engine,
@@ -227,13 +233,13 @@ pub(super) fn admin(mut s: Section<'_, '_>) -> Admin {
 fn log(mut s: Section<'_, '_>) -> Log {
     use tracing::Level;
     let levels = [
-        ("error", Some(Level::ERROR)),
-        ("warn", Some(Level::WARN)),
-        ("info", Some(Level::INFO)),
-        ("debug", Some(Level::DEBUG)),
-        ("trace", Some(Level::TRACE)),
+        ("error", Level::ERROR),
+        ("warn", Level::WARN),
+        ("info", Level::INFO),
+        ("debug", Level::DEBUG),
+        ("trace", Level::TRACE),
     ];
-    let formats = [("json", Some(LogFormat::Json)), ("text", Some(LogFormat::Text))];
+    let formats = [("json", LogFormat::Json), ("text", LogFormat::Text)];
     let log =
         Log { format: s.choice("format", &formats, LogFormat::Json), level: s.choice("level", &levels, Level::INFO) };
     s.finish();

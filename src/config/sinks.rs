@@ -57,11 +57,10 @@ const NOT_THE_USERS: [&str; 15] = [
 const NOT_THE_USERS_EITHER: [&str; 3] = ["asapp-receiver-", "ce-", "webhook-"];
 
 pub(super) fn sink(name: String, mut s: Section<'_, '_>) -> Sink {
-    let types = [("stdout", Some(Some("stdout"))), ("file", Some(Some("file"))), ("http", Some(Some("http")))];
+    let types = [("stdout", Some("stdout")), ("file", Some("file")), ("http", Some("http"))];
     let kind = s.choice("type", &types, None);
-    let formats =
-        [("raw", Some(Format::Raw)), ("envelope", Some(Format::Envelope)), ("cloudevents", Some(Format::CloudEvents))];
-    let starts = [("latest", Some(Start::Latest)), ("earliest", Some(Start::Earliest))];
+    let formats = [("raw", Format::Raw), ("envelope", Format::Envelope), ("cloudevents", Format::CloudEvents)];
+    let starts = [("latest", Start::Latest), ("earliest", Start::Earliest)];
     let format = s.choice("format", &formats, Format::Raw);
     let sink = Sink {
         name,
@@ -93,8 +92,8 @@ pub(super) fn sink(name: String, mut s: Section<'_, '_>) -> Sink {
 }
 
 fn file_sink(s: &mut Section<'_, '_>) -> FileSink {
-    let compressions = [("none", Some(Compress::None)), ("gzip", Some(Compress::Gzip)), ("zstd", Some(Compress::Zstd))];
-    let syncs = [("batch", Some(Sync::Batch)), ("interval", Some(Sync::Interval)), ("never", Some(Sync::Never))];
+    let compressions = [("none", Compress::None), ("gzip", Compress::Gzip), ("zstd", Compress::Zstd)];
+    let syncs = [("batch", Sync::Batch), ("interval", Sync::Interval), ("never", Sync::Never)];
     let sink = FileSink {
         path: needed_file(s, "path", "name the file that the events are written to"),
         rotate_bytes: Some(s.size("rotate_bytes", 0..=u64::MAX)).filter(|bytes| *bytes > 0),
@@ -111,10 +110,9 @@ fn file_sink(s: &mut Section<'_, '_>) -> FileSink {
 }
 
 fn http_sink(s: &mut Section<'_, '_>, format: Format) -> HttpSink {
-    let methods = [("POST", Some(Method::POST)), ("PUT", Some(Method::PUT)), ("PATCH", Some(Method::PATCH))];
-    let orderings =
-        [("entity", Some(Ordering::Entity)), ("strict", Some(Ordering::Strict)), ("none", Some(Ordering::None))];
-    let compressions = [("none", Some(Compress::None)), ("gzip", Some(Compress::Gzip))];
+    let methods = [("POST", Method::POST), ("PUT", Method::PUT), ("PATCH", Method::PATCH)];
+    let orderings = [("entity", Ordering::Entity), ("strict", Ordering::Strict), ("none", Ordering::None)];
+    let compressions = [("none", Compress::None), ("gzip", Compress::Gzip)];
     let url = url(s);
     let bearer_token_file = s.file("bearer_token_file");
     let sink = HttpSink {

@@ -67,6 +67,7 @@ impl Cursor {
     }
 
     /// Ranges past [`next`](Self::next) that were settled before this process began.
+    #[cfg_attr(not(feature = "nats"), expect(dead_code, reason = "only a build with clusters moves journals"))]
     pub(super) fn settled(&self) -> &[(u64, u64)] {
         &self.settled
     }

@@ -3,13 +3,16 @@
 use std::collections::HashSet;
 
 use super::letters::Letter;
+#[cfg(feature = "nats")]
+use super::nats;
 use super::place::Settled;
-use super::{Event, Refused, cursor, letters, nats};
+use super::{Event, Refused, cursor, letters};
 
 /// How a lane reads the journal. Reading runs ahead of settling; what was settled in an earlier life is skipped.
 pub enum Cursor {
     #[doc(hidden)]
     Embedded(cursor::Cursor),
+    #[cfg(feature = "nats")]
     #[doc(hidden)]
     Cluster(nats::Cursor),
 }
@@ -19,6 +22,7 @@ pub enum Cursor {
 pub enum Settler {
     #[doc(hidden)]
     Embedded(cursor::Settler),
+    #[cfg(feature = "nats")]
     #[doc(hidden)]
     Cluster(nats::Settler),
 }
@@ -27,6 +31,7 @@ pub enum Settler {
 pub enum Scan {
     #[doc(hidden)]
     Embedded(cursor::Scan),
+    #[cfg(feature = "nats")]
     #[doc(hidden)]
     Cluster(nats::Scan),
 }
@@ -35,6 +40,7 @@ pub enum Scan {
 pub enum Watch {
     #[doc(hidden)]
     Embedded(cursor::Watch),
+    #[cfg(feature = "nats")]
     #[doc(hidden)]
     Cluster(nats::Watch),
 }
@@ -43,6 +49,7 @@ pub enum Watch {
 pub enum Letters {
     #[doc(hidden)]
     Embedded(letters::Letters),
+    #[cfg(feature = "nats")]
     /// None for whoever asks a second time.
     #[doc(hidden)]
     Cluster(Option<nats::Letters>),
@@ -89,6 +96,7 @@ impl Cursor {
     pub fn sink(&self) -> &str {
         match self {
             Self::Embedded(cursor) => cursor.sink(),
+            #[cfg(feature = "nats")]
             Self::Cluster(cursor) => cursor.sink(),
         }
     }
@@ -98,6 +106,7 @@ impl Cursor {
     pub fn caught_up(&self) -> bool {
         match self {
             Self::Embedded(cursor) => cursor.caught_up(),
+            #[cfg(feature = "nats")]
             Self::Cluster(cursor) => cursor.caught_up(),
         }
     }
@@ -107,6 +116,7 @@ impl Cursor {
     pub fn next(&self) -> u64 {
         match self {
             Self::Embedded(cursor) => cursor.next(),
+            #[cfg(feature = "nats")]
             Self::Cluster(cursor) => cursor.next(),
         }
     }
@@ -117,6 +127,7 @@ impl Cursor {
     pub fn may_deliver(&self) -> bool {
         match self {
             Self::Embedded(_) => true,
+            #[cfg(feature = "nats")]
             Self::Cluster(cursor) => cursor.may_deliver(),
         }
     }
@@ -126,6 +137,7 @@ impl Cursor {
     pub fn settler(&self) -> Settler {
         match self {
             Self::Embedded(cursor) => Settler::Embedded(cursor.settler()),
+            #[cfg(feature = "nats")]
             Self::Cluster(cursor) => Settler::Cluster(cursor.settler()),
         }
     }
@@ -135,6 +147,7 @@ impl Cursor {
     pub fn letters(&self) -> Letters {
         match self {
             Self::Embedded(cursor) => Letters::Embedded(cursor.letters()),
+            #[cfg(feature = "nats")]
             Self::Cluster(cursor) => Letters::Cluster(cursor.letters()),
         }
     }
@@ -146,6 +159,7 @@ impl Cursor {
     pub async fn read(&mut self) -> Result<Read, Gone> {
         match self {
             Self::Embedded(cursor) => cursor.read().await.map(Read::Events),
+            #[cfg(feature = "nats")]
             Self::Cluster(cursor) => cursor.read().await,
         }
     }
@@ -158,6 +172,7 @@ impl Cursor {
     pub async fn lost(&mut self) -> Result<Lost, Gone> {
         match self {
             Self::Embedded(_) => std::future::pending().await,
+            #[cfg(feature = "nats")]
             Self::Cluster(cursor) => cursor.lost().await,
         }
     }
@@ -167,6 +182,7 @@ impl Cursor {
         match self {
             // Nothing comes in any more.
             Self::Embedded(_) => {}
+            #[cfg(feature = "nats")]
             Self::Cluster(cursor) => cursor.finish(),
         }
     }
@@ -177,6 +193,7 @@ impl Settler {
     pub fn sink(&self) -> &str {
         match self {
             Self::Embedded(settler) => settler.sink(),
+            #[cfg(feature = "nats")]
             Self::Cluster(settler) => settler.sink(),
         }
     }
@@ -186,14 +203,17 @@ impl Settler {
     pub async fn settle(&self, from: u64, to: u64, how: Settled) {
         match self {
             Self::Embedded(settler) => settler.settle(from, to, how).await,
+            #[cfg(feature = "nats")]
             Self::Cluster(settler) => settler.settle(from, to, how),
         }
     }
 
     /// Says that the lane has let go of events, as [`Lost`] bade it: nothing more will be heard of them.
+    #[cfg_attr(not(feature = "nats"), expect(unused_variables, reason = "a build without fleets"))]
     pub fn release(&self, sequences: &[u64]) {
         match self {
             Self::Embedded(_) => {}
+            #[cfg(feature = "nats")]
             Self::Cluster(settler) => settler.release(sequences),
         }
     }
@@ -205,6 +225,7 @@ impl Settler {
     pub async fn dead_letter(&self, event: &Event, reason: &str, attempts: u32) -> Result<(), Refused> {
         match self {
             Self::Embedded(settler) => settler.dead_letter(event, reason, attempts).await,
+            #[cfg(feature = "nats")]
             Self::Cluster(settler) => settler.dead_letter(event, reason, attempts).await,
         }
     }
@@ -214,6 +235,7 @@ impl Settler {
     pub async fn letter_delivered(&self, id: u64) {
         match self {
             Self::Embedded(settler) => settler.letter_delivered(id).await,
+            #[cfg(feature = "nats")]
             Self::Cluster(settler) => settler.letter_delivered(id).await,
         }
     }
@@ -222,6 +244,7 @@ impl Settler {
     pub async fn letter_failed(&self, id: u64, reason: &str, attempts: u32) {
         match self {
             Self::Embedded(settler) => settler.letter_failed(id, reason, attempts).await,
+            #[cfg(feature = "nats")]
             Self::Cluster(settler) => settler.letter_failed(id, reason, attempts).await,
         }
     }
@@ -233,6 +256,7 @@ impl Scan {
     pub fn caught_up(&self) -> bool {
         match self {
             Self::Embedded(scan) => scan.caught_up(),
+            #[cfg(feature = "nats")]
             Self::Cluster(scan) => scan.caught_up(),
         }
     }
@@ -242,6 +266,7 @@ impl Scan {
     pub fn next(&self) -> u64 {
         match self {
             Self::Embedded(scan) => scan.next(),
+            #[cfg(feature = "nats")]
             Self::Cluster(scan) => scan.next(),
         }
     }
@@ -251,6 +276,7 @@ impl Scan {
     pub fn watch(&self) -> Watch {
         match self {
             Self::Embedded(scan) => Watch::Embedded(scan.watch()),
+            #[cfg(feature = "nats")]
             Self::Cluster(scan) => Watch::Cluster(scan.watch()),
         }
     }
@@ -263,6 +289,7 @@ impl Scan {
     pub async fn read(&mut self) -> Result<Vec<Event>, Gone> {
         match self {
             Self::Embedded(scan) => scan.read().await,
+            #[cfg(feature = "nats")]
             Self::Cluster(scan) => scan.read().await,
         }
     }
@@ -276,6 +303,7 @@ impl Watch {
     pub async fn read(&mut self) -> Result<(Vec<Event>, u64), Gone> {
         match self {
             Self::Embedded(watch) => watch.read().await,
+            #[cfg(feature = "nats")]
             Self::Cluster(watch) => watch.read().await,
         }
     }
@@ -284,6 +312,7 @@ impl Watch {
     pub fn skip(&mut self) -> u64 {
         match self {
             Self::Embedded(watch) => watch.skip(),
+            #[cfg(feature = "nats")]
             Self::Cluster(watch) => watch.skip(),
         }
     }
@@ -299,7 +328,9 @@ impl Letters {
     pub async fn next(&mut self) -> Result<Vec<Letter>, Gone> {
         match self {
             Self::Embedded(letters) => letters.next().await,
+            #[cfg(feature = "nats")]
             Self::Cluster(Some(letters)) => letters.next().await,
+            #[cfg(feature = "nats")]
             Self::Cluster(None) => std::future::pending().await,
         }
     }

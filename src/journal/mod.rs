@@ -22,8 +22,10 @@ mod layout;
 mod letters;
 mod mark;
 mod memory;
+#[cfg(feature = "nats")]
 mod migrate;
 mod named;
+#[cfg(feature = "nats")]
 mod nats;
 mod place;
 mod quarantine;
@@ -44,6 +46,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+#[cfg(feature = "nats")]
 use futures_util::FutureExt;
 use tokio::sync::watch;
 
@@ -54,6 +57,7 @@ pub(crate) use group::{from_millis, millis};
 pub use handles::{Cursor, Gone, Letters, Lost, Read, Scan, Settler, Watch};
 pub use identity::LogIdentity;
 pub use letters::{Handled, Letter, LetterState, LettersOf, MAX_LIST, Which};
+#[cfg(feature = "nats")]
 pub use nats::{ClusterFindings, MigrateError, Moved, examine_cluster};
 pub use place::{Account, Settled};
 pub use quarantine::{Bodies, QuarantinedBody};
@@ -68,6 +72,7 @@ use crate::telemetry::Metrics;
 use crate::tls::PeerIdentity;
 use embedded::Inner;
 use group::Parts;
+#[cfg(feature = "nats")]
 use nats::Cluster;
 use store::Kept;
 
@@ -81,6 +86,7 @@ pub struct Journal {
 #[derive(Debug, Clone)]
 enum Held {
     Embedded(Arc<Inner>),
+    #[cfg(feature = "nats")]
     Cluster(Arc<Cluster>),
 }
 
@@ -224,6 +230,7 @@ impl Journal {
     /// # Errors
     /// [`OpenError`], by what an operator has to do.
     pub async fn start(config: Arc<Config>, metrics: Arc<Metrics>) -> Result<(Self, Vec<Cursor>, Report), OpenError> {
+        #[cfg(feature = "nats")]
         if let Some(settings) = &config.journal.nats {
             let (cluster, cursors, report) = Cluster::open(&config, settings, metrics).await?;
             let cursors = cursors.into_iter().map(Cursor::Cluster).collect();
@@ -256,7 +263,11 @@ impl Journal {
         admitted: Admitted,
     ) -> impl Future<Output = Result<Appended, Refused>> + use<> {
         match &self.held {
+            #[cfg(not(feature = "nats"))]
+            Held::Embedded(inner) => inner.append(event, admitted),
+            #[cfg(feature = "nats")]
             Held::Embedded(inner) => inner.append(event, admitted).left_future(),
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.append(event, admitted).right_future(),
         }
     }
@@ -268,6 +279,7 @@ impl Journal {
     pub async fn quarantine(&self, body: Quarantined, admitted: Admitted, outcome: Outcome) -> Result<(), Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.quarantine(body, admitted, outcome).await,
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.quarantine(body, admitted, outcome).await,
         }
     }
@@ -279,6 +291,7 @@ impl Journal {
     pub async fn forget(&self, sink: &str) -> Result<bool, Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.forget(sink).await,
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.forget(sink).await,
         }
     }
@@ -290,6 +303,7 @@ impl Journal {
     pub async fn note(&self, key: &'static str, text: Option<String>) -> Result<(), Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.note(key, text).await,
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.note(key, text).await,
         }
     }
@@ -301,6 +315,7 @@ impl Journal {
     pub async fn answers(&self) -> Result<(), Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.answers().await,
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.answers().await,
         }
     }
@@ -310,6 +325,7 @@ impl Journal {
     pub fn notes(&self) -> BTreeMap<String, String> {
         match &self.held {
             Held::Embedded(inner) => inner.notes(),
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.notes(),
         }
     }
@@ -319,6 +335,7 @@ impl Journal {
     pub fn read_note(&self, key: &str) -> Option<String> {
         match &self.held {
             Held::Embedded(inner) => inner.read_note(key),
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.read_note(key),
         }
     }
@@ -327,9 +344,11 @@ impl Journal {
     ///
     /// # Errors
     /// [`Refused`] when the cluster cannot say.
+    #[cfg_attr(not(feature = "nats"), expect(unused_variables, reason = "a build without fleets"))]
     pub async fn number(&self, series: &'static str) -> Result<Option<u64>, Refused> {
         match &self.held {
             Held::Embedded(_) => Ok(None),
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.number(series).await.map(Some),
         }
     }
@@ -339,6 +358,7 @@ impl Journal {
     pub async fn adopted(&self) -> Option<(String, String)> {
         match &self.held {
             Held::Embedded(_) => None,
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.adopted().await,
         }
     }
@@ -351,6 +371,7 @@ impl Journal {
     pub async fn sequence_at(&self, time: SystemTime) -> Result<u64, Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.sequence_at(time).await,
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.sequence_at(time).await,
         }
     }
@@ -361,6 +382,7 @@ impl Journal {
     pub fn range(&self) -> (u64, u64) {
         match &self.held {
             Held::Embedded(inner) => inner.range(),
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.range(),
         }
     }
@@ -370,6 +392,7 @@ impl Journal {
     pub fn log_identity(&self) -> Option<String> {
         match &self.held {
             Held::Embedded(_) => None,
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => Some(cluster.log_identity()),
         }
     }
@@ -377,6 +400,7 @@ impl Journal {
     /// Waits until the log is another one than this.
     pub async fn log_changed(&self, identity: Option<&str>) {
         match (&self.held, identity) {
+            #[cfg(feature = "nats")]
             (Held::Cluster(cluster), Some(identity)) => cluster.log_changed(identity).await,
             _ => std::future::pending().await,
         }
@@ -387,6 +411,7 @@ impl Journal {
     pub fn state(&self) -> watch::Receiver<State> {
         match &self.held {
             Held::Embedded(inner) => inner.state(),
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.state(),
         }
     }
@@ -396,6 +421,7 @@ impl Journal {
     pub fn status(&self) -> Status {
         match &self.held {
             Held::Embedded(inner) => inner.status(),
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.status(),
         }
     }
@@ -405,6 +431,7 @@ impl Journal {
     pub fn largest_body(&self) -> usize {
         match &self.held {
             Held::Embedded(_) => usize::MAX,
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.largest_body(),
         }
     }
@@ -413,6 +440,7 @@ impl Journal {
     pub fn engine(&self) -> config::Engine {
         match &self.held {
             Held::Embedded(inner) => inner.engine(),
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.engine(),
         }
     }
@@ -422,6 +450,7 @@ impl Journal {
     pub fn watch_own(&self) -> Watch {
         match &self.held {
             Held::Embedded(inner) => Watch::Embedded(inner.watch()),
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => Watch::Cluster(cluster.watch_own()),
         }
     }
@@ -431,6 +460,7 @@ impl Journal {
     pub fn watch(&self) -> Watch {
         match &self.held {
             Held::Embedded(inner) => Watch::Embedded(inner.watch()),
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => Watch::Cluster(cluster.watch()),
         }
     }
@@ -440,6 +470,7 @@ impl Journal {
     pub fn scan(&self, from: u64) -> Scan {
         match &self.held {
             Held::Embedded(inner) => Scan::Embedded(inner.scan(from)),
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => Scan::Cluster(cluster.scan(from)),
         }
     }
@@ -449,6 +480,7 @@ impl Journal {
     pub async fn close(&self) {
         match &self.held {
             Held::Embedded(inner) => inner.close().await,
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.close().await,
         }
     }
@@ -460,6 +492,7 @@ impl Journal {
     pub async fn dead_letters(&self, query: LettersOf) -> Result<Vec<Letter>, Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.dead_letters(query).await,
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.dead_letters(query).await,
         }
     }
@@ -471,6 +504,7 @@ impl Journal {
     pub async fn dead_letter(&self, id: u64) -> Result<Option<Letter>, Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.dead_letter(id).await,
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.dead_letter(id).await,
         }
     }
@@ -483,6 +517,7 @@ impl Journal {
     pub async fn retry_dead_letters(&self, which: Which) -> Result<Handled, Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.retry_dead_letters(which).await,
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.retry_dead_letters(which).await,
         }
     }
@@ -495,6 +530,7 @@ impl Journal {
     pub async fn discard_dead_letters(&self, which: Which) -> Result<Handled, Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.discard_dead_letters(which).await,
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.discard_dead_letters(which).await,
         }
     }
@@ -507,6 +543,7 @@ impl Journal {
     pub async fn quarantined(&self, after: u64, limit: usize) -> Result<Vec<QuarantinedBody>, Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.quarantined(after, limit).await,
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.quarantined(after, limit).await,
         }
     }
@@ -518,6 +555,7 @@ impl Journal {
     pub async fn quarantined_body(&self, id: u64) -> Result<Option<QuarantinedBody>, Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.quarantined_body(id).await,
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.quarantined_body(id).await,
         }
     }
@@ -529,6 +567,7 @@ impl Journal {
     pub async fn discard_quarantined(&self, which: Bodies) -> Result<Handled, Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.discard_quarantined(which).await,
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.discard_quarantined(which).await,
         }
     }
@@ -543,6 +582,7 @@ impl Journal {
     pub async fn retry_quarantined(&self, which: Bodies) -> Result<Handled, Refused> {
         match &self.held {
             Held::Embedded(inner) => inner.retry_quarantined(which).await,
+            #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.retry_quarantined(which).await,
         }
     }

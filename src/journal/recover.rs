@@ -19,6 +19,7 @@ use super::identity::LogIdentity;
 use super::layout::PAGE;
 use super::mark::{FoundMark, Mark, MarkFile};
 use super::memory::MemoryStore;
+#[cfg(feature = "nats")]
 use super::nats::NatsError;
 use super::place::{Place, Settled};
 use super::quarantine::Quarantine;
@@ -48,6 +49,7 @@ pub enum OpenError {
     PageSize { path: PathBuf, found: u32 },
     #[error("{path} could not be brought to order: {reason}")]
     Store { path: PathBuf, reason: String },
+    #[cfg(feature = "nats")]
     #[error(transparent)]
     Cluster(#[from] NatsError),
     #[error("no thread for the journal's writer")]
@@ -59,6 +61,7 @@ impl OpenError {
     #[must_use]
     pub fn key(&self) -> &'static str {
         match self {
+            #[cfg(feature = "nats")]
             Self::Cluster(_) => "journal.nats",
             Self::Folder(_) | Self::Newer { .. } | Self::PageSize { .. } | Self::Store { .. } | Self::Thread { .. } => {
                 "journal.path"

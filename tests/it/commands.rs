@@ -34,7 +34,16 @@ fn each_command_explains_itself_with_an_example() {
         let text = stdout(&output);
         assert!(text.contains("Example: asapp-receiver"), "{command}: {text}");
     }
-    assert_eq!(stdout(&run(&["--version"])).trim(), concat!("asapp-receiver ", env!("CARGO_PKG_VERSION")));
+    let version = stdout(&run(&["--version"]));
+    let [first, commit, features, sqlite] = version.lines().collect::<Vec<_>>()[..] else { panic!("{version}") };
+    assert_eq!(first, concat!("asapp-receiver ", env!("CARGO_PKG_VERSION")));
+    assert!(commit.starts_with("commit: ") && sqlite.starts_with("SQLite: 3."), "{version}");
+    for (name, is_in) in
+        [("nats", cfg!(feature = "nats")), ("otlp", cfg!(feature = "otlp")), ("tls12", cfg!(feature = "tls12"))]
+    {
+        let told = features.trim_start_matches("features: ").split(", ").any(|feature| feature == name);
+        assert_eq!(told, is_in, "{name}: {version}");
+    }
 }
 
 #[test]

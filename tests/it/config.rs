@@ -91,6 +91,7 @@ fn the_production_file_loads_without_a_warning() {
     assert_eq!(config.journal.path, Path::new("/var/lib/asapp-receiver/journal"));
 }
 
+#[cfg(feature = "nats")]
 #[test]
 fn the_fleets_file_loads_without_a_warning() {
     let (config, warnings) = Config::from_sources(&[shipped("cluster.toml")], variables(&[])).unwrap();
@@ -467,6 +468,21 @@ fn files_that_cannot_be_understood_are_told_in_sentences() {
 fn tls_1_2_needs_its_feature() {
     let problems = load(&[GOOD, "[tls]\nmin_version = '1.2'"], &[]).unwrap_err();
     assert_eq!(problems[0].key, "tls.min_version");
+    assert!(problems[0].to_string().contains("cargo build --release --features tls12"), "{}", problems[0]);
+}
+
+#[cfg(not(feature = "nats"))]
+#[test]
+fn the_engine_nats_needs_its_feature() {
+    let cluster = "[journal]\nengine = 'nats'\n[journal.nats]\nservers = ['nats://127.0.0.1:4222']";
+    let problems = load(&[GOOD, cluster], &[]).unwrap_err();
+    let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let [told] = &told[..] else { panic!("{told:?}") };
+    assert!(told.starts_with("journal.engine"), "{told}");
+    assert!(
+        told.contains("lacks the feature nats") && told.contains("cargo build --release --features nats"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -499,6 +515,7 @@ fn keys_of_an_engine_not_chosen_are_ignored_but_known() {
     assert_eq!(problems[0].key, "journal.nats.server");
 }
 
+#[cfg(feature = "nats")]
 #[test]
 fn a_cluster_needs_its_servers_and_only_what_goes_together() {
     let load = |settings: &str| load(&[GOOD, &format!("[journal]\nengine = 'nats'\n[journal.nats]\n{settings}")], &[]);

@@ -19,12 +19,19 @@ use tokio::time::timeout;
 use crate::harness::disk::Disk;
 use crate::harness::event::{big_event, event, new_event, new_id};
 use crate::harness::journal::{Open, PEER, RUNTIME, config, copy, scratch};
+#[cfg(feature = "nats")]
 use crate::harness::nats::{NatsServer, Streams};
 use crate::harness::{PATIENCE, wait_for};
 
 /// Runs the test on a journal of each engine, with these settings.
 fn on_all(settings: &[(&str, &str)], test: impl AsyncFn(Open)) {
     on_both(settings, &test);
+    #[cfg(feature = "nats")]
+    on_a_cluster(settings, test);
+}
+
+#[cfg(feature = "nats")]
+fn on_a_cluster(settings: &[(&str, &str)], test: impl AsyncFn(Open)) {
     let streams = Streams::new(NatsServer::shared());
     let cluster = [
         ("JOURNAL__ENGINE", "nats"),

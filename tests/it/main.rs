@@ -16,6 +16,7 @@ mod dedup;
 mod displaced;
 mod feed_config;
 mod file;
+#[cfg(feature = "nats")]
 mod fleet;
 mod framing;
 mod full;
@@ -30,7 +31,9 @@ mod independent;
 mod kept;
 mod kubernetes;
 mod ledger;
+#[cfg(feature = "nats")]
 mod migrate;
+#[cfg(feature = "nats")]
 mod nats;
 mod night;
 mod order;
@@ -39,6 +42,7 @@ mod pem;
 mod pool;
 mod process;
 mod proxy;
+#[cfg(feature = "nats")]
 mod records;
 mod recovery;
 mod reload;
@@ -48,6 +52,7 @@ mod shapes;
 mod simulate;
 mod sinks;
 mod storage;
+#[cfg(feature = "nats")]
 mod streams;
 mod systemd;
 mod tail;

@@ -1,6 +1,7 @@
 //! `check`: would `serve` start with these settings, and go on well? A line per finding, each with the remedy; never opens
 //! a listener, and changes nothing.
 
+#[cfg(feature = "nats")]
 mod cluster;
 mod folders;
 mod host;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::{Failure, print};
+use crate::about;
 use crate::admin::Gate;
 use crate::config::{self, AllowedClients, Config};
 use crate::tls::{self, Portrait, ServerTls, Vouched};
@@ -40,6 +42,7 @@ pub async fn run(args: Args, files: &[PathBuf]) -> Result<(), Failure> {
     let findings = match Config::load(files) {
         Ok((config, warnings)) => {
             let mut findings = of_settings(&config, warnings);
+            #[cfg(feature = "nats")]
             findings.extend(cluster::look(&config).await);
             if args.connect {
                 findings.extend(sinks::connect(&config).await);
@@ -75,7 +78,13 @@ enum Verdict {
 }
 
 fn of_settings(config: &Config, warnings: Vec<config::Warning>) -> Vec<Finding> {
-    let mut findings = vec![Finding::good("settings", "complete and without contradictions")];
+    let mut findings = vec![
+        Finding::good("settings", "complete and without contradictions"),
+        Finding::good(
+            "build",
+            format!("version {}, with the features: {}", env!("CARGO_PKG_VERSION"), about::features()),
+        ),
+    ];
     findings.extend(warnings.into_iter().map(|warning| {
         let text = format!("{} ({})", warning.what, warning.source);
         Finding { verdict: Verdict::Warning, key: warning.key, text }

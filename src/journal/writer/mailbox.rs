@@ -134,6 +134,7 @@ pub(in crate::journal) enum Arriving {
     /// Out of the quarantine: it was authenticated, and counted, when it came.
     Released(Envelope, Kept),
     /// Out of another journal.
+    #[cfg_attr(not(feature = "nats"), expect(dead_code, reason = "only a build with clusters moves journals"))]
     Moved(Envelope, Event),
 }
 
@@ -142,6 +143,7 @@ pub(in crate::journal) enum Waiter {
     Request(Admitted, oneshot::Sender<Answer>),
     /// An operator lets the body of this id out of the quarantine.
     Release(u64, oneshot::Sender<Result<Released, Refused>>),
+    #[cfg_attr(not(feature = "nats"), expect(dead_code, reason = "only a build with clusters moves journals"))]
     Move(oneshot::Sender<Result<Released, Refused>>),
 }
 

@@ -29,6 +29,8 @@ use super::finding::{Finding, Severity};
 use super::identity::{Clients, rfc4514};
 use super::revocation::Lists;
 use super::verify::{CLIENT_AUTH, Judge, Key, Policy, extended_key_usages};
+#[cfg(not(feature = "tls12"))]
+use crate::about::Feature;
 use crate::config::{self, TlsVersion};
 use crate::pem;
 
@@ -203,11 +205,8 @@ impl<'a> Loading<'a> {
             }
             #[cfg(not(feature = "tls12"))]
             TlsVersion::Tls12 => {
-                self.findings.push(Finding::error(
-                    "tls.min_version is 1.2, but this build only knows TLS 1.3",
-                    None,
-                    "set it to \"1.3\", or build with `--features tls12`",
-                ));
+                let what = "tls.min_version is 1.2, but this build only knows TLS 1.3";
+                self.findings.push(Finding::error(what, None, Feature::Tls12.remedy()));
                 (Arc::new(provider), vec![&rustls::version::TLS13])
             }
         }

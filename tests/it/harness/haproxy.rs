@@ -11,10 +11,13 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::pki::PKI;
 use super::receiver::{Ended, Receiver, Setup};
-use super::wire::{Wire, tls};
 use super::{PATIENCE, free_port, wait_for};
+#[cfg(feature = "nats")]
+use super::{
+    pki::PKI,
+    wire::{Wire, tls},
+};
 
 /// A running HAProxy. Dropped, it is killed.
 pub(crate) struct HaProxy {
@@ -126,6 +129,7 @@ impl Fleet {
     }
 
     /// A connection of the good client to this receiver, past HAProxy.
+    #[cfg(feature = "nats")]
     #[track_caller]
     pub(crate) fn connect(&self, number: usize) -> Wire {
         let tcp = TcpStream::connect(self.receiver(number).events).unwrap();

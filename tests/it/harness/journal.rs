@@ -88,6 +88,7 @@ impl Open {
     }
 
     /// The same on any engine.
+    #[cfg(feature = "nats")]
     pub(crate) async fn start(config: Config) -> Result<Self, OpenError> {
         let metrics = Arc::new(Metrics::new());
         let opened = Journal::start(Arc::new(config.clone()), Arc::clone(&metrics)).await?;

@@ -8,6 +8,7 @@ pub(crate) mod event;
 pub(crate) mod haproxy;
 pub(crate) mod hostile;
 pub(crate) mod journal;
+#[cfg(feature = "nats")]
 pub(crate) mod nats;
 pub(crate) mod nginx;
 pub(crate) mod pki;

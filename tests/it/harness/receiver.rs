@@ -14,6 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::event::{event, new_id};
+#[cfg(feature = "nats")]
 use super::nats::{NatsServer, Streams};
 use super::pki::{CLIENT_NAME, Identity, PKI};
 use super::target::Target;
@@ -26,6 +27,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_asapp-receiver");
 #[derive(Clone)]
 pub(crate) struct Setup {
     /// Of the shared server.
+    #[cfg(feature = "nats")]
     _streams: Option<Arc<Streams>>,
     folder: Arc<TempDir>,
     settings: BTreeMap<String, String>,
@@ -81,6 +83,7 @@ pub(crate) struct Account {
 enum Engine {
     Sqlite,
     Memory,
+    #[cfg(feature = "nats")]
     Nats,
 }
 
@@ -89,6 +92,7 @@ impl Engine {
         match std::env::var("TEST_ENGINE").as_deref() {
             Err(_) | Ok("sqlite") => Self::Sqlite,
             Ok("memory") => Self::Memory,
+            #[cfg(feature = "nats")]
             Ok("nats") => Self::Nats,
             Ok(other) => panic!("TEST_ENGINE: no engine is called {other}"),
         }
@@ -102,6 +106,7 @@ impl Setup {
         match Engine::of_this_run() {
             Engine::Sqlite => Self::embedded(),
             Engine::Memory => Self::embedded().set("journal.engine", "memory").set("journal.allow_loss", true),
+            #[cfg(feature = "nats")]
             Engine::Nats => Self::embedded().on(NatsServer::shared()).patient(),
         }
     }
@@ -109,7 +114,14 @@ impl Setup {
     /// The same for a test of the embedded engine's own: its files, its limits, how fast it is, what it says.
     pub(crate) fn embedded() -> Self {
         let folder = Arc::new(TempDir::new().unwrap());
-        let setup = Self { _streams: None, folder, settings: BTreeMap::new(), wrapper: Vec::new(), stdout: None };
+        let setup = Self {
+            #[cfg(feature = "nats")]
+            _streams: None,
+            folder,
+            settings: BTreeMap::new(),
+            wrapper: Vec::new(),
+            stdout: None,
+        };
         let journal = setup.folder.path().join("journal");
         setup
             .set("listen.address", "127.0.0.1:0")
@@ -131,6 +143,7 @@ impl Setup {
     }
 
     /// With a fresh journal on this server. Its streams go with the last copy of this setup.
+    #[cfg(feature = "nats")]
     pub(crate) fn on(self, server: &'static NatsServer) -> Self {
         let streams = Streams::new(server);
         let setup = self.in_stream(server, &streams.name);
@@ -138,6 +151,7 @@ impl Setup {
     }
 
     /// With its journal on this server, in streams whose names begin so.
+    #[cfg(feature = "nats")]
     pub(crate) fn in_stream(self, server: &NatsServer, stream: &str) -> Self {
         self.set("journal.engine", "nats")
             .set_toml("journal.nats.servers", &format!("[{:?}]", server.url()))
@@ -177,6 +191,7 @@ impl Setup {
     }
 
     /// With HTTP sinks of these names, each to the path of its name, that soon try again what the target does not take.
+    #[cfg(feature = "nats")]
     pub(crate) fn sinks_to(self, target: &Target, sinks: &[&str]) -> Self {
         sinks.iter().fold(self, |setup, sink| {
             setup
