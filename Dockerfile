@@ -6,8 +6,10 @@ FROM ${BUILD_IMAGE} AS build
 RUN apt-get update \
  && apt-get install -y --no-install-recommends build-essential \
  && rm -rf /var/lib/apt/lists/*
-# Cargo features, separated by spaces: otlp, tls12.
-ARG FEATURES=
+# Cargo features, separated by spaces. `full` is all but tls12 (TLS 1.2 at the event port).
+ARG FEATURES=full
+# Told by --version.
+ARG COMMIT=unknown
 WORKDIR /build
 # .cargo/config.toml sets how SQLite is built.
 COPY .cargo/config.toml .cargo/config.toml
@@ -19,10 +21,19 @@ COPY tests/it/main.rs tests/it/main.rs
 COPY benches* benches/
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target \
+    ASAPP_RECEIVER_COMMIT="${COMMIT}" \
     cargo build --release --locked --bin asapp-receiver --features "${FEATURES}" \
  && install -D -m 0755 target/release/asapp-receiver /out/usr/local/bin/asapp-receiver \
+ && install -d /symbols \
+ && objcopy --only-keep-debug --compress-debug-sections=zlib /out/usr/local/bin/asapp-receiver /symbols/asapp-receiver.debug \
+ && objcopy --strip-all --add-gnu-debuglink=/symbols/asapp-receiver.debug /out/usr/local/bin/asapp-receiver \
  && install -D -m 0644 config/production.toml /out/etc/asapp-receiver/production.toml \
  && install -d -m 0700 -o 10001 -g 10001 /out/var/lib/asapp-receiver
+
+# `docker build --target symbols --output type=local,dest=FOLDER .`: where the lines of the source are in the binary. A
+# debugger and addr2line find the file beside it.
+FROM scratch AS symbols
+COPY --from=build /symbols/ /
 
 # The runtime: the C library and the binary. No shell, no package manager.
 FROM ${RUNTIME_IMAGE}
