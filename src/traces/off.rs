@@ -5,6 +5,7 @@ use hyper::header::HeaderValue;
 use hyper::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
+use crate::about::Feature;
 use crate::envelope::Envelope;
 use crate::journal::Event;
 
@@ -28,8 +29,12 @@ impl Traces {
 
     #[must_use]
     pub fn start() -> Self {
-        if std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_some() {
-            tracing::info!("no traces are exported: this build is without the feature otlp");
+        let named = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
+        if named.into_iter().any(|name| std::env::var_os(name).is_some()) {
+            tracing::warn!(
+                remedy = Feature::Otlp.remedy(),
+                "no traces are exported: this build lacks the feature otlp"
+            );
         }
         Self
     }

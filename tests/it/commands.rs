@@ -9,6 +9,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::harness::free_port;
+#[cfg(not(feature = "otlp"))]
+use crate::harness::receiver::Setup;
 
 #[test]
 fn each_command_explains_itself_with_an_example() {
@@ -44,6 +46,14 @@ fn each_command_explains_itself_with_an_example() {
         let told = features.trim_start_matches("features: ").split(", ").any(|feature| feature == name);
         assert_eq!(told, is_in, "{name}: {version}");
     }
+}
+
+#[cfg(not(feature = "otlp"))]
+#[test]
+fn a_build_without_traces_says_so_where_a_collector_is_named() {
+    let receiver = Setup::new().through(&["env", "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318"]).start();
+    let log = receiver.finish().log;
+    assert!(log.iter().any(|line| line.contains("cargo build --release --features otlp")), "{log:?}");
 }
 
 #[test]
