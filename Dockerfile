@@ -22,8 +22,8 @@ COPY benches* benches/
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target \
     ASAPP_RECEIVER_COMMIT="${COMMIT}" \
-    cargo build --release --locked --bin asapp-receiver --features "${FEATURES}" \
- && install -D -m 0755 target/release/asapp-receiver /out/usr/local/bin/asapp-receiver \
+    cargo build --profile dist --locked --bin asapp-receiver --features "${FEATURES}" \
+ && install -D -m 0755 target/dist/asapp-receiver /out/usr/local/bin/asapp-receiver \
  && install -d /symbols \
  && objcopy --only-keep-debug --compress-debug-sections=zlib /out/usr/local/bin/asapp-receiver /symbols/asapp-receiver.debug \
  && objcopy --strip-all --add-gnu-debuglink=/symbols/asapp-receiver.debug /out/usr/local/bin/asapp-receiver \

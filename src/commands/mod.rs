@@ -68,11 +68,22 @@ enum Command {
 }
 
 impl Cli {
-    /// Runs the command to its end.
+    /// Runs the command to its end, on a runtime of its own.
     ///
     /// # Errors
     /// [`Failure`] has the exit code and what to tell.
-    pub async fn run(self) -> Result<(), Failure> {
+    pub fn run(self) -> Result<(), Failure> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
+        let outcome = runtime.block_on(self.execute());
+        // A thread may be stuck in a write that nobody reads; it must not keep the process.
+        runtime.shutdown_background();
+        outcome
+    }
+
+    async fn execute(self) -> Result<(), Failure> {
         let needs_none = match &self.command {
             Command::Certs(_) => Some("certs"),
             Command::Demo(_) => Some("demo"),

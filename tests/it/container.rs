@@ -22,12 +22,12 @@ const IMAGE: &str = "localhost/asapp-receiver";
 /// It is given, in /inputs, what cargo reads.
 const CARGO: &str = r#"#!/bin/sh
 set -e
-[ "$*" = "build --release --locked --bin asapp-receiver --features full" ]
+[ "$*" = "build --profile dist --locked --bin asapp-receiver --features full" ]
 while read -r file; do
   [ -e "$file" ] || { echo "cargo would miss $file" >&2; exit 1; }
 done < /inputs
-mkdir -p target/release
-cp /asapp-receiver target/release/
+mkdir -p target/dist
+cp /asapp-receiver target/dist/
 "#;
 
 #[test]
