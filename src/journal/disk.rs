@@ -39,7 +39,7 @@ impl Disk {
     }
 
     /// The same disk, with what it has left now.
-    pub(super) fn again(&self, path: &Path) -> io::Result<Self> {
+    pub(crate) fn again(&self, path: &Path) -> io::Result<Self> {
         let room = statvfs(path)?;
         let free_bytes = room.f_bavail.saturating_mul(room.f_frsize);
         Ok(Self { total_bytes: room.f_blocks.saturating_mul(room.f_frsize), free_bytes, mount: self.mount.clone() })

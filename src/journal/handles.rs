@@ -1,101 +1,65 @@
 //! What lanes and operators hold of a journal, whatever its engine.
 
-use std::collections::HashSet;
-
-use super::letters::Letter;
+use super::event::Event;
 #[cfg(feature = "nats")]
-use super::nats;
-use super::place::Settled;
-use super::{Event, Refused, cursor, letters};
+use super::fleet;
+use super::lane::{Gone, Lost, Read};
+use super::letters::Letter;
+use super::local;
+use super::outcome::{Refused, Settled};
 
 /// How a lane reads the journal. Reading runs ahead of settling; what was settled in an earlier life is skipped.
 pub enum Cursor {
     #[doc(hidden)]
-    Embedded(cursor::Cursor),
+    Local(local::Cursor),
     #[cfg(feature = "nats")]
     #[doc(hidden)]
-    Cluster(nats::Cursor),
+    Cluster(fleet::Cursor),
 }
 
 /// How a lane says what became of its events. Cheap to clone.
 #[derive(Clone)]
 pub enum Settler {
     #[doc(hidden)]
-    Embedded(cursor::Settler),
+    Local(local::Settler),
     #[cfg(feature = "nats")]
     #[doc(hidden)]
-    Cluster(nats::Settler),
+    Cluster(fleet::Settler),
 }
 
 /// Reads the journal from some sequence on, in order, and settles nothing.
 pub enum Scan {
     #[doc(hidden)]
-    Embedded(cursor::Scan),
+    Local(local::Scan),
     #[cfg(feature = "nats")]
     #[doc(hidden)]
-    Cluster(nats::Scan),
+    Cluster(fleet::Scan),
 }
 
 /// Sees every event from some moment on, settles nothing, and rather skips than falls behind.
 pub enum Watch {
     #[doc(hidden)]
-    Embedded(cursor::Watch),
+    Local(local::Watch),
     #[cfg(feature = "nats")]
     #[doc(hidden)]
-    Cluster(nats::Watch),
+    Cluster(fleet::Watch),
 }
 
 /// The retried dead letters of one sink, for its lane.
 pub enum Letters {
     #[doc(hidden)]
-    Embedded(letters::Letters),
+    Local(local::Letters),
     #[cfg(feature = "nats")]
     /// None for whoever asks a second time.
     #[doc(hidden)]
-    Cluster(Option<nats::Letters>),
+    Cluster(Option<fleet::Letters>),
 }
-
-/// What a lane reads.
-#[derive(Debug)]
-pub enum Read {
-    /// In order, as far as order is kept: none where those that were there are gone, or were settled before.
-    Events(Vec<Event>),
-    /// Another receiver delivers these from now on; what has not begun here must not begin any more.
-    Lost(Lost),
-}
-
-/// Events that were handed out and are not this receiver's any more.
-#[derive(Debug)]
-pub struct Lost(pub(super) HashSet<u64>);
-
-impl Read {
-    /// The events, if it is events.
-    #[must_use]
-    pub fn events(self) -> Vec<Event> {
-        match self {
-            Self::Events(events) => events,
-            Self::Lost(_) => Vec::new(),
-        }
-    }
-}
-
-impl Lost {
-    #[must_use]
-    pub fn contains(&self, sequence: u64) -> bool {
-        self.0.contains(&sequence)
-    }
-}
-
-/// The journal gives nothing more: it is closed or has failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the journal is closed")]
-pub struct Gone;
 
 impl Cursor {
     #[must_use]
     pub fn sink(&self) -> &str {
         match self {
-            Self::Embedded(cursor) => cursor.sink(),
+            Self::Local(cursor) => cursor.sink(),
             #[cfg(feature = "nats")]
             Self::Cluster(cursor) => cursor.sink(),
         }
@@ -105,7 +69,7 @@ impl Cursor {
     #[must_use]
     pub fn caught_up(&self) -> bool {
         match self {
-            Self::Embedded(cursor) => cursor.caught_up(),
+            Self::Local(cursor) => cursor.caught_up(),
             #[cfg(feature = "nats")]
             Self::Cluster(cursor) => cursor.caught_up(),
         }
@@ -115,7 +79,7 @@ impl Cursor {
     #[must_use]
     pub fn next(&self) -> u64 {
         match self {
-            Self::Embedded(cursor) => cursor.next(),
+            Self::Local(cursor) => cursor.next(),
             #[cfg(feature = "nats")]
             Self::Cluster(cursor) => cursor.next(),
         }
@@ -126,7 +90,7 @@ impl Cursor {
     #[must_use]
     pub fn may_deliver(&self) -> bool {
         match self {
-            Self::Embedded(_) => true,
+            Self::Local(_) => true,
             #[cfg(feature = "nats")]
             Self::Cluster(cursor) => cursor.may_deliver(),
         }
@@ -136,7 +100,7 @@ impl Cursor {
     #[must_use]
     pub fn settler(&self) -> Settler {
         match self {
-            Self::Embedded(cursor) => Settler::Embedded(cursor.settler()),
+            Self::Local(cursor) => Settler::Local(cursor.settler()),
             #[cfg(feature = "nats")]
             Self::Cluster(cursor) => Settler::Cluster(cursor.settler()),
         }
@@ -146,7 +110,7 @@ impl Cursor {
     #[must_use]
     pub fn letters(&self) -> Letters {
         match self {
-            Self::Embedded(cursor) => Letters::Embedded(cursor.letters()),
+            Self::Local(cursor) => Letters::Local(cursor.letters()),
             #[cfg(feature = "nats")]
             Self::Cluster(cursor) => Letters::Cluster(cursor.letters()),
         }
@@ -158,7 +122,7 @@ impl Cursor {
     /// [`Gone`] once the journal can give nothing more.
     pub async fn read(&mut self) -> Result<Read, Gone> {
         match self {
-            Self::Embedded(cursor) => cursor.read().await.map(Read::Events),
+            Self::Local(cursor) => cursor.read().await.map(Read::Events),
             #[cfg(feature = "nats")]
             Self::Cluster(cursor) => cursor.read().await,
         }
@@ -171,7 +135,7 @@ impl Cursor {
     /// [`Gone`] once the journal can give nothing more.
     pub async fn lost(&mut self) -> Result<Lost, Gone> {
         match self {
-            Self::Embedded(_) => std::future::pending().await,
+            Self::Local(_) => std::future::pending().await,
             #[cfg(feature = "nats")]
             Self::Cluster(cursor) => cursor.lost().await,
         }
@@ -181,7 +145,7 @@ impl Cursor {
     pub fn finish(&mut self) {
         match self {
             // Nothing comes in any more.
-            Self::Embedded(_) => {}
+            Self::Local(_) => {}
             #[cfg(feature = "nats")]
             Self::Cluster(cursor) => cursor.finish(),
         }
@@ -192,7 +156,7 @@ impl Settler {
     #[must_use]
     pub fn sink(&self) -> &str {
         match self {
-            Self::Embedded(settler) => settler.sink(),
+            Self::Local(settler) => settler.sink(),
             #[cfg(feature = "nats")]
             Self::Cluster(settler) => settler.sink(),
         }
@@ -202,7 +166,7 @@ impl Settler {
     /// is behind.
     pub async fn settle(&self, from: u64, to: u64, how: Settled) {
         match self {
-            Self::Embedded(settler) => settler.settle(from, to, how).await,
+            Self::Local(settler) => settler.settle(from, to, how).await,
             #[cfg(feature = "nats")]
             Self::Cluster(settler) => settler.settle(from, to, how),
         }
@@ -212,7 +176,7 @@ impl Settler {
     #[cfg_attr(not(feature = "nats"), expect(unused_variables, reason = "a build without fleets"))]
     pub fn release(&self, sequences: &[u64]) {
         match self {
-            Self::Embedded(_) => {}
+            Self::Local(_) => {}
             #[cfg(feature = "nats")]
             Self::Cluster(settler) => settler.release(sequences),
         }
@@ -224,7 +188,7 @@ impl Settler {
     /// [`Refused::Full`] when there is no room for it: the lane keeps it and comes again.
     pub async fn dead_letter(&self, event: &Event, reason: &str, attempts: u32) -> Result<(), Refused> {
         match self {
-            Self::Embedded(settler) => settler.dead_letter(event, reason, attempts).await,
+            Self::Local(settler) => settler.dead_letter(event, reason, attempts).await,
             #[cfg(feature = "nats")]
             Self::Cluster(settler) => settler.dead_letter(event, reason, attempts).await,
         }
@@ -234,7 +198,7 @@ impl Settler {
     /// after a crash before that, the letter is tried once more.
     pub async fn letter_delivered(&self, id: u64) {
         match self {
-            Self::Embedded(settler) => settler.letter_delivered(id).await,
+            Self::Local(settler) => settler.letter_delivered(id).await,
             #[cfg(feature = "nats")]
             Self::Cluster(settler) => settler.letter_delivered(id).await,
         }
@@ -243,7 +207,7 @@ impl Settler {
     /// Says that a retried dead letter is one again, after so many attempts more. It always has room: it never left.
     pub async fn letter_failed(&self, id: u64, reason: &str, attempts: u32) {
         match self {
-            Self::Embedded(settler) => settler.letter_failed(id, reason, attempts).await,
+            Self::Local(settler) => settler.letter_failed(id, reason, attempts).await,
             #[cfg(feature = "nats")]
             Self::Cluster(settler) => settler.letter_failed(id, reason, attempts).await,
         }
@@ -255,7 +219,7 @@ impl Scan {
     #[must_use]
     pub fn caught_up(&self) -> bool {
         match self {
-            Self::Embedded(scan) => scan.caught_up(),
+            Self::Local(scan) => scan.caught_up(),
             #[cfg(feature = "nats")]
             Self::Cluster(scan) => scan.caught_up(),
         }
@@ -265,7 +229,7 @@ impl Scan {
     #[must_use]
     pub fn next(&self) -> u64 {
         match self {
-            Self::Embedded(scan) => scan.next(),
+            Self::Local(scan) => scan.next(),
             #[cfg(feature = "nats")]
             Self::Cluster(scan) => scan.next(),
         }
@@ -275,7 +239,7 @@ impl Scan {
     #[must_use]
     pub fn watch(&self) -> Watch {
         match self {
-            Self::Embedded(scan) => Watch::Embedded(scan.watch()),
+            Self::Local(scan) => Watch::Local(scan.watch()),
             #[cfg(feature = "nats")]
             Self::Cluster(scan) => Watch::Cluster(scan.watch()),
         }
@@ -288,7 +252,7 @@ impl Scan {
     /// [`Gone`] once the journal can give nothing more.
     pub async fn read(&mut self) -> Result<Vec<Event>, Gone> {
         match self {
-            Self::Embedded(scan) => scan.read().await,
+            Self::Local(scan) => scan.read().await,
             #[cfg(feature = "nats")]
             Self::Cluster(scan) => scan.read().await,
         }
@@ -302,7 +266,7 @@ impl Watch {
     /// [`Gone`] once there will be no more.
     pub async fn read(&mut self) -> Result<(Vec<Event>, u64), Gone> {
         match self {
-            Self::Embedded(watch) => watch.read().await,
+            Self::Local(watch) => watch.read().await,
             #[cfg(feature = "nats")]
             Self::Cluster(watch) => watch.read().await,
         }
@@ -311,7 +275,7 @@ impl Watch {
     /// Passes over what is there now; says how many events that is.
     pub fn skip(&mut self) -> u64 {
         match self {
-            Self::Embedded(watch) => watch.skip(),
+            Self::Local(watch) => watch.skip(),
             #[cfg(feature = "nats")]
             Self::Cluster(watch) => watch.skip(),
         }
@@ -327,7 +291,7 @@ impl Letters {
     /// [`Gone`] once the journal can give nothing more.
     pub async fn next(&mut self) -> Result<Vec<Letter>, Gone> {
         match self {
-            Self::Embedded(letters) => letters.next().await,
+            Self::Local(letters) => letters.next().await,
             #[cfg(feature = "nats")]
             Self::Cluster(Some(letters)) => letters.next().await,
             #[cfg(feature = "nats")]

@@ -11,15 +11,15 @@ use serde::{Deserialize, Serialize};
 pub struct LogIdentity(u128);
 
 impl LogIdentity {
-    pub(super) fn random() -> Self {
+    pub(crate) fn random() -> Self {
         Self(uuid::Uuid::new_v4().as_u128())
     }
 
-    pub(super) fn of(bytes: [u8; 16]) -> Self {
+    pub(crate) fn of(bytes: [u8; 16]) -> Self {
         Self(u128::from_le_bytes(bytes))
     }
 
-    pub(super) fn to_bytes(self) -> [u8; 16] {
+    pub(crate) fn to_bytes(self) -> [u8; 16] {
         self.0.to_le_bytes()
     }
 }

@@ -1,80 +1,69 @@
-//! The durable order of events: dedup, cursors, dead letters, quarantine. One interface, engines behind it; the only
-//! code that touches the data folder or the cluster.
+//! The durable order of events: dedup, progress of sinks, dead letters, quarantine. One interface, two engines below it; the
+//! only code that touches the data folder or the cluster.
 //!
 //! A [`Journal`] takes events in ([`append`](Journal::append)) and gives each lane a [`Cursor`] to read them by. Operators
-//! see through it what was not delivered ([`letters`]) or not accepted ([`quarantine`]), and try it again. Behind it is one of
-//! two engines: the [`embedded`] one, a [`writer`] thread that owns the tail over a [`store`] (SQLite, or RAM for trying
-//! things out), which [`recover`] brings back to order before the first event; or a cluster that several receivers share
-//! ([`nats`]). What lanes and operators hold of it are [`handles`] that hand on to the one or the other.
+//! see through it what was not delivered ([`letters`]) or not accepted ([`quarantine`]), and try it again.
+//!
+//! - The words that both engines speak: [`event`], [`outcome`], [`lane`], [`letters`], [`quarantine`], [`progress`],
+//!   [`status`], [`identity`], [`disk`] and [`opening`].
+//! - The engines: [`local`], a writer thread that owns the tail over one SQLite database; and `fleet`, a NATS JetStream
+//!   cluster that several receivers share, in builds that have it.
+//! - Above both: [`handles`], which hand on to the one or the other, and `migrate`, which moves a journal between them.
 
-mod ballast;
-mod carry;
-mod cursor;
 mod disk;
-mod embedded;
-mod examine;
-mod folder;
-mod group;
-mod guard;
+mod event;
+#[cfg(feature = "nats")]
+mod fleet;
 mod handles;
 mod identity;
-mod layout;
+mod lane;
 mod letters;
-mod mark;
-mod memory;
+mod local;
 #[cfg(feature = "nats")]
 mod migrate;
-mod named;
-#[cfg(feature = "nats")]
-mod nats;
-mod place;
+mod open_error;
+mod opening;
+mod outcome;
+mod progress;
 mod quarantine;
-mod reads;
-mod recover;
-mod remains;
-mod ring;
-mod rows;
-mod salvage;
-mod sqlite;
 mod status;
-mod store;
-mod window;
-mod writer;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
 #[cfg(feature = "nats")]
 use futures_util::FutureExt;
 use tokio::sync::watch;
 
 pub use disk::{Disk, Mount};
-pub use folder::{FolderError, denied, holder, unusable_files, volatile_file_system};
-pub use group::Event;
-pub(crate) use group::{from_millis, millis};
-pub use handles::{Cursor, Gone, Letters, Lost, Read, Scan, Settler, Watch};
-pub use identity::LogIdentity;
-pub use letters::{Handled, Letter, LetterState, LettersOf, MAX_LIST, Which};
+pub use event::{Event, NewEvent};
+pub(crate) use event::{from_millis, millis};
 #[cfg(feature = "nats")]
-pub use nats::{ClusterFindings, MigrateError, Moved, examine_cluster};
-pub use place::{Account, Settled};
-pub use quarantine::{Bodies, QuarantinedBody};
-pub use recover::{OpenError, Replaced, Report, foreign_journal};
+pub use fleet::{ClusterFindings, examine_cluster};
+pub use handles::{Cursor, Letters, Scan, Settler, Watch};
+pub use identity::LogIdentity;
+pub use lane::{Gone, Lost, Read};
+pub use letters::{Letter, LetterState, LettersOf, MAX_LIST, Which};
+pub use local::{
+    FolderError, OpenError as LocalOpenError, denied, foreign_journal, holder, unusable_files, volatile_file_system,
+};
+#[cfg(feature = "nats")]
+pub use migrate::{MigrateError, Moved};
+pub use open_error::OpenError;
+pub use opening::{Replaced, Report};
+pub use outcome::{Appended, Handled, Receipt, Refused, Settled, State};
+pub use progress::Account;
+pub use quarantine::{Bodies, Quarantined, QuarantinedBody};
 pub use status::{ClusterStatus, DeadLettersStatus, QuarantineStatus, SinkStatus, Status};
 
 use crate::admission::{Admitted, Outcome};
 use crate::blocking::joined;
 use crate::config::{self, Config};
-use crate::envelope::Envelope;
 use crate::telemetry::Metrics;
-use crate::tls::PeerIdentity;
-use embedded::Inner;
-use group::Parts;
 #[cfg(feature = "nats")]
-use nats::Cluster;
-use store::Kept;
+use fleet::Cluster;
+use local::Local;
 
 /// A handle to the journal. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -85,143 +74,9 @@ pub struct Journal {
 /// One of the engines.
 #[derive(Debug, Clone)]
 enum Held {
-    Embedded(Arc<Inner>),
+    Local(Arc<Local>),
     #[cfg(feature = "nats")]
     Cluster(Arc<Cluster>),
-}
-
-/// An event on its way in.
-#[derive(Debug)]
-pub struct NewEvent {
-    pub envelope: Envelope,
-    pub received_at: SystemTime,
-    pub peer: PeerIdentity,
-    pub endpoint: Arc<config::Endpoint>,
-    pub traceparent: Option<Box<str>>,
-}
-
-impl NewEvent {
-    /// It has a known id but other bytes: for the quarantine.
-    fn conflicting(self) -> Kept {
-        Quarantined {
-            reason: "conflict",
-            detail: "the event_id is known with other bytes; the first copy stands".to_owned(),
-            received_at: self.received_at,
-            peer: self.peer,
-            endpoint: self.endpoint,
-            body: self.envelope.body().clone(),
-        }
-        .into()
-    }
-
-    fn parts(&self) -> Parts<'_> {
-        Parts {
-            received_at: self.received_at,
-            endpoint: &self.endpoint.name,
-            peer: self.peer.subject(),
-            traceparent: self.traceparent.as_deref(),
-            envelope: &self.envelope,
-        }
-    }
-}
-
-/// A body that could not be accepted, kept for a person to look at.
-#[derive(Debug)]
-pub struct Quarantined {
-    /// `malformed`, `incomplete`, `unsupported-media` or `conflict`.
-    pub reason: &'static str,
-    /// What and where, without any value of the body.
-    pub detail: String,
-    pub received_at: SystemTime,
-    pub peer: PeerIdentity,
-    pub endpoint: Arc<config::Endpoint>,
-    pub body: Bytes,
-}
-
-/// Proof that the event with this id survives a crash. Only the journal makes one.
-#[derive(Debug, Clone)]
-pub struct Receipt {
-    event_id: Box<str>,
-}
-
-impl Receipt {
-    #[must_use]
-    pub fn event_id(&self) -> &str {
-        &self.event_id
-    }
-}
-
-/// A durable event: new, or known already.
-#[derive(Debug, Clone)]
-pub enum Appended {
-    Stored(Receipt),
-    Duplicate(Receipt),
-}
-
-/// The journal could not take it now. Nothing is used up: the same id may come again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    #[error("the journal is full")]
-    Full,
-    #[error("the journal's disk did not take a write")]
-    WriteError,
-    #[error("the journal is locked by another process, or the machine is out of memory or file descriptors")]
-    Busy,
-    #[error("it is larger than the journal can keep")]
-    TooLarge,
-    #[error("the cluster that keeps the events is not set up as it has to be: `status` and the log say what to change")]
-    Unfit,
-    #[error("the journal has failed")]
-    Failed,
-    #[error("the journal is closed")]
-    Closed,
-    #[error("the journal did not answer in time")]
-    Late,
-}
-
-impl Refused {
-    /// What becomes of a POST that was refused so.
-    pub(crate) fn outcome(self) -> Outcome {
-        match self {
-            // The same bytes would be refused again.
-            Self::TooLarge => Outcome::Rejected(self.word()),
-            _ => Outcome::Refused(self.word()),
-        }
-    }
-
-    /// The word under which it is counted.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Full => "full",
-            Self::WriteError => "write-error",
-            Self::Busy => "busy",
-            Self::TooLarge => "too-large",
-            Self::Unfit => "unfit",
-            Self::Failed => "failed",
-            Self::Closed => "closed",
-            Self::Late => "late",
-        }
-    }
-}
-
-/// Whether events can be stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    Open,
-    /// `journal.max_bytes` is reached, or the disk is full; it goes on by itself when there is room.
-    Full,
-    /// The disk did not take a write; it goes on by itself when it does.
-    WriteError,
-    /// Another process has locked the database, or memory or file descriptors are used up; it goes on by itself.
-    Busy,
-    /// The cluster that keeps the events cannot be reached, or cannot store now; it goes on by itself.
-    Unreachable,
-    /// The cluster does not keep what a 200 promises: its settings were changed. It goes on by itself when they are right.
-    Unfit,
-    /// Final for this process.
-    Failed,
-    Closed,
 }
 
 impl Journal {
@@ -237,7 +92,7 @@ impl Journal {
             return Ok((Self { held: Held::Cluster(cluster) }, cursors, report));
         }
         let opened = tokio::task::spawn_blocking(move || Self::open(&config, metrics)).await;
-        let ending = || OpenError::Thread { source: std::io::Error::other("the runtime is ending") };
+        let ending = || local::OpenError::Thread { source: std::io::Error::other("the runtime is ending") };
         joined(opened).ok_or_else(ending)?
     }
 
@@ -247,9 +102,9 @@ impl Journal {
     /// # Errors
     /// [`OpenError`], by what an operator has to do.
     pub fn open(config: &Config, metrics: Arc<Metrics>) -> Result<(Self, Vec<Cursor>, Report), OpenError> {
-        let (inner, cursors, report) = Inner::open(config, metrics)?;
-        let cursors = cursors.into_iter().map(Cursor::Embedded).collect();
-        Ok((Self { held: Held::Embedded(inner) }, cursors, report))
+        let (local, cursors, report) = local::open(config, metrics)?;
+        let cursors = cursors.into_iter().map(Cursor::Local).collect();
+        Ok((Self { held: Held::Local(local) }, cursors, report))
     }
 
     /// Makes an event durable, or finds it durable already. It is on its way when this is back; dropping the future changes
@@ -264,9 +119,9 @@ impl Journal {
     ) -> impl Future<Output = Result<Appended, Refused>> + use<> {
         match &self.held {
             #[cfg(not(feature = "nats"))]
-            Held::Embedded(inner) => inner.append(event, admitted),
+            Held::Local(local) => local.append(event, admitted),
             #[cfg(feature = "nats")]
-            Held::Embedded(inner) => inner.append(event, admitted).left_future(),
+            Held::Local(local) => local.append(event, admitted).left_future(),
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.append(event, admitted).right_future(),
         }
@@ -278,7 +133,7 @@ impl Journal {
     /// [`Refused`] when it could not be kept.
     pub async fn quarantine(&self, body: Quarantined, admitted: Admitted, outcome: Outcome) -> Result<(), Refused> {
         match &self.held {
-            Held::Embedded(inner) => inner.quarantine(body, admitted, outcome).await,
+            Held::Local(local) => local.quarantine(body, admitted, outcome).await,
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.quarantine(body, admitted, outcome).await,
         }
@@ -290,7 +145,7 @@ impl Journal {
     /// [`Refused`] when that cannot be written.
     pub async fn forget(&self, sink: &str) -> Result<bool, Refused> {
         match &self.held {
-            Held::Embedded(inner) => inner.forget(sink).await,
+            Held::Local(local) => local.forget(sink).await,
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.forget(sink).await,
         }
@@ -302,7 +157,7 @@ impl Journal {
     /// [`Refused`] when it cannot be written; [`Refused::TooLarge`] when it is too long, or one too many.
     pub async fn note(&self, key: &'static str, text: Option<String>) -> Result<(), Refused> {
         match &self.held {
-            Held::Embedded(inner) => inner.note(key, text).await,
+            Held::Local(local) => local.note(key, text).await,
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.note(key, text).await,
         }
@@ -314,7 +169,7 @@ impl Journal {
     /// [`Refused`] when the journal has failed or is closed.
     pub async fn answers(&self) -> Result<(), Refused> {
         match &self.held {
-            Held::Embedded(inner) => inner.answers().await,
+            Held::Local(local) => local.answers().await,
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.answers().await,
         }
@@ -324,7 +179,7 @@ impl Journal {
     #[must_use]
     pub fn notes(&self) -> BTreeMap<String, String> {
         match &self.held {
-            Held::Embedded(inner) => inner.notes(),
+            Held::Local(local) => local.notes(),
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.notes(),
         }
@@ -334,7 +189,7 @@ impl Journal {
     #[must_use]
     pub fn read_note(&self, key: &str) -> Option<String> {
         match &self.held {
-            Held::Embedded(inner) => inner.read_note(key),
+            Held::Local(local) => local.read_note(key),
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.read_note(key),
         }
@@ -347,7 +202,7 @@ impl Journal {
     #[cfg_attr(not(feature = "nats"), expect(unused_variables, reason = "a build without fleets"))]
     pub async fn number(&self, series: &'static str) -> Result<Option<u64>, Refused> {
         match &self.held {
-            Held::Embedded(_) => Ok(None),
+            Held::Local(_) => Ok(None),
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.number(series).await.map(Some),
         }
@@ -357,7 +212,7 @@ impl Journal {
     /// one says that the one before is in a note of this receiver. `None` once there can be no more.
     pub async fn adopted(&self) -> Option<(String, String)> {
         match &self.held {
-            Held::Embedded(_) => None,
+            Held::Local(_) => None,
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.adopted().await,
         }
@@ -370,7 +225,7 @@ impl Journal {
     /// [`Refused`] when that cannot be read.
     pub async fn sequence_at(&self, time: SystemTime) -> Result<u64, Refused> {
         match &self.held {
-            Held::Embedded(inner) => inner.sequence_at(time).await,
+            Held::Local(local) => local.sequence_at(time).await,
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.sequence_at(time).await,
         }
@@ -381,7 +236,7 @@ impl Journal {
     #[must_use]
     pub fn range(&self) -> (u64, u64) {
         match &self.held {
-            Held::Embedded(inner) => inner.range(),
+            Held::Local(local) => local.range(),
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.range(),
         }
@@ -391,7 +246,7 @@ impl Journal {
     #[must_use]
     pub fn log_identity(&self) -> Option<String> {
         match &self.held {
-            Held::Embedded(_) => None,
+            Held::Local(_) => None,
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => Some(cluster.log_identity()),
         }
@@ -410,7 +265,7 @@ impl Journal {
     #[must_use]
     pub fn state(&self) -> watch::Receiver<State> {
         match &self.held {
-            Held::Embedded(inner) => inner.state(),
+            Held::Local(local) => local.state(),
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.state(),
         }
@@ -420,7 +275,7 @@ impl Journal {
     #[must_use]
     pub fn status(&self) -> Status {
         match &self.held {
-            Held::Embedded(inner) => inner.status(),
+            Held::Local(local) => local.status(),
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.status(),
         }
@@ -430,7 +285,7 @@ impl Journal {
     #[must_use]
     pub fn largest_body(&self) -> usize {
         match &self.held {
-            Held::Embedded(_) => usize::MAX,
+            Held::Local(_) => usize::MAX,
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.largest_body(),
         }
@@ -439,7 +294,7 @@ impl Journal {
     #[must_use]
     pub fn engine(&self) -> config::Engine {
         match &self.held {
-            Held::Embedded(inner) => inner.engine(),
+            Held::Local(local) => local.engine(),
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.engine(),
         }
@@ -449,7 +304,7 @@ impl Journal {
     #[must_use]
     pub fn watch_own(&self) -> Watch {
         match &self.held {
-            Held::Embedded(inner) => Watch::Embedded(inner.watch()),
+            Held::Local(local) => Watch::Local(local::Watch::new(Arc::clone(local))),
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => Watch::Cluster(cluster.watch_own()),
         }
@@ -459,7 +314,7 @@ impl Journal {
     #[must_use]
     pub fn watch(&self) -> Watch {
         match &self.held {
-            Held::Embedded(inner) => Watch::Embedded(inner.watch()),
+            Held::Local(local) => Watch::Local(local::Watch::new(Arc::clone(local))),
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => Watch::Cluster(cluster.watch()),
         }
@@ -469,7 +324,7 @@ impl Journal {
     #[must_use]
     pub fn scan(&self, from: u64) -> Scan {
         match &self.held {
-            Held::Embedded(inner) => Scan::Embedded(inner.scan(from)),
+            Held::Local(local) => Scan::Local(local::Scan::new(Arc::clone(local), Arc::from("scan"), from)),
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => Scan::Cluster(cluster.scan(from)),
         }
@@ -479,7 +334,7 @@ impl Journal {
     /// nothing is left to do. What comes later is refused.
     pub async fn close(&self) {
         match &self.held {
-            Held::Embedded(inner) => inner.close().await,
+            Held::Local(local) => local.close().await,
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.close().await,
         }
@@ -491,7 +346,7 @@ impl Journal {
     /// [`Refused`] when they cannot be read.
     pub async fn dead_letters(&self, query: LettersOf) -> Result<Vec<Letter>, Refused> {
         match &self.held {
-            Held::Embedded(inner) => inner.dead_letters(query).await,
+            Held::Local(local) => local.dead_letters(query).await,
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.dead_letters(query).await,
         }
@@ -503,7 +358,7 @@ impl Journal {
     /// [`Refused`] when it cannot be read.
     pub async fn dead_letter(&self, id: u64) -> Result<Option<Letter>, Refused> {
         match &self.held {
-            Held::Embedded(inner) => inner.dead_letter(id).await,
+            Held::Local(local) => local.dead_letter(id).await,
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.dead_letter(id).await,
         }
@@ -516,7 +371,7 @@ impl Journal {
     /// [`Refused`]; what was done before stands.
     pub async fn retry_dead_letters(&self, which: Which) -> Result<Handled, Refused> {
         match &self.held {
-            Held::Embedded(inner) => inner.retry_dead_letters(which).await,
+            Held::Local(local) => local.retry_dead_letters(which).await,
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.retry_dead_letters(which).await,
         }
@@ -529,7 +384,7 @@ impl Journal {
     /// [`Refused`]; what was done before stands.
     pub async fn discard_dead_letters(&self, which: Which) -> Result<Handled, Refused> {
         match &self.held {
-            Held::Embedded(inner) => inner.discard_dead_letters(which).await,
+            Held::Local(local) => local.discard_dead_letters(which).await,
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.discard_dead_letters(which).await,
         }
@@ -542,7 +397,7 @@ impl Journal {
     /// [`Refused`] when they cannot be read.
     pub async fn quarantined(&self, after: u64, limit: usize) -> Result<Vec<QuarantinedBody>, Refused> {
         match &self.held {
-            Held::Embedded(inner) => inner.quarantined(after, limit).await,
+            Held::Local(local) => local.quarantined(after, limit).await,
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.quarantined(after, limit).await,
         }
@@ -554,7 +409,7 @@ impl Journal {
     /// [`Refused`] when it cannot be read.
     pub async fn quarantined_body(&self, id: u64) -> Result<Option<QuarantinedBody>, Refused> {
         match &self.held {
-            Held::Embedded(inner) => inner.quarantined_body(id).await,
+            Held::Local(local) => local.quarantined_body(id).await,
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.quarantined_body(id).await,
         }
@@ -566,7 +421,7 @@ impl Journal {
     /// [`Refused`]; what was done before stands.
     pub async fn discard_quarantined(&self, which: Bodies) -> Result<Handled, Refused> {
         match &self.held {
-            Held::Embedded(inner) => inner.discard_quarantined(which).await,
+            Held::Local(local) => local.discard_quarantined(which).await,
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.discard_quarantined(which).await,
         }
@@ -581,24 +436,9 @@ impl Journal {
     /// [`Refused`]; what was done before stands.
     pub async fn retry_quarantined(&self, which: Bodies) -> Result<Handled, Refused> {
         match &self.held {
-            Held::Embedded(inner) => inner.retry_quarantined(which).await,
+            Held::Local(local) => local.retry_quarantined(which).await,
             #[cfg(feature = "nats")]
             Held::Cluster(cluster) => cluster.retry_quarantined(which).await,
-        }
-    }
-}
-
-impl From<Quarantined> for Kept {
-    fn from(body: Quarantined) -> Self {
-        Self {
-            id: 0,
-            digest: Self::digest_of(body.reason, &body.body),
-            reason: body.reason.to_owned(),
-            detail: body.detail,
-            at: millis(body.received_at),
-            peer: body.peer.subject().to_string(),
-            endpoint: body.endpoint.name.clone(),
-            body: body.body,
         }
     }
 }

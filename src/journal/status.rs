@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Account, Disk};
+use super::disk::Disk;
+use super::progress::Account;
 
 /// The journal as `status` shows it.
 #[derive(Debug, Clone, Default)]

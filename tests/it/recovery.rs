@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex};
 use std::time::Instant;
 
-use asapp_receiver::journal::{Appended, Event, OpenError, Settled, State, Which};
+use asapp_receiver::journal::{Appended, Event, LocalOpenError, OpenError, Settled, State, Which};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -266,7 +266,7 @@ impl Case<'_> {
     fn is_refused(&self, format: u32) {
         let before = self.files();
         match Open::new(self.folder.path()) {
-            Err(OpenError::Newer { path, found }) => {
+            Err(OpenError::Local(LocalOpenError::Newer { path, found })) => {
                 assert_eq!((path, found), (self.path("journal.db").canonicalize().unwrap(), format));
             }
             other => panic!("format {format}: {:?}", other.map(|open| open.report)),

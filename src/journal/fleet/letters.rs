@@ -1,0 +1,474 @@
+//! The dead letters of a fleet: a stream of their own, a subject a letter, so that an event dies once however often that
+//! is said.
+//!
+//! A letter's message never changes. What has become of it since stands in a record, `letter.<id>`: that an operator has
+//! retried it, which receiver's lane has it, and what that lane's target said ([`retries`](super::retries)). What retries
+//! have delivered stands in `retried.<sink>`, for the sink's account.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::cluster::error::NatsError;
+use super::cluster::link::{From, Link};
+use super::cluster::records::{PutError, Records};
+use super::cluster::replies::Stored;
+use super::known::{Known, Later, RETRIED, Reader, Retried, Told, key};
+use super::log::nanoseconds;
+use super::once::{foreign, framed, json, refused, store_once, unavailable, unframed};
+use super::replicas;
+pub(crate) use super::retries::Letters;
+use super::retries::{Ending, Lane};
+use super::stock;
+use crate::config::Config;
+use crate::journal::event::{Event, from_millis, millis, single};
+use crate::journal::letters::{Letter, LetterState, LettersOf, MAX_LIST, Which};
+use crate::journal::outcome::Handled;
+use crate::journal::outcome::Refused;
+use crate::journal::progress::Account;
+use crate::journal::progress::Retrying;
+use crate::journal::status::DeadLettersStatus;
+
+/// Bytes of one list, about.
+pub(crate) const LIST_BYTES: usize = 8 << 20;
+/// Changes that are under way at a time.
+pub(crate) const AT_ONCE: usize = 32;
+
+const UNKNOWN: &str = "there is no dead letter of this id";
+
+/// The dead letters of all sinks. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct DeadLetters {
+    shared: Arc<Shared>,
+    lanes: Arc<BTreeMap<String, Lane>>,
+}
+
+/// What operators and lanes share.
+pub(crate) struct Shared {
+    pub(crate) link: Link,
+    pub(crate) records: Records,
+    /// This receiver, in this life.
+    pub(crate) instance: Arc<str>,
+    /// Of the sinks in the settings, whether they have a lane.
+    sinks: BTreeMap<String, bool>,
+    max_bytes: u64,
+    known: Reader,
+    ending: CancellationToken,
+}
+
+/// A message's own part: how the event came to be a dead letter.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    sequence: u64,
+    #[serde(flatten)]
+    told: Told,
+}
+
+#[derive(Clone, Copy)]
+enum Change {
+    Retry,
+    Discard,
+}
+
+/// The sink of a letter, and when its message was stored, nanoseconds since 1970.
+type Of = (String, u64);
+
+/// A change is made, or there is a reason why not.
+type Outcome = Result<(), &'static str>;
+
+impl DeadLetters {
+    /// With a lane for every enabled sink.
+    pub(crate) fn open(
+        (link, records): (&Link, &Records),
+        config: &Config,
+        instance: Arc<str>,
+        tasks: &TaskTracker,
+        ending: CancellationToken,
+    ) -> Self {
+        let sinks: BTreeMap<String, bool> = config.sinks.iter().map(|sink| (sink.name.clone(), sink.enabled)).collect();
+        let enabled = sinks.iter().filter(|(_, enabled)| **enabled).map(|(sink, _)| sink.clone());
+        let enabled: Vec<String> = enabled.collect();
+        let shared = Arc::new(Shared {
+            link: link.clone(),
+            records: records.clone(),
+            instance,
+            sinks,
+            max_bytes: config.dead_letters.max_bytes,
+            known: Reader::default(),
+            ending,
+        });
+        let lane = |sink: String| (sink.clone(), Lane::start(Arc::clone(&shared), sink.into(), tasks));
+        let lanes = enabled.into_iter().map(lane).collect();
+        Self { shared, lanes: Arc::new(lanes) }
+    }
+
+    /// Keeps an event that a sink did not take, once for each sink and sequence.
+    pub(crate) async fn put(&self, sink: &str, event: &Event, reason: &str, attempts: u32) -> Result<(), Refused> {
+        let told = Told { reason: reason.to_owned(), attempts, at: millis(SystemTime::now()) };
+        let payload = framed(&Head { sequence: event.sequence(), told }, &single(event))?;
+        let names = self.shared.link.names();
+        let subject = names.letter(sink, event.sequence(), event.event_id());
+        store_once(&self.shared.link, names.dead(), &subject, payload).await?;
+        Ok(())
+    }
+
+    /// The letters of a sink that are retried, for its lane; once. `None` if it has no lane, or they were taken before.
+    pub(crate) fn letters(&self, sink: &str) -> Option<Letters> {
+        self.lanes.get(sink)?.take_letters()
+    }
+
+    /// Says that a retried letter was delivered, which ends it. Waits while the cluster is behind.
+    pub(crate) async fn letter_delivered(&self, sink: &str, id: u64) {
+        self.end(sink, id, Ending::Delivered).await;
+    }
+
+    /// Says that a retried letter is a dead one again, after so many attempts more.
+    pub(crate) async fn letter_failed(&self, sink: &str, id: u64, reason: &str, attempts: u32) {
+        let told = Told { reason: reason.to_owned(), attempts, at: millis(SystemTime::now()) };
+        self.end(sink, id, Ending::Failed(told)).await;
+    }
+
+    async fn end(&self, sink: &str, id: u64, ending: Ending) {
+        if let Some(lane) = self.lanes.get(sink) {
+            lane.end(id, ending).await;
+        }
+    }
+
+    /// Writes what became of retried letters, and leaves the others to whoever comes next. Nothing is handed out any more.
+    pub(crate) async fn finish(&self) {
+        futures_util::future::join_all(self.lanes.values().map(Lane::finish)).await;
+    }
+
+    pub(crate) async fn list(&self, query: LettersOf) -> Result<Vec<Letter>, Refused> {
+        self.shared.check_open()?;
+        let LettersOf { sink, after, limit } = query;
+        let mut from = after;
+        loop {
+            let found = self.shared.page(sink.as_deref(), from, limit.clamp(1, MAX_LIST)).await?;
+            let Some(last) = found.last() else { return Ok(Vec::new()) };
+            from = last.sequence;
+            let known = self.shared.known();
+            let letters: Vec<Letter> = found.iter().filter_map(|stored| self.shared.letter(stored, &known)).collect();
+            if !letters.is_empty() {
+                return Ok(letters);
+            }
+        }
+    }
+
+    pub(crate) async fn get(&self, id: u64) -> Result<Option<Letter>, Refused> {
+        self.shared.check_open()?;
+        let found = self.shared.message(id).await.map_err(|error| refused(&error))?;
+        Ok(found.and_then(|stored| self.shared.letter(&stored, &self.shared.known())))
+    }
+
+    /// As [`Journal::retry_dead_letters`](crate::journal::Journal::retry_dead_letters): lanes of any receiver get them.
+    pub(crate) async fn retry(&self, which: Which) -> Result<Handled, Refused> {
+        self.shared.change(which, Change::Retry).await
+    }
+
+    pub(crate) async fn discard(&self, which: Which) -> Result<Handled, Refused> {
+        self.shared.change(which, Change::Discard).await
+    }
+
+    /// Gives up the retries of a sink that is gone, and its part in their account: what is left of them is an earlier sink's.
+    pub(crate) async fn forget(&self, sink: &str) -> Result<(), Refused> {
+        self.shared.forget(sink).await
+    }
+
+    pub(crate) fn status(&self, count: u64, bytes: u64, newest: u64) -> DeadLettersStatus {
+        let known = self.shared.known();
+        let retrying = known.letters.iter().filter(|(id, (_, later))| known.is_retried(**id, later)).count();
+        DeadLettersStatus { count, retrying: retrying as u64, bytes, max_bytes: self.shared.max_bytes, newest }
+    }
+
+    /// What retries change of an account that the sink's places add up to.
+    pub(crate) fn amend(&self, sink: &str, account: &mut Account) {
+        let known = self.shared.known();
+        let is_counted = |id: u64, later: &Later| {
+            later.sink == sink && later.retrying == Some(Retrying::Counted) && known.is_retried(id, later)
+        };
+        let pending = known.letters.iter().filter(|(id, (_, later))| is_counted(**id, later)).count() as u64;
+        let delivered = known.retried.get(sink).map_or(0, |(_, retried)| retried.delivered);
+        // A letter is there a moment before its place counts it.
+        let delivered = delivered.min(account.dead_lettered);
+        let pending = pending.min(account.dead_lettered - delivered);
+        account.dead_lettered -= delivered + pending;
+        account.delivered += delivered;
+        account.pending += pending;
+    }
+}
+
+impl Shared {
+    /// The records of letters as they are known now.
+    pub(crate) fn known(&self) -> Known {
+        self.known.read(&self.records)
+    }
+
+    /// The message of a letter, from the cluster's leader.
+    pub(crate) async fn message(&self, id: u64) -> Result<Option<Stored>, NatsError> {
+        // The server takes 0 for no sequence at all.
+        if id == 0 { Ok(None) } else { self.link.get(self.link.names().dead(), id).await }
+    }
+
+    /// Deletes a letter; false if it is gone already.
+    async fn delete(&self, id: u64) -> Result<bool, NatsError> {
+        if id == 0 { Ok(false) } else { self.link.delete(self.link.names().dead(), id).await }
+    }
+
+    /// Deletes a letter whose message was stored then, and no other that has its id now.
+    pub(crate) async fn delete_stored_at(&self, id: u64, stored_at: Option<u64>) -> Result<bool, NatsError> {
+        if let Some(stored_at) = stored_at {
+            let found = self.message(id).await?;
+            if found.is_none_or(|stored| nanoseconds(stored.time) != stored_at) {
+                return Ok(false);
+            }
+        }
+        self.delete(id).await
+    }
+
+    /// The letter as it is now; nothing if it is on its way out.
+    pub(crate) fn letter(&self, stored: &Stored, known: &Known) -> Option<Letter> {
+        let id = stored.sequence;
+        let sink = sink_of(self.link.names().dead(), &stored.subject)?;
+        let stored_at = nanoseconds(stored.time);
+        if known.is_counted(id, sink, Some(stored_at)) {
+            return None;
+        }
+        let read = unframed::<Head>(&stored.payload);
+        let read = read.and_then(|(head, block)| Some((Event::read_single(head.sequence, block).ok()?, head)));
+        let Some((event, head)) = read else {
+            tracing::error!(
+                id,
+                sink,
+                "a message in the stream of dead letters is none: only receivers may publish there"
+            );
+            return None;
+        };
+        let later = known.letters.get(&id).map(|(_, later)| Arc::clone(later)).filter(|later| later.is_of(stored_at));
+        let is_retried = later.as_ref().is_some_and(|later| later.retrying.is_some());
+        let Told { reason, attempts, at } = later.and_then(|later| later.told.clone()).unwrap_or(head.told);
+        let state = if is_retried { LetterState::Retrying } else { LetterState::Dead };
+        let (sink, sequence, at) = (sink.to_owned(), head.sequence, from_millis(at));
+        Some(Letter { id, sink, sequence, reason, attempts, at, state, event })
+    }
+
+    /// Messages of letters with larger ids, oldest first.
+    async fn page(&self, sink: Option<&str>, after: u64, limit: usize) -> Result<Vec<Stored>, Refused> {
+        let names = self.link.names();
+        let Some(from) = after.checked_add(1).filter(|_| sink.is_none_or(is_name)) else { return Ok(Vec::new()) };
+        let batch = self.link.read(names.dead(), &names.letters(sink), From::Sequence(from), limit, LIST_BYTES).await;
+        Ok(batch.map_err(|error| refused(&error))?.messages)
+    }
+
+    async fn change(&self, which: Which, change: Change) -> Result<Handled, Refused> {
+        self.check_open()?;
+        let mut handled = Handled::default();
+        let sink = match which {
+            Which::Ids(mut ids) => {
+                ids.sort_unstable();
+                ids.dedup();
+                let letters = ids.into_iter().map(|id| (id, None)).collect();
+                self.change_some(letters, change, &mut handled).await?;
+                return Ok(handled);
+            }
+            Which::Sink(sink) => Some(sink),
+            Which::All => None,
+        };
+        // What dies from now on is not meant: without this end, a sink that rejects everything would go round for ever.
+        let info = self.link.info(self.link.names().dead()).await;
+        let end = info.map_err(|error| refused(&error))?.state.last_sequence;
+        let mut after = 0;
+        loop {
+            let found = self.page(sink.as_deref(), after, MAX_LIST).await?;
+            let Some(last) = found.last() else { return Ok(handled) };
+            after = last.sequence;
+            let known = self.known();
+            let letters = found.into_iter().filter(|stored| stored.sequence <= end).filter_map(|stored| {
+                let sink = sink_of(self.link.names().dead(), &stored.subject)?;
+                let at = nanoseconds(stored.time);
+                (!known.is_counted(stored.sequence, sink, Some(at)))
+                    .then(|| (stored.sequence, Some((sink.to_owned(), at))))
+            });
+            self.change_some(letters.collect(), change, &mut handled).await?;
+            if after >= end {
+                return Ok(handled);
+            }
+        }
+    }
+
+    /// Changes letters whose sinks and times may be known, some at a time.
+    async fn change_some(
+        &self,
+        letters: Vec<(u64, Option<Of>)>,
+        change: Change,
+        handled: &mut Handled,
+    ) -> Result<(), Refused> {
+        if let Change::Discard = change {
+            let taken = stock::take(&self.records, stock::DEAD_LETTERS, letters.len() as u64).await;
+            taken.map_err(|error| refused(&error))?;
+        }
+        let one = |(id, of): (u64, Option<Of>)| async move {
+            let outcome = match change {
+                Change::Retry => self.retry_one(id, of).await,
+                Change::Discard => self.discard_one(id, of).await,
+            };
+            (id, outcome)
+        };
+        let mut outcomes = stream::iter(letters).map(one).buffered(AT_ONCE);
+        while let Some((id, outcome)) = outcomes.next().await {
+            match outcome? {
+                Ok(()) => handled.done += 1,
+                Err(why) => handled.skip(id, || why.to_owned()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The sink of a letter, and when its message was stored; `None` if it is gone.
+    async fn of(&self, id: u64) -> Result<Option<Of>, Refused> {
+        let Some(stored) = self.message(id).await.map_err(|error| refused(&error))? else { return Ok(None) };
+        let sink = sink_of(self.link.names().dead(), &stored.subject);
+        Ok(sink.map(|sink| (sink.to_owned(), nanoseconds(stored.time))))
+    }
+
+    /// Makes a letter pending again.
+    async fn retry_one(&self, id: u64, of: Option<Of>) -> Result<Outcome, Refused> {
+        let of = match of {
+            Some(of) => Some(of),
+            None => self.of(id).await?,
+        };
+        let Some((sink, stored_at)) = of else { return Ok(Err(UNKNOWN)) };
+        let known = self.known();
+        if known.is_counted(id, &sink, Some(stored_at)) {
+            return Ok(Err(UNKNOWN));
+        }
+        let retrying = Some(known.counts(id, &sink, stored_at));
+        let mut found = known.letters.get(&id).map(|(revision, later)| (*revision, (**later).clone()));
+        loop {
+            let (revision, told) = match found {
+                // Of a letter that had this id before.
+                Some((revision, later)) if !later.is_of(stored_at) => (revision, None),
+                Some((_, Later { retrying: Some(_), .. })) => return Ok(Err("it is being retried already")),
+                Some((revision, later)) => (revision, later.told),
+                None => (0, None),
+            };
+            match self.sinks.get(&sink) {
+                Some(true) => {}
+                Some(false) => return Ok(Err("its sink is switched off")),
+                None => return Ok(Err("its sink is not in the settings")),
+            }
+            let stored_at = Some(stored_at);
+            let later = Later { sink: sink.clone(), retrying, claimed_by: None, told, stored_at };
+            match self.write(id, revision, &later).await {
+                Ok(_) => return Ok(Ok(())),
+                Err(PutError::Stale) => found = self.read(id).await?,
+                Err(PutError::Unavailable(reason)) => return Err(unavailable(&reason)),
+            }
+        }
+    }
+
+    /// Deletes a dead letter. One that is retried stays, unless nobody would ever end its retry.
+    async fn discard_one(&self, id: u64, of: Option<Of>) -> Result<Outcome, Refused> {
+        let of = match of {
+            Some(of) => Some(of),
+            None => self.of(id).await?,
+        };
+        let known = self.known().letters.get(&id).map(|(revision, later)| (*revision, (**later).clone()));
+        let mut found = known;
+        while let Some((revision, later)) = found {
+            let is_its = of.as_ref().is_some_and(|(_, stored_at)| later.is_of(*stored_at));
+            if is_its && later.retrying.is_some() && self.is_at_work_on(&later).await? {
+                return Ok(Err("it is being retried"));
+            }
+            match self.records.remove(&key(id), revision).await {
+                Ok(_) => break,
+                Err(PutError::Stale) => found = self.read(id).await?,
+                Err(PutError::Unavailable(reason)) => return Err(unavailable(&reason)),
+            }
+        }
+        let deleted = self.delete(id).await.map_err(|error| refused(&error))?;
+        Ok(if deleted { Ok(()) } else { Err(UNKNOWN) })
+    }
+
+    /// Whether a lane has it, or may get it.
+    async fn is_at_work_on(&self, later: &Later) -> Result<bool, Refused> {
+        match &later.claimed_by {
+            _ if self.sinks.get(&later.sink) == Some(&true) => Ok(true),
+            Some(by) => replicas::lives(&self.records, by).await.map_err(|error| refused(&error)),
+            None => Ok(false),
+        }
+    }
+
+    async fn forget(&self, sink: &str) -> Result<(), Refused> {
+        let info = self.link.info(self.link.names().dead()).await;
+        let state = info.map_err(|error| refused(&error))?.state;
+        let (letters_from, through) = (state.last_sequence + 1, nanoseconds(state.last_timestamp.into()));
+        let known = self.known();
+        for (id, (revision, later)) in known.letters.iter().filter(|(_, (_, later))| later.sink == sink) {
+            if later.retrying.is_some() {
+                let dead = Later { retrying: None, claimed_by: None, ..(**later).clone() };
+                match self.write(*id, *revision, &dead).await {
+                    // Another receiver has it still; the account that it is in goes all the same.
+                    Ok(_) | Err(PutError::Stale) => {}
+                    Err(PutError::Unavailable(reason)) => return Err(unavailable(&reason)),
+                }
+            }
+        }
+        let key = format!("{RETRIED}{sink}");
+        loop {
+            let found = self.records.get(&key).await.map_err(|error| refused(&error))?;
+            let ids = found.as_ref().and_then(|record| serde_json::from_slice::<Retried>(&record.value).ok());
+            let Retried { ids, stored_at, .. } = ids.unwrap_or_default();
+            let retried = Retried { delivered: 0, ids, stored_at, letters_from, letters_through: Some(through) };
+            match self.records.put(&key, found.map_or(0, |record| record.revision), json(&retried)?).await {
+                Ok(_) => return Ok(()),
+                Err(PutError::Stale) => {}
+                Err(PutError::Unavailable(reason)) => return Err(unavailable(&reason)),
+            }
+        }
+    }
+
+    /// Writes a letter's record.
+    pub(crate) async fn write(&self, id: u64, revision: u64, later: &Later) -> Result<u64, PutError> {
+        let value = json(later).map_err(|_| PutError::Unavailable("it cannot be written as JSON".to_owned()))?;
+        self.records.put(&key(id), revision, value).await
+    }
+
+    /// A letter's record and its revision, from the cluster's leader.
+    pub(crate) async fn read(&self, id: u64) -> Result<Option<(u64, Later)>, Refused> {
+        let Some(record) = self.records.get(&key(id)).await.map_err(|error| refused(&error))? else { return Ok(None) };
+        let later = serde_json::from_slice(&record.value).map_err(|_| foreign(&key(id)))?;
+        Ok(Some((record.revision, later)))
+    }
+
+    fn check_open(&self) -> Result<(), Refused> {
+        if self.ending.is_cancelled() { Err(Refused::Closed) } else { Ok(()) }
+    }
+
+    pub(crate) fn ending(&self) -> &CancellationToken {
+        &self.ending
+    }
+}
+
+/// Whether a text may be a sink's name; others must not get into a subject.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
+/// The sink in a letter's subject.
+fn sink_of<'a>(stream: &str, subject: &'a str) -> Option<&'a str> {
+    let (sink, _sequence) = subject.strip_prefix(stream)?.strip_prefix('.')?.split_once('.')?;
+    Some(sink)
+}
+
+impl fmt::Debug for DeadLetters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetters").finish_non_exhaustive()
+    }
+}
