@@ -5,9 +5,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt, stream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +24,10 @@ use crate::traces::Deliveries;
 
 /// Bytes an event takes in a request besides its own: the format, and what stands between two events.
 const AROUND_EVENT: usize = 512;
+/// Parcels that are written into the dead letters at a time, at most…
+const MOST_BURYING: usize = 256;
+/// …and events of one of them.
+const AT_ONCE: usize = 32;
 /// How soon a lane that may not deliver asks again.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -35,6 +39,8 @@ pub(super) struct Lane<S> {
     /// Those that deliver nothing now.
     idle: Vec<S>,
     under_way: FuturesUnordered<BoxFuture<'static, Attempt<S>>>,
+    /// Parcels that are being written into the dead letters.
+    burying: FuturesUnordered<BoxFuture<'static, Burial>>,
     queue: Queue<Event>,
     ordering: Ordering,
     filter: Arc<Filter>,
@@ -64,6 +70,13 @@ struct Attempt<S> {
     result: Result<(), Failure>,
 }
 
+/// What came of writing a parcel into the dead letters: its first `buried` events are there.
+struct Burial {
+    parcel: Parcel<Event>,
+    buried: usize,
+    refused: Option<Refused>,
+}
+
 impl<S: Sink> Lane<S> {
     /// A lane with as many sinks as it may have deliveries under way.
     pub(super) fn new(
@@ -85,6 +98,7 @@ impl<S: Sink> Lane<S> {
             cursor,
             idle: sinks,
             under_way: FuturesUnordered::new(),
+            burying: FuturesUnordered::new(),
             queue: Queue::new(plan),
             ordering,
             filter,
@@ -102,7 +116,7 @@ impl<S: Sink> Lane<S> {
     /// Runs until the journal closes, or the lane is told to finish and has delivered what can be delivered.
     pub(super) async fn run(mut self) {
         loop {
-            let wake = self.send_out().await;
+            let wake = self.send_out();
             self.end_copies();
             self.tell();
             let finishing = self.finish.is_cancelled();
@@ -110,11 +124,12 @@ impl<S: Sink> Lane<S> {
                 self.cursor.finish();
             }
             let reads = self.queue.has_room(self.cursor.next()) && !(finishing && self.cursor.caught_up());
-            if finishing && self.under_way.is_empty() && !reads {
+            if finishing && self.under_way.is_empty() && self.burying.is_empty() && !reads {
                 return;
             }
             tokio::select! {
                 Some(attempt) = self.under_way.next() => self.judge(attempt).await,
+                Some(burial) = self.burying.next() => self.buried(burial),
                 read = read(&mut self.cursor, reads) => match read {
                     Ok(Read::Events(events)) => self.take_in(events).await,
                     Ok(Read::Lost(lost)) => self.withdraw(&lost),
@@ -132,16 +147,16 @@ impl<S: Sink> Lane<S> {
     }
 
     /// Starts every delivery that may start; when to look again.
-    async fn send_out(&mut self) -> Option<Instant> {
+    fn send_out(&mut self) -> Option<Instant> {
         loop {
-            if self.idle.is_empty() {
+            if self.idle.is_empty() || self.burying.len() >= MOST_BURYING {
                 return None;
             }
             if !self.cursor.may_deliver() {
                 return Some(Instant::now() + ASK_AGAIN);
             }
             match self.queue.next(Instant::now(), self.finish.is_cancelled()) {
-                Ok(parcel) if parcel.bury.is_some() => self.bury(parcel).await,
+                Ok(parcel) if parcel.bury.is_some() => self.burying.push(Box::pin(bury(self.settler.clone(), parcel))),
                 Ok(parcel) => {
                     let mut sink = self.idle.pop()?;
                     if self.under_way.is_empty() {
@@ -268,57 +283,48 @@ impl<S: Sink> Lane<S> {
         }
     }
 
-    /// Puts a parcel into the dead letters; while they are full, its events wait.
-    async fn bury(&mut self, parcel: Parcel<Event>) {
-        let mut buried = 0;
+    /// Notes what came of a burial; while the dead letters are full, what is left of the parcel waits.
+    fn buried(&mut self, Burial { parcel, buried, refused }: Burial) {
         let reason = parcel.bury.clone().unwrap_or_default();
-        for (item, event) in parcel.items.iter().zip(&parcel.loads) {
-            if let Err(why) = self.bury_one(item, event, &reason, parcel.attempts).await {
-                let why = match why {
-                    Refused::Full => "the dead letters are full (`dead_letters.max_bytes`), or the disk is: retry or \
-                                      discard some, or make room"
-                        .to_owned(),
-                    Refused::TooLarge => {
-                        "the event is larger than the cluster takes as a dead letter now: raise max_payload \
-                                          in its servers' settings"
-                            .to_owned()
+        for item in &parcel.items[..buried] {
+            let not_taken =
+                |letter| NotTaken { sequence: item.sequence, letter, reason: &reason, attempts: parcel.attempts };
+            match item.chain {
+                Chain::Replay => {
+                    // It is no dead letter: its first copy was delivered, or is one.
+                    if let Some((_, done)) = &mut self.copying {
+                        done.rejected += 1;
                     }
-                    other => format!("no dead letter can be written: {other}"),
-                };
-                self.no_room = Some(format!("{why}. What has to go there: {reason}"));
-                break;
+                    self.told.not_taken(not_taken(None), "replayed event not taken");
+                }
+                Chain::Letter(id) => self.told.not_taken(not_taken(Some(id)), "dead letter not taken again"),
+                Chain::Lane | Chain::Entity(_) | Chain::Alone(_) => {
+                    self.told.not_taken(not_taken(None), "event dead-lettered");
+                }
             }
-            buried += 1;
+        }
+        if let Some(why) = refused {
+            let why = match why {
+                Refused::Full => "the dead letters are full (`dead_letters.max_bytes`), or the disk is: retry or \
+                                  discard some, or make room"
+                    .to_owned(),
+                Refused::TooLarge => {
+                    "the event is larger than the cluster takes as a dead letter now: raise max_payload in its \
+                     servers' settings"
+                        .to_owned()
+                }
+                other => format!("no dead letter can be written: {other}"),
+            };
+            self.no_room = Some(format!("{why}. What has to go there: {reason}"));
         }
         if buried > 0 {
             self.refused = Some(reason);
         }
         self.queue.buried(parcel, buried, Instant::now());
+        self.settler.release(&self.queue.take_given_up());
         if self.queue.failing() == 0 {
             self.recovered();
         }
-    }
-
-    async fn bury_one(&mut self, item: &Item, event: &Event, reason: &str, attempts: u32) -> Result<(), Refused> {
-        let event_not_taken = |letter| NotTaken { sequence: item.sequence, letter, reason, attempts };
-        match item.chain {
-            Chain::Replay => {
-                // It is no dead letter: its first copy was delivered, or is one.
-                if let Some((_, done)) = &mut self.copying {
-                    done.rejected += 1;
-                }
-                self.told.not_taken(event_not_taken(None), "replayed event not taken");
-            }
-            Chain::Letter(id) => {
-                self.settler.letter_failed(id, reason, attempts).await;
-                self.told.not_taken(event_not_taken(Some(id)), "dead letter not taken again");
-            }
-            Chain::Lane | Chain::Entity(_) | Chain::Alone(_) => {
-                self.settler.dead_letter(event, reason, attempts).await?;
-                self.told.not_taken(event_not_taken(None), "event dead-lettered");
-            }
-        }
-        Ok(())
     }
 
     /// Says what became of events, wherever they came from.
@@ -390,6 +396,40 @@ impl<S: Sink> Lane<S> {
             }
         });
     }
+}
+
+/// Writes a parcel into the dead letters, its events side by side, up to the first that is refused. One behind it that was
+/// written all the same is found there when it is written again.
+async fn bury(settler: Settler, parcel: Parcel<Event>) -> Burial {
+    let reason = parcel.bury.as_deref().unwrap_or_default();
+    let bury_one = |(item, event): (&Item, &Event)| {
+        let (settler, event, chain) = (settler.clone(), event.clone(), item.chain);
+        async move {
+            match chain {
+                Chain::Replay => Ok(()),
+                Chain::Letter(id) => {
+                    settler.letter_failed(id, reason, parcel.attempts).await;
+                    Ok(())
+                }
+                Chain::Lane | Chain::Entity(_) | Chain::Alone(_) => {
+                    settler.dead_letter(&event, reason, parcel.attempts).await
+                }
+            }
+        }
+    };
+    let mut outcomes = stream::iter(parcel.items.iter().zip(&parcel.loads)).map(bury_one).buffered(AT_ONCE);
+    let (mut buried, mut refused) = (0, None);
+    while let Some(outcome) = outcomes.next().await {
+        match outcome {
+            Ok(()) => buried += 1,
+            Err(why) => {
+                refused = Some(why);
+                break;
+            }
+        }
+    }
+    drop(outcomes);
+    Burial { parcel, buried, refused }
 }
 
 /// What comes next; without `room` for events, what else there is to know.

@@ -117,8 +117,10 @@ pub(super) struct Queue<T> {
     letters: usize,
     replayed: usize,
     successes: u64,
-    /// Resting parcels, and one on its way, that go to the dead letters; until when those, being full, are left alone.
+    /// Parcels that go to the dead letters, resting or being written there; those that are being written; and until when the
+    /// dead letters, being full, are left alone.
     to_bury: usize,
+    burying: usize,
     full_until: Option<Instant>,
     /// The target took the last of them that was tried again.
     mended: bool,
@@ -155,6 +157,7 @@ impl<T> Queue<T> {
             replayed: 0,
             successes: 0,
             to_bury: 0,
+            burying: 0,
             full_until: None,
             mended: false,
             pause_until: None,
@@ -224,7 +227,8 @@ impl<T> Queue<T> {
         }
         self.pause_until = None;
         if let Some(parcel) = self.pop_due(now, last) {
-            self.failing_under_way += 1;
+            let count = if parcel.bury.is_some() { &mut self.burying } else { &mut self.failing_under_way };
+            *count += 1;
             return Ok(parcel);
         }
         let due = self.resting.first_key_value().map(|(&(due, _), _)| due);
@@ -329,13 +333,18 @@ impl<T> Queue<T> {
 
     /// The first `buried` events of the parcel are in the dead letters; there was no room for the others.
     pub(super) fn buried(&mut self, mut parcel: Parcel<T>, buried: usize, now: Instant) {
-        self.back(&parcel);
+        self.burying -= 1;
         let gone = parcel.take_first(buried);
         self.full_until = (!parcel.items.is_empty()).then(|| now + BURY_AGAIN);
         self.settle(&gone);
+        let kept: Vec<Chain> = parcel.items.iter().map(|item| item.chain).collect();
+        for item in gone.iter().filter(|item| !kept.contains(&item.chain)) {
+            self.let_go(item.chain);
+        }
+        let withdrawn = self.take_withdrawn(&mut parcel);
+        self.given_up.extend(withdrawn);
         if parcel.items.is_empty() {
             self.to_bury -= 1;
-            self.free(&gone);
         } else {
             self.rest(parcel, now + BURY_AGAIN);
         }
@@ -373,10 +382,11 @@ impl<T> Queue<T> {
                 self.to_bury -= 1;
                 return Some(parcel);
             }
-            if until <= now {
+            // One of them finds out whether there is room again.
+            if until <= now && self.burying == 0 {
                 return Some(parcel);
             }
-            self.rest(parcel, until);
+            self.rest(parcel, if until > now { until } else { now + BURY_AGAIN });
         }
     }
 
