@@ -1,11 +1,12 @@
 //! What is known of retried dead letters: the fleet's records of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::cluster::records::Records;
+use super::cluster::records::{Record, Records};
 use super::once::foreign;
 use crate::journal::progress::Retrying;
 
@@ -72,30 +73,27 @@ impl Retried {
     }
 }
 
-/// The records of letters as they were when this was read; never older than [`Retried`] in it.
-#[derive(Clone, Default)]
+/// The records of letters as they are known; never older than [`Retried`] in it.
+#[derive(Default)]
 pub(crate) struct Known {
-    /// Of all records, what this was read from.
-    at: Option<u64>,
-    pub(crate) retried: Arc<BTreeMap<String, (u64, Retried)>>,
+    /// The version of the records that this was read from.
+    at: u64,
+    pub(crate) retried: BTreeMap<String, (u64, Retried)>,
     /// By id, with their revisions.
-    pub(crate) letters: Arc<BTreeMap<u64, (u64, Arc<Later>)>>,
+    letters: BTreeMap<u64, (u64, Arc<Later>)>,
+    of_sinks: BTreeMap<String, BTreeSet<u64>>,
 }
 
-/// Reads the records anew when one of them has changed, and of those of letters the ones that have.
+/// Follows the records of letters, change by change.
 #[derive(Default)]
 pub(crate) struct Reader(Mutex<Known>);
 
 impl Reader {
-    pub(crate) fn read(&self, records: &Records) -> Known {
-        let at = *records.changed().borrow();
-        let before = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if before.at == Some(at) {
-            return before;
-        }
-        let now = before.renewed(at, records);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&now);
-        now
+    /// What is known now. Held for lookups only, as others wait for it.
+    pub(crate) fn read(&self, records: &Records) -> MutexGuard<'_, Known> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.follow(records);
+        known
     }
 }
 
@@ -107,22 +105,62 @@ pub(crate) fn key(id: u64) -> String {
 }
 
 impl Known {
-    /// What the records say now. `retried` is read first: every letter in it was there before it.
-    fn renewed(&self, at: u64, records: &Records) -> Self {
-        let retried = records.known(RETRIED).into_iter().filter_map(|(key, record)| {
-            let retried = serde_json::from_slice(&record.value).map_err(|_| foreign(&key)).ok()?;
-            Some((key.strip_prefix(RETRIED)?.to_owned(), (record.revision, retried)))
-        });
-        let retried = Arc::new(retried.collect());
-        let letters = records.known(LETTER).into_iter().filter_map(|(key, record)| {
-            let id = key.strip_prefix(LETTER)?.parse().ok()?;
-            let later = match self.letters.get(&id) {
-                Some((revision, later)) if *revision == record.revision => Arc::clone(later),
-                _ => Arc::new(serde_json::from_slice(&record.value).map_err(|_| foreign(&key)).ok()?),
-            };
-            Some((id, (record.revision, later)))
-        });
-        Self { at: Some(at), retried, letters: Arc::new(letters.collect()) }
+    /// Takes in what has changed. Of [`Retried`] first: every letter in one was there before it.
+    fn follow(&mut self, records: &Records) {
+        let (at, changes) = records.changes_since(self.at);
+        match changes {
+            Some(keys) => {
+                let (retried, letters): (Vec<_>, Vec<_>) = keys.iter().partition(|key| key.starts_with(RETRIED));
+                for key in retried.into_iter().chain(letters) {
+                    self.take(key, records.last_known(key));
+                }
+            }
+            None => {
+                *self = Self::default();
+                for prefix in [RETRIED, LETTER] {
+                    records.known(prefix).into_iter().for_each(|(key, record)| self.take(&key, Some(record)));
+                }
+            }
+        }
+        self.at = at;
+    }
+
+    fn take(&mut self, key: &str, record: Option<Record>) {
+        if let Some(sink) = key.strip_prefix(RETRIED) {
+            self.retried.remove(sink);
+            if let Some((revision, retried)) = record.and_then(|record| read(key, &record)) {
+                self.retried.insert(sink.to_owned(), (revision, retried));
+            }
+        } else if let Some(id) = key.strip_prefix(LETTER).and_then(|id| id.parse().ok()) {
+            if self.letters.get(&id).map(|(revision, _)| *revision) == record.as_ref().map(|record| record.revision) {
+                return;
+            }
+            if let Some((_, later)) = self.letters.remove(&id)
+                && let Some(ids) = self.of_sinks.get_mut(&later.sink)
+            {
+                ids.remove(&id);
+            }
+            if let Some((revision, later)) = record.and_then(|record| read::<Later>(key, &record)) {
+                self.of_sinks.entry(later.sink.clone()).or_default().insert(id);
+                self.letters.insert(id, (revision, Arc::new(later)));
+            }
+        }
+    }
+
+    /// A letter's record and its revision.
+    pub(crate) fn get(&self, id: u64) -> Option<&(u64, Arc<Later>)> {
+        self.letters.get(&id)
+    }
+
+    /// The records of a sink's letters, by id, with their revisions.
+    pub(crate) fn of(&self, sink: &str) -> impl Iterator<Item = (u64, u64, &Arc<Later>)> {
+        let ids = self.of_sinks.get(sink).into_iter().flatten();
+        ids.filter_map(|id| self.letters.get(id).map(|(revision, later)| (*id, *revision, later)))
+    }
+
+    /// How many letters are pending again.
+    pub(crate) fn retrying(&self) -> usize {
+        self.letters.iter().filter(|(id, (_, later))| self.is_retried(**id, later)).count()
     }
 
     /// Whether the letter whose message was stored then is delivered and counted, and only its remains are left.
@@ -152,6 +190,11 @@ impl Known {
     }
 }
 
+fn read<T: DeserializeOwned>(key: &str, record: &Record) -> Option<(u64, T)> {
+    let value = serde_json::from_slice(&record.value).map_err(|_| foreign(key)).ok()?;
+    Some((record.revision, value))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,7 +208,7 @@ mod tests {
             letters_from: 8,
             letters_through: Some(80),
         };
-        let known = Known { retried: Arc::new(BTreeMap::from([("web".to_owned(), (1, retried))])), ..Known::default() };
+        let known = Known { retried: BTreeMap::from([("web".to_owned(), (1, retried))]), ..Known::default() };
         assert!(known.is_counted(5, "web", Some(50)) && !known.is_counted(5, "web", Some(90)));
         assert!(known.is_counted(4, "web", Some(90)), "of an older receiver");
         assert!(!known.is_counted(6, "web", Some(60)) && !known.is_counted(5, "other", Some(50)));

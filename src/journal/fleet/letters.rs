@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::SystemTime;
 
 use futures_util::{StreamExt, stream};
@@ -153,8 +153,10 @@ impl DeadLetters {
             let found = self.shared.page(sink.as_deref(), from, limit.clamp(1, MAX_LIST)).await?;
             let Some(last) = found.last() else { return Ok(Vec::new()) };
             from = last.sequence;
-            let known = self.shared.known();
-            let letters: Vec<Letter> = found.iter().filter_map(|stored| self.shared.letter(stored, &known)).collect();
+            let letters: Vec<Letter> = {
+                let known = self.shared.known();
+                found.iter().filter_map(|stored| self.shared.letter(stored, &known)).collect()
+            };
             if !letters.is_empty() {
                 return Ok(letters);
             }
@@ -182,18 +184,16 @@ impl DeadLetters {
     }
 
     pub(crate) fn status(&self, count: u64, bytes: u64, newest: u64) -> DeadLettersStatus {
-        let known = self.shared.known();
-        let retrying = known.letters.iter().filter(|(id, (_, later))| known.is_retried(**id, later)).count();
-        DeadLettersStatus { count, retrying: retrying as u64, bytes, max_bytes: self.shared.max_bytes, newest }
+        let retrying = self.shared.known().retrying() as u64;
+        DeadLettersStatus { count, retrying, bytes, max_bytes: self.shared.max_bytes, newest }
     }
 
     /// What retries change of an account that the sink's places add up to.
     pub(crate) fn amend(&self, sink: &str, account: &mut Account) {
         let known = self.shared.known();
-        let is_counted = |id: u64, later: &Later| {
-            later.sink == sink && later.retrying == Some(Retrying::Counted) && known.is_retried(id, later)
-        };
-        let pending = known.letters.iter().filter(|(id, (_, later))| is_counted(**id, later)).count() as u64;
+        let is_counted =
+            |id: u64, later: &Later| later.retrying == Some(Retrying::Counted) && known.is_retried(id, later);
+        let pending = known.of(sink).filter(|(id, _, later)| is_counted(*id, later)).count() as u64;
         let delivered = known.retried.get(sink).map_or(0, |(_, retried)| retried.delivered);
         // A letter is there a moment before its place counts it.
         let delivered = delivered.min(account.dead_lettered);
@@ -206,7 +206,7 @@ impl DeadLetters {
 
 impl Shared {
     /// The records of letters as they are known now.
-    pub(crate) fn known(&self) -> Known {
+    pub(crate) fn known(&self) -> MutexGuard<'_, Known> {
         self.known.read(&self.records)
     }
 
@@ -250,7 +250,7 @@ impl Shared {
             );
             return None;
         };
-        let later = known.letters.get(&id).map(|(_, later)| Arc::clone(later)).filter(|later| later.is_of(stored_at));
+        let later = known.get(id).map(|(_, later)| Arc::clone(later)).filter(|later| later.is_of(stored_at));
         let is_retried = later.as_ref().is_some_and(|later| later.retrying.is_some());
         let Told { reason, attempts, at } = later.and_then(|later| later.told.clone()).unwrap_or(head.told);
         let state = if is_retried { LetterState::Retrying } else { LetterState::Dead };
@@ -288,14 +288,17 @@ impl Shared {
             let found = self.page(sink.as_deref(), after, MAX_LIST).await?;
             let Some(last) = found.last() else { return Ok(handled) };
             after = last.sequence;
-            let known = self.known();
-            let letters = found.into_iter().filter(|stored| stored.sequence <= end).filter_map(|stored| {
-                let sink = sink_of(self.link.names().dead(), &stored.subject)?;
-                let at = nanoseconds(stored.time);
-                (!known.is_counted(stored.sequence, sink, Some(at)))
-                    .then(|| (stored.sequence, Some((sink.to_owned(), at))))
-            });
-            self.change_some(letters.collect(), change, &mut handled).await?;
+            let letters = {
+                let known = self.known();
+                let letters = found.into_iter().filter(|stored| stored.sequence <= end).filter_map(|stored| {
+                    let sink = sink_of(self.link.names().dead(), &stored.subject)?;
+                    let at = nanoseconds(stored.time);
+                    (!known.is_counted(stored.sequence, sink, Some(at)))
+                        .then(|| (stored.sequence, Some((sink.to_owned(), at))))
+                });
+                letters.collect()
+            };
+            self.change_some(letters, change, &mut handled).await?;
             if after >= end {
                 return Ok(handled);
             }
@@ -344,12 +347,14 @@ impl Shared {
             None => self.of(id).await?,
         };
         let Some((sink, stored_at)) = of else { return Ok(Err(UNKNOWN)) };
-        let known = self.known();
-        if known.is_counted(id, &sink, Some(stored_at)) {
-            return Ok(Err(UNKNOWN));
-        }
-        let retrying = Some(known.counts(id, &sink, stored_at));
-        let mut found = known.letters.get(&id).map(|(revision, later)| (*revision, (**later).clone()));
+        let (retrying, mut found) = {
+            let known = self.known();
+            if known.is_counted(id, &sink, Some(stored_at)) {
+                return Ok(Err(UNKNOWN));
+            }
+            let found = known.get(id).map(|(revision, later)| (*revision, (**later).clone()));
+            (Some(known.counts(id, &sink, stored_at)), found)
+        };
         loop {
             let (revision, told) = match found {
                 // Of a letter that had this id before.
@@ -379,8 +384,7 @@ impl Shared {
             Some(of) => Some(of),
             None => self.of(id).await?,
         };
-        let known = self.known().letters.get(&id).map(|(revision, later)| (*revision, (**later).clone()));
-        let mut found = known;
+        let mut found = self.known().get(id).map(|(revision, later)| (*revision, (**later).clone()));
         while let Some((revision, later)) = found {
             let is_its = of.as_ref().is_some_and(|(_, stored_at)| later.is_of(*stored_at));
             if is_its && later.retrying.is_some() && self.is_at_work_on(&later).await? {
@@ -409,15 +413,17 @@ impl Shared {
         let info = self.link.info(self.link.names().dead()).await;
         let state = info.map_err(|error| refused(&error))?.state;
         let (letters_from, through) = (state.last_sequence + 1, nanoseconds(state.last_timestamp.into()));
-        let known = self.known();
-        for (id, (revision, later)) in known.letters.iter().filter(|(_, (_, later))| later.sink == sink) {
-            if later.retrying.is_some() {
-                let dead = Later { retrying: None, claimed_by: None, ..(**later).clone() };
-                match self.write(*id, *revision, &dead).await {
-                    // Another receiver has it still; the account that it is in goes all the same.
-                    Ok(_) | Err(PutError::Stale) => {}
-                    Err(PutError::Unavailable(reason)) => return Err(unavailable(&reason)),
-                }
+        let retried: Vec<(u64, u64, Arc<Later>)> = {
+            let known = self.known();
+            let retried = known.of(sink).filter(|(_, _, later)| later.retrying.is_some());
+            retried.map(|(id, revision, later)| (id, revision, Arc::clone(later))).collect()
+        };
+        for (id, revision, later) in retried {
+            let dead = Later { retrying: None, claimed_by: None, ..(*later).clone() };
+            match self.write(id, revision, &dead).await {
+                // Another receiver has it still; the account that it is in goes all the same.
+                Ok(_) | Err(PutError::Stale) => {}
+                Err(PutError::Unavailable(reason)) => return Err(unavailable(&reason)),
             }
         }
         let key = format!("{RETRIED}{sink}");

@@ -206,18 +206,18 @@ impl Desk {
 
     /// Claims letters that nobody has, and gives them to the lane.
     async fn hand_out(&mut self) {
-        let known = self.shared.known();
         let room = MOST_OUT.saturating_sub(self.out.len()).min(AT_A_TIME);
-        let is_free = |id: u64, later: &Later| {
-            let claimed_by = later.claimed_by.as_deref();
-            *later.sink == *self.sink
-                && known.is_retried(id, later)
-                && !self.out.contains_key(&id)
-                && claimed_by.is_none_or(|by| self.dead.contains(by) || self.lost.contains(&id))
+        let free: Vec<(u64, u64, Later)> = {
+            let known = self.shared.known();
+            let is_free = |id: u64, later: &Later| {
+                let claimed_by = later.claimed_by.as_deref();
+                known.is_retried(id, later)
+                    && !self.out.contains_key(&id)
+                    && claimed_by.is_none_or(|by| self.dead.contains(by) || self.lost.contains(&id))
+            };
+            let free = known.of(&self.sink).filter(|(id, _, later)| is_free(*id, later)).take(room);
+            free.map(|(id, revision, later)| (id, revision, (**later).clone())).collect()
         };
-        let free = known.letters.iter().filter(|(id, (_, later))| is_free(**id, later)).take(room);
-        let free: Vec<(u64, u64, Later)> =
-            free.map(|(id, (revision, later))| (*id, *revision, (**later).clone())).collect();
         if free.is_empty() {
             return;
         }
@@ -238,9 +238,8 @@ impl Desk {
                 }
                 Ok(Some(stored)) => {
                     bytes += stored.payload.len();
-                    if let Some(letter) = shared.letter(&stored, &known) {
-                        had.push((letter, revision, later));
-                    }
+                    let letter = shared.letter(&stored, &shared.known());
+                    had.extend(letter.map(|letter| (letter, revision, later)));
                 }
                 // Discarded meanwhile. Who is too late to say so finds that another one was not.
                 Ok(None) => drop(shared.records.remove(&key(id), revision).await),
@@ -321,26 +320,29 @@ impl Desk {
         let end = Instant::now() + LAST;
         while Instant::now() < end {
             changed.borrow_and_update();
-            let known = self.shared.known();
-            let states = [known.retried.get(&*self.sink), self.written.as_ref()];
-            let newest = states.into_iter().flatten().max_by_key(|(revision, _)| *revision);
-            let (revision, before) = newest.cloned().unwrap_or_default();
-            let mut retried = before.clone();
-            // Every id in it was in the records before: one that is not there now is gone for good.
-            retried.ids.retain(|id| known.letters.contains_key(id));
-            retried.stored_at.retain(|id, _| known.letters.contains_key(id));
-            for id in delivered {
-                let is_retried = |later: &Later| *later.sink == *self.sink && later.retrying.is_some();
-                if let Some((_, later)) = known.letters.get(id).filter(|(_, later)| is_retried(later))
-                    && retried.adds(*id, later.stored_at)
-                    && later.retrying == Some(Retrying::Counted)
-                {
-                    retried.delivered += 1;
+            let (revision, retried) = {
+                let known = self.shared.known();
+                let states = [known.retried.get(&*self.sink), self.written.as_ref()];
+                let newest = states.into_iter().flatten().max_by_key(|(revision, _)| *revision);
+                let (revision, before) = newest.cloned().unwrap_or_default();
+                let mut retried = before.clone();
+                // Every id in it was in the records before: one that is not there now is gone for good.
+                retried.ids.retain(|id| known.get(*id).is_some());
+                retried.stored_at.retain(|id, _| known.get(*id).is_some());
+                for id in delivered {
+                    let is_retried = |later: &Later| *later.sink == *self.sink && later.retrying.is_some();
+                    if let Some((_, later)) = known.get(*id).filter(|(_, later)| is_retried(later))
+                        && retried.adds(*id, later.stored_at)
+                        && later.retrying == Some(Retrying::Counted)
+                    {
+                        retried.delivered += 1;
+                    }
                 }
-            }
-            if retried == before {
-                return true;
-            }
+                if retried == before {
+                    return true;
+                }
+                (revision, retried)
+            };
             let Ok(value) = json(&retried) else { return false };
             match self.shared.records.put(&key, revision, value).await {
                 Ok(revision) => {
@@ -368,10 +370,12 @@ impl Desk {
             tracing::debug!(sink = &*self.sink, %error, "delivered dead letters are deleted later");
             return;
         }
-        let known = shared.known();
-        let stored_at = |id: &u64| known.letters.get(id).and_then(|(_, later)| later.stored_at);
-        let of = |id: &u64| (*id, stored_at(id), self.out.remove(id).map(|claim| claim.revision));
-        let letters: Vec<(u64, Option<u64>, Option<u64>)> = counted.iter().map(of).collect();
+        let letters: Vec<(u64, Option<u64>, Option<u64>)> = {
+            let known = shared.known();
+            let stored_at = |id: u64| known.get(id).and_then(|(_, later)| later.stored_at);
+            let of = |id: &u64| (*id, stored_at(*id), self.out.remove(id).map(|claim| claim.revision));
+            counted.iter().map(of).collect()
+        };
         let remove = |(id, stored_at, revision)| async move {
             if shared.delete_stored_at(id, stored_at).await.is_err() {
                 return;
@@ -395,11 +399,12 @@ impl Desk {
 
     /// Looks after what receivers left behind that do not live any more.
     async fn sweep(&mut self) {
-        let known = self.shared.known();
-        let of_sink = known.letters.iter().filter(|(id, (_, later))| {
-            *later.sink == *self.sink && !self.out.contains_key(id) && !self.ended.contains_key(id)
-        });
-        let of_sink: Vec<(u64, Arc<Later>)> = of_sink.map(|(id, (_, later))| (*id, Arc::clone(later))).collect();
+        let of_sink: Vec<(u64, Arc<Later>)> = {
+            let known = self.shared.known();
+            let all = known.of(&self.sink);
+            let not_here = all.filter(|(id, _, _)| !self.out.contains_key(id) && !self.ended.contains_key(id));
+            not_here.map(|(id, _, later)| (id, Arc::clone(later))).collect()
+        };
         let others: BTreeSet<&str> = of_sink
             .iter()
             .filter_map(|(_, later)| later.claimed_by.as_deref())
@@ -416,9 +421,12 @@ impl Desk {
         self.lost = of_sink.iter().filter(|(_, later)| is_own(later)).map(|(id, _)| *id).collect();
         let is_left =
             |later: &Later| is_own(later) || later.claimed_by.as_deref().is_none_or(|by| self.dead.contains(by));
-        let left =
-            of_sink.iter().filter(|(id, later)| known.is_counted(*id, &later.sink, later.stored_at) && is_left(later));
-        let left: Vec<u64> = left.map(|(id, _)| *id).collect();
+        let left: Vec<u64> = {
+            let known = self.shared.known();
+            let is_counted = |id: u64, later: &Later| known.is_counted(id, &later.sink, later.stored_at);
+            let left = of_sink.iter().filter(|(id, later)| is_counted(*id, later) && is_left(later));
+            left.map(|(id, _)| *id).collect()
+        };
         self.remove(&left).await;
     }
 

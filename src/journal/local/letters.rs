@@ -1,7 +1,6 @@
 //! Dead letters: how operators see, retry and discard them, and how a lane gets the retried ones.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 
@@ -14,12 +13,8 @@ use crate::journal::lane::Gone;
 use crate::journal::letters::{Letter, LetterState, LettersOf, MAX_LIST, Which};
 use crate::journal::outcome::{Handled, Refused, State};
 
-/// Dead letters that a lane is given at a time, at most…
-const AT_A_TIME: usize = 64;
-/// …and about how many bytes of them.
+/// Bytes of dead letters that a lane is given at a time, about.
 const BYTES_AT_A_TIME: usize = 4 << 20;
-/// No more are handed out while so many are neither delivered nor dead again.
-const MOST_OUT: usize = 1024;
 /// The retried dead letters of one sink, for its lane.
 pub struct Letters {
     inner: Arc<Local>,
@@ -27,22 +22,6 @@ pub struct Letters {
     changed: watch::Receiver<u64>,
     state: watch::Receiver<State>,
     reading: Reading<Letting>,
-}
-
-/// Dead letters that are pending again and were not handed out yet in this process: by sink, put in by the writer, taken
-/// out by the lane.
-#[derive(Debug)]
-pub(crate) struct Retries {
-    queues: Mutex<BTreeMap<String, Queue>>,
-    /// Grows whenever a lane may find more.
-    changed: watch::Sender<u64>,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    waiting: VecDeque<u64>,
-    /// Handed out, and their end is not written yet.
-    out: usize,
 }
 
 impl Local {
@@ -167,7 +146,7 @@ fn read(letter: DeadLetter) -> Result<Letter, StoreError> {
 
 impl Letters {
     pub(crate) fn new(inner: Arc<Local>, sink: Arc<str>) -> Self {
-        let (changed, state) = (inner.shared.retries.changed.subscribe(), inner.shared.state.subscribe());
+        let (changed, state) = (inner.shared.retries.changed(), inner.shared.state.subscribe());
         Self { inner, sink, changed, state, reading: Reading::with(None) }
     }
 
@@ -221,58 +200,4 @@ fn read_some(reader: &mut dyn Reader, ids: &[u64]) -> Result<Letting, StoreError
         }
     }
     Ok(some)
-}
-
-impl Retries {
-    /// What was being retried when the last process ended: it is handed out again.
-    pub(crate) fn new(found: BTreeMap<String, Vec<u64>>) -> Self {
-        let queue = |(sink, ids): (_, Vec<u64>)| (sink, Queue { waiting: ids.into(), out: 0 });
-        Self { queues: Mutex::new(found.into_iter().map(queue).collect()), changed: watch::Sender::new(0) }
-    }
-
-    pub(crate) fn add(&self, letters: &[(u64, String)]) {
-        for (id, sink) in letters {
-            self.queues().entry(sink.clone()).or_default().waiting.push_back(*id);
-        }
-        self.changed.send_modify(|changes| *changes += 1);
-    }
-
-    /// Those will not be handed out.
-    pub(crate) fn remove(&self, letters: &[(u64, String)]) {
-        for (id, sink) in letters {
-            if let Some(queue) = self.queues().get_mut(sink) {
-                queue.waiting.retain(|waiting| waiting != id);
-            }
-        }
-    }
-
-    /// The retry of one that was handed out has ended.
-    pub(crate) fn ended(&self, sink: &str) {
-        if let Some(queue) = self.queues().get_mut(sink) {
-            queue.out = queue.out.saturating_sub(1);
-        }
-        self.changed.send_modify(|changes| *changes += 1);
-    }
-
-    /// Waiting ones of a sink, at most `limit`.
-    pub(crate) fn waiting(&self, sink: &str, limit: usize) -> Vec<u64> {
-        self.queues().get(sink).map_or_else(Vec::new, |queue| queue.waiting.iter().take(limit).copied().collect())
-    }
-
-    fn first(&self, sink: &str) -> Vec<u64> {
-        let room = self.queues().get(sink).map_or(0, |queue| MOST_OUT.saturating_sub(queue.out));
-        self.waiting(sink, room.min(AT_A_TIME))
-    }
-
-    /// The first of a sink, `through`, are had; so many of them were handed out.
-    fn hand_out(&self, sink: &str, through: &[u64], count: usize) {
-        if let Some(queue) = self.queues().get_mut(sink) {
-            queue.waiting.retain(|waiting| !through.contains(waiting));
-            queue.out += count;
-        }
-    }
-
-    fn queues(&self) -> MutexGuard<'_, BTreeMap<String, Queue>> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }

@@ -69,7 +69,7 @@ impl Store for MemoryStore {
 
     fn readers(&self) -> OpenReader {
         let reader = self.reader.clone();
-        Box::new(move || Ok(Box::new(reader.clone())))
+        Arc::new(move || Ok(Box::new(reader.clone())))
     }
 
     fn maintain(&mut self) -> Result<(), StoreError> {

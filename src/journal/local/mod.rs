@@ -1,6 +1,7 @@
 //! The embedded engine: one [`writer`] thread that owns the tail, over a [`store`] of this machine.
 
 mod ballast;
+mod bodies;
 pub(super) mod cursor;
 mod dedup;
 mod engine;
@@ -15,6 +16,7 @@ mod quarantine;
 mod reads;
 pub(super) mod recover;
 mod repair;
+mod retries;
 mod ring;
 mod rows;
 mod sqlite;
@@ -42,7 +44,7 @@ use super::status::Status;
 use crate::config::Config;
 use crate::telemetry::Metrics;
 use dedup::IdKey;
-use letters::Retries;
+use retries::Retries;
 use ring::Ring;
 use writer::{Clock, Limits, Mailbox, Shared, Writer};
 

@@ -1,6 +1,6 @@
 //! Reading from the store: off the runtime's threads, never through the writer.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -44,13 +44,9 @@ impl Local {
     ) -> Result<T, Gone> {
         loop {
             if kept.under_way.is_none() {
-                let opened = match kept.reader.take() {
-                    Some(reader) => Ok(reader),
-                    None => (self.open_reader)(),
-                };
-                let job = job.clone();
+                let (open, reader, job) = (Arc::clone(&self.open_reader), kept.reader.take(), job.clone());
                 kept.under_way = Some(tokio::task::spawn_blocking(move || {
-                    let mut reader = opened?;
+                    let mut reader = reader.map_or_else(|| open(), Ok)?;
                     let read = job(&mut *reader)?;
                     Ok((reader, read))
                 }));

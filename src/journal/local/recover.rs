@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::ballast::Ballast;
+use super::bodies::Quarantine;
 use super::dedup::{IdKey, Window};
 use super::folder::{Folder, FolderError, unusable_files};
 use super::layout::{DATABASE, PAGE};
 use super::mark::{FoundMark, Mark, MarkFile};
 use super::memory::MemoryStore;
-use super::quarantine::Quarantine;
 use super::repair::examine::{Content, Seen, Trouble, examine};
 use super::repair::remains::Remains;
 use super::repair::salvage;

@@ -15,6 +15,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
@@ -362,7 +363,7 @@ impl Store for SqliteStore {
 
     fn readers(&self) -> OpenReader {
         let path = self.path.clone();
-        Box::new(move || {
+        Arc::new(move || {
             let connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
             Ok(Box::new(SqliteReader { connection }))
         })

@@ -3,6 +3,8 @@
 //! The writer owns a [`Store`] and commits to it, one [`Commit`] at a time, each whole or not at all. Lanes that have
 //! fallen behind the ring, and operators, read through a [`Reader`] of their own.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -316,7 +318,7 @@ pub(crate) trait Store: Send {
     fn abandon(self: Box<Self>);
 }
 
-pub(crate) type OpenReader = Box<dyn Fn() -> Result<Box<dyn Reader>, StoreError> + Send + Sync>;
+pub(crate) type OpenReader = Arc<dyn Fn() -> Result<Box<dyn Reader>, StoreError> + Send + Sync>;
 
 /// A lane's side, and an operator's. Sees what was committed last.
 pub(crate) trait Reader: Send {

@@ -4,7 +4,7 @@
 //! What is known here may be seconds old. What must not be is read from the leader ([`Records::get`]), or is written with
 //! the revision that was read: the stream refuses it when something came between.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -37,6 +37,8 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(3);
 /// How often marks and records whose time is over are dropped.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
+/// How many of the last changes are kept for those that follow them.
+const CHANGES: usize = 16 << 10;
 /// For the first look at all records.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
@@ -47,8 +49,8 @@ pub(crate) struct Records(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     link: Link,
-    known: Mutex<BTreeMap<String, Known>>,
-    /// Grows with every change of what is known.
+    known: Mutex<AllKnown>,
+    /// Grows with every change of what is known; changed while `known` is locked.
     version: watch::Sender<u64>,
     /// How often all records were looked at.
     looks: AtomicU64,
@@ -80,6 +82,16 @@ struct Known {
     record: Record,
     /// The server drops it then, and tells nobody.
     expires: Option<Instant>,
+}
+
+/// All records that are known.
+#[derive(Debug, Default)]
+struct AllKnown {
+    records: BTreeMap<String, Known>,
+    /// The version of each of the last changes, and its key; the oldest first.
+    changes: VecDeque<(u64, String)>,
+    /// All changes after this version are in `changes`.
+    complete_after: u64,
 }
 
 impl Known {
@@ -158,14 +170,14 @@ impl Records {
     /// The records whose keys begin so, in the order of their keys.
     pub(crate) fn known(&self, prefix: &str) -> Vec<(String, Record)> {
         let known = self.0.known();
-        let from_there = known.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
+        let from_there = known.records.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
         let there = from_there.filter(|(_, known)| known.is_there());
         there.map(|(key, known)| (key.clone(), known.record.clone())).collect()
     }
 
     /// The record of this key, if it is known.
     pub(crate) fn last_known(&self, key: &str) -> Option<Record> {
-        self.0.known().get(key).filter(|known| known.is_there()).map(|known| known.record.clone())
+        self.0.known().records.get(key).filter(|known| known.is_there()).map(|known| known.record.clone())
     }
 
     /// The keys that begin so, as the stream's leader has them. Of some only the mark of a removed record may be there.
@@ -198,6 +210,18 @@ impl Records {
     /// Looks at all records again, soon: some may have gone without a word.
     pub(crate) fn look_again(&self) {
         self.0.again.notify_one();
+    }
+
+    /// The version of what is known, and the keys of the records that have changed since `version`; `None` if all may have.
+    /// A record that has changed more than once may be there more than once.
+    pub(crate) fn changes_since(&self, version: u64) -> (u64, Option<Vec<String>>) {
+        let known = self.0.known();
+        let now = *self.0.version.borrow();
+        if version < known.complete_after {
+            return (now, None);
+        }
+        let newest_first = known.changes.iter().rev().take_while(|(of, _)| *of > version);
+        (now, Some(newest_first.map(|(_, key)| key.clone()).collect()))
     }
 
     /// Changes when what is known does.
@@ -311,7 +335,7 @@ impl Records {
                 }
             }
             if tidied.elapsed() > TIDY_INTERVAL {
-                self.0.known().retain(|_, known| known.expires.is_none_or(|at| Instant::now() < at));
+                self.0.known().records.retain(|_, known| known.expires.is_none_or(|at| Instant::now() < at));
                 tidied = Instant::now();
             }
             if update.pending == 0 && look.is_some() {
@@ -323,30 +347,36 @@ impl Records {
 }
 
 impl Inner {
-    fn known(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
+    fn known(&self) -> MutexGuard<'_, AllKnown> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn newest_revision(&self) -> u64 {
-        self.known().values().map(|known| known.record.revision).max().unwrap_or(0)
+        self.known().records.values().map(|known| known.record.revision).max().unwrap_or(0)
     }
 
     fn note(&self, key: String, record: Record, ttl: Option<Duration>) {
         let mut known = self.known();
-        if known.get(&key).is_some_and(|known| known.record.revision >= record.revision) {
+        if known.records.get(&key).is_some_and(|known| known.record.revision >= record.revision) {
             return;
         }
-        known.insert(key, Known { record, expires: ttl.map(|ttl| Instant::now() + ttl) });
-        drop(known);
-        self.version.send_modify(|version| *version += 1);
+        known.records.insert(key.clone(), Known { record, expires: ttl.map(|ttl| Instant::now() + ttl) });
+        let version = *self.version.borrow() + 1;
+        known.changes.push_back((version, key));
+        if known.changes.len() > CHANGES
+            && let Some((oldest, _)) = known.changes.pop_front()
+        {
+            known.complete_after = oldest;
+        }
+        self.version.send_replace(version);
     }
 
     /// During a look at all records, of which this is one. What was known before counts no more: the stream may have been
     /// made again, or be an older one, and then gives the same revisions once more.
     fn note_looked_up(&self, key: String, record: Record, ttl: Option<Duration>, before: u64) {
         let mut known = self.known();
-        if known.get(&key).is_some_and(|known| known.record.revision <= before) {
-            known.remove(&key);
+        if known.records.get(&key).is_some_and(|known| known.record.revision <= before) {
+            known.records.remove(&key);
         }
         drop(known);
         self.note(key, record, ttl);
@@ -356,13 +386,14 @@ impl Inner {
     fn forget_all_but(&self, look: Option<(HashSet<String>, u64)>) {
         let Some((seen, before)) = look else { return };
         let mut known = self.known();
-        let count = known.len();
-        known.retain(|key, known| known.record.revision > before || seen.contains(key));
-        let differs = known.len() != count;
-        drop(known);
+        let count = known.records.len();
+        known.records.retain(|key, known| known.record.revision > before || seen.contains(key));
         self.looks.fetch_add(1, Ordering::Relaxed);
-        if differs {
-            self.version.send_modify(|version| *version += 1);
+        if known.records.len() != count {
+            let version = *self.version.borrow() + 1;
+            known.changes.clear();
+            known.complete_after = version;
+            self.version.send_replace(version);
         }
     }
 }

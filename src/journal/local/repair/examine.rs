@@ -16,8 +16,8 @@ use rustix::fs::{Advice, fadvise};
 
 use crate::journal::event::{Ids, checksum, millis};
 use crate::journal::identity::LogIdentity;
+use crate::journal::local::bodies::Quarantine;
 use crate::journal::local::dedup::{IdKey, Window};
-use crate::journal::local::quarantine::Quarantine;
 use crate::journal::local::rows;
 use crate::journal::local::sqlite;
 use crate::journal::local::sqlite::{FORMAT, SqliteStore};

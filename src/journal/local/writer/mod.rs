@@ -23,11 +23,11 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::ballast::Ballast;
+use super::bodies::Quarantine;
 use super::dedup::Window;
 use super::folder::Folder;
-use super::letters::Retries;
 use super::mark::{Mark, MarkFile};
-use super::quarantine::Quarantine;
+use super::retries::Retries;
 use super::ring::Ring;
 use super::store::{Commit, NewGroup, Note, Store, StoreError, StoreState};
 use crate::journal::disk::Disk;
