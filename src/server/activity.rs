@@ -16,9 +16,9 @@ use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::Limits;
-use super::crowd::Seat;
 use super::frames::Frames;
+use super::limits::Limits;
+use super::seat::Seat;
 
 /// How long a peer may go on sending after its last answer. Closing while its bytes lie unread would reset the connection
 /// and could take the answer with it.

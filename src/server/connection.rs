@@ -23,9 +23,10 @@ use tracing::{debug, warn};
 
 use super::activity::{Activity, Answer, Busy, Due, Watched};
 use super::crowd::Visit;
+use super::head;
+use super::port::{Handler, Phase, Server, Transport, stopping};
 use super::proxy::{self, Stop};
 use super::unproven::Trial;
-use super::{Handler, Phase, Server, Transport, head, stopping};
 use crate::tls::{Alpn, PeerIdentity, Reason, Refused, ServerTls, Session};
 
 /// A client that means it begins within this time: its first bytes come with the connection.

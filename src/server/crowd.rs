@@ -6,14 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
+use super::seat::Seat;
 
 /// How long a newcomer has for its first request before it can make room for others: its task must have looked at what it
 /// sent. No longer, or a flood would fill the port faster than it makes room.
@@ -45,17 +46,6 @@ pub(super) struct Visit {
     crowd: Arc<Crowd>,
     id: u64,
     guest: Guest,
-}
-
-/// Where a request can take a seat; it is free again when the request's answer has been sent. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Seat(Arc<Place>);
-
-#[derive(Debug)]
-struct Place {
-    seats: Arc<Semaphore>,
-    seated: Arc<AtomicU32>,
-    taken: OnceLock<OwnedSemaphorePermit>,
 }
 
 impl Crowd {
@@ -109,8 +99,7 @@ impl Visit {
 
     /// For one request.
     pub(super) fn seat(&self) -> Seat {
-        let (seats, seated) = (Arc::clone(&self.crowd.seats), Arc::clone(&self.guest.seated));
-        Seat(Arc::new(Place { seats, seated, taken: OnceLock::new() }))
+        Seat::new(Arc::clone(&self.crowd.seats), Arc::clone(&self.guest.seated))
     }
 
     /// Back when the connection has to make room.
@@ -122,30 +111,6 @@ impl Visit {
 impl Drop for Visit {
     fn drop(&mut self) {
         self.crowd.guests.lock().unwrap_or_else(PoisonError::into_inner).open.remove(&self.id);
-    }
-}
-
-impl Seat {
-    /// Takes a seat, unless all are taken. Once taken, it stays so.
-    #[must_use]
-    pub fn take(&self) -> bool {
-        let place = &*self.0;
-        if place.taken.get().is_some() {
-            return true;
-        }
-        let Ok(permit) = Arc::clone(&place.seats).try_acquire_owned() else { return false };
-        if place.taken.set(permit).is_ok() {
-            place.seated.fetch_add(1, Relaxed);
-        }
-        true
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if self.taken.get().is_some() {
-            self.seated.fetch_sub(1, Relaxed);
-        }
     }
 }
 

@@ -11,8 +11,11 @@ mod crowd;
 mod files;
 mod frames;
 mod head;
+mod limits;
+mod port;
 mod proxy;
 mod refusals;
+mod seat;
 mod unproven;
 
 use std::io;
@@ -21,31 +24,25 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::response::Response;
-use hyper::Request;
-use hyper::body::Incoming;
-use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
-use tower::Service as _;
 use tracing::{debug, info, warn};
 
-pub use crowd::Seat;
-pub use files::{admin_connections_within_limits, connections_within_limits, open_files, open_files_for};
+pub use self::files::{admin_connections_within_limits, connections_within_limits, open_files, open_files_for};
+pub use self::limits::Limits;
+pub use self::port::{Handler, Phase, Transport};
+pub use self::seat::Seat;
 
-use crate::config;
+use self::crowd::Crowd;
+use self::port::{Server, Tally, stopping};
+use self::refusals::Refusals;
+use self::unproven::Unproven;
 use crate::telemetry::Metrics;
-use crate::tls::ServerTls;
-use crowd::Crowd;
-use refusals::Refusals;
-use unproven::Unproven;
 
 /// Connections that the kernel may keep waiting; it caps this itself (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
-const SHORTEST_HANDSHAKE: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
 /// How many connections give their files back when there are none left.
@@ -54,105 +51,6 @@ const DISMISSED_AT_ONCE: usize = 32;
 const LONGEST_DISMISSAL: Duration = Duration::from_millis(100);
 /// Until another look, where some may make room soon.
 const NEXT_LOOK: Duration = Duration::from_millis(10);
-
-/// How far a server is on its way down. It only ever goes forward; a sender that is gone means [`Aborting`](Phase::Aborting).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    Serving,
-    /// Still takes connections and requests; every answer tells its client to go elsewhere next time.
-    Closing,
-    /// The listener is closed, idle connections too; requests under way are finished.
-    Stopping,
-    /// Time is up: everything is dropped.
-    Aborting,
-}
-
-/// What connections arrive in.
-#[derive(Debug, Clone)]
-pub enum Transport {
-    Plain,
-    Tls(Arc<ServerTls>),
-}
-
-impl Transport {
-    /// Back when clients were dismissed since the last time.
-    async fn dismissal(&self) {
-        match self {
-            Self::Plain => std::future::pending().await,
-            Self::Tls(tls) => tls.dismissal().await,
-        }
-    }
-}
-
-/// From whom, how much and how long.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// TLS connections come from these networks only and begin with a PROXY header; `None`: from anywhere, without one.
-    pub proxies: Option<Vec<IpNet>>,
-    pub max_connections: usize,
-    /// `None`: when all connections are in use, only unproven ones make room. Else the connection that has been idle longest
-    /// does, and at most so many requests (fewer than connections) can protect theirs from that ([`Seat`]).
-    pub seats: Option<usize>,
-    /// In total, PROXY header included, when less than half of the connections are in use; see [`Limits::handshake_within`]. Without TLS: up to
-    /// the first request.
-    pub handshake_timeout: Duration,
-    /// From a head's first byte to its end.
-    pub header_timeout: Duration,
-    /// Without a request.
-    pub idle_timeout: Duration,
-    /// How long a peer may take no bytes at all while there are some for it.
-    pub write_timeout: Duration,
-    /// After it (less up to a tenth, so that a fleet does not come back at once), the next answer is the last.
-    pub max_connection_age: Option<Duration>,
-    pub http2: bool,
-}
-
-impl Limits {
-    /// Of the event port.
-    #[must_use]
-    pub fn of(listen: &config::Listen) -> Self {
-        Self {
-            proxies: listen.proxies.clone(),
-            max_connections: listen.max_connections,
-            seats: None,
-            handshake_timeout: listen.handshake_timeout,
-            header_timeout: listen.header_timeout,
-            idle_timeout: listen.idle_timeout,
-            write_timeout: Duration::from_secs(10),
-            max_connection_age: Some(listen.max_connection_age),
-            http2: listen.http2,
-        }
-    }
-
-    /// Of the admin port: few connections, which may live long, but not idle: anyone can make them. A quarter of them
-    /// serves operators, the rest is for probes.
-    #[must_use]
-    pub fn admin(max_connections: usize) -> Self {
-        Self {
-            proxies: None,
-            max_connections,
-            seats: Some((max_connections / 4).max(1)),
-            handshake_timeout: Duration::from_secs(2),
-            header_timeout: Duration::from_secs(2),
-            idle_timeout: Duration::from_secs(10),
-            write_timeout: Duration::from_secs(10),
-            max_connection_age: None,
-            http2: false,
-        }
-    }
-
-    /// The deadline of a handshake that begins while `used` connections are open.
-    ///
-    /// Beyond half of all it shrinks, down to a second when the last one is taken: a flood of silent connections then
-    /// makes room as fast as it fills it, and a client that means it, done within milliseconds, still gets in.
-    fn handshake_within(&self, used: usize) -> Duration {
-        let half = self.max_connections / 2;
-        let shortest = SHORTEST_HANDSHAKE.min(self.handshake_timeout);
-        let beyond = u32::try_from(used.saturating_sub(half)).unwrap_or(u32::MAX);
-        let room = u32::try_from(self.max_connections - half).unwrap_or(u32::MAX).max(1);
-        self.handshake_timeout - (self.handshake_timeout - shortest) * beyond.min(room) / room
-    }
-}
 
 /// Listens on `address`; port 0 takes a free one (`local_addr` says which).
 ///
@@ -163,18 +61,6 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
-}
-
-/// What a server hands its requests to. Cheap to clone.
-pub trait Handler: Clone + Send + Sync + 'static {
-    fn handle(&self, request: Request<Incoming>) -> impl Future<Output = Response> + Send;
-}
-
-impl Handler for Router {
-    async fn handle(&self, request: Request<Incoming>) -> Response {
-        let Ok(response) = self.clone().call(request).await;
-        response
-    }
 }
 
 /// Serves `handler` until `phase` says to stop and every connection is gone. Requests over TLS carry the
@@ -230,35 +116,6 @@ async fn wake_connections(mut phase: watch::Receiver<Phase>, transport: Transpor
                 Err(_) => return,
             },
             () = transport.dismissal() => relay.send_modify(|_| ()),
-        }
-    }
-}
-
-/// What all connections of a server share.
-struct Server<H> {
-    transport: Transport,
-    handler: H,
-    limits: Limits,
-    crowd: Option<Arc<Crowd>>,
-    tally: Tally,
-    refusals: Refusals,
-    unproven: Unproven,
-    /// Also marked as changed when clients were dismissed.
-    phase: watch::Receiver<Phase>,
-    /// Every task of every connection, so that the drain can wait for all.
-    tasks: TaskTracker,
-}
-
-impl<H> Server<H> {
-    fn can_make_room(&self) -> bool {
-        self.crowd.is_some() || !self.unproven.is_empty()
-    }
-
-    /// Ends about as many connections as that; how many. Their room is free a moment later.
-    fn make_room(&self, most: usize) -> usize {
-        match &self.crowd {
-            Some(crowd) => crowd.make_room(most, tokio::time::Instant::now()),
-            None => self.unproven.dismiss(most, std::time::Instant::now()),
         }
     }
 }
@@ -365,59 +222,6 @@ fn begin(
         drop(open);
         drop(permit);
     });
-}
-
-/// Returns when the server is to stop, or no one is left to say so.
-async fn stopping(mut phase: watch::Receiver<Phase>) {
-    let _ = phase.wait_for(|phase| *phase >= Phase::Stopping).await;
-}
-
-/// Counts, where there is something to count with.
-struct Tally(Option<Arc<Metrics>>);
-
-/// An open connection, counted until dropped.
-struct Open(Option<Arc<Metrics>>);
-
-impl Tally {
-    fn accepted(&self) -> Open {
-        if let Some(metrics) = &self.0 {
-            metrics.connections_accepted.inc();
-            metrics.connections.inc();
-        }
-        Open(self.0.clone())
-    }
-
-    fn accept_error(&self) {
-        if let Some(metrics) = &self.0 {
-            metrics.accept_errors.inc();
-        }
-    }
-
-    fn closed(&self, reason: &'static str) {
-        if let Some(metrics) = &self.0 {
-            metrics.connections_closed.get_or_create(&[("reason", reason)]).inc();
-        }
-    }
-
-    fn refused(&self, reason: &'static str) {
-        if let Some(metrics) = &self.0 {
-            metrics.tls_refused.get_or_create(&[("reason", reason)]).inc();
-        }
-    }
-
-    fn warned(&self, reason: &'static str) {
-        if let Some(metrics) = &self.0 {
-            metrics.tls_warnings.get_or_create(&[("reason", reason)]).inc();
-        }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        if let Some(metrics) = &self.0 {
-            metrics.connections.dec();
-        }
-    }
 }
 
 #[cfg(test)]

@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest::{self, SHA256};
 use serde::{Deserialize, Serialize};
 
-use super::sender::Outcome;
-
 /// At most so much of a run is lost when it is killed, as long as events are being sent.
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
 
@@ -38,6 +36,20 @@ pub struct Entry {
     pub latency: Duration,
     /// Of the body, see [`digest`].
     pub sha256: Digest,
+}
+
+/// What the last attempt came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// 200, which is all ASAPP looks at.
+    Stored,
+    /// 200, and the answer's `status` says `duplicate`.
+    Duplicate,
+    /// Answered with a 4xx at the last attempt.
+    Rejected,
+    /// Anything else at the last attempt, or the run was broken off.
+    Dropped,
 }
 
 /// SHA-256; written as 64 lower-case hexadecimal digits.

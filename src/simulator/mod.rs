@@ -12,6 +12,7 @@
 //! waited for a free connection included. No event is sent before it is due, and few more than 0.1 ms after it unless the
 //! machine or the receiver is at its limit.
 
+mod control;
 pub mod credentials;
 pub mod faults;
 pub mod ledger;
@@ -26,14 +27,14 @@ pub mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::{JoinError, JoinSet};
-use tokio_util::sync::CancellationToken;
 
+pub use control::Control;
 use credentials::Credentials;
 use faults::{Faults, Saboteur};
 use ledger::{Entry, Ledger};
@@ -123,45 +124,6 @@ impl Settings {
             _ if !self.faults.are_fractions() => Err(Error::Faults),
             _ => Ok(()),
         }
-    }
-}
-
-/// Ends a run early and tells how far it is; clones are the same control.
-#[derive(Debug, Clone, Default)]
-pub struct Control {
-    stop: CancellationToken,
-    broken_off: CancellationToken,
-    settled: Arc<AtomicU64>,
-}
-
-impl Control {
-    /// No event and no attempt is begun any more; those under way are seen to their end.
-    pub fn stop(&self) {
-        self.stop.cancel();
-    }
-
-    /// What is under way is given up, as dropped.
-    pub fn break_off(&self) {
-        self.stop.cancel();
-        self.broken_off.cancel();
-    }
-
-    /// Sendings whose outcome is known.
-    #[must_use]
-    pub fn settled(&self) -> u64 {
-        self.settled.load(Ordering::Relaxed)
-    }
-
-    fn is_stopping(&self) -> bool {
-        self.stop.is_cancelled()
-    }
-
-    async fn unless_stopped<F: Future>(&self, work: F) -> Option<F::Output> {
-        self.stop.run_until_cancelled(work).await
-    }
-
-    async fn unless_broken_off<F: Future>(&self, work: F) -> Option<F::Output> {
-        self.broken_off.run_until_cancelled(work).await
     }
 }
 

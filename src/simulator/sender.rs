@@ -7,9 +7,9 @@ use hyper::StatusCode;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
-use super::Control;
+use super::control::Control;
 use super::faults::{Break, Sending};
-use super::ledger::{self, Digest};
+use super::ledger::{self, Digest, Outcome};
 pub use super::link::{Failure, Protocol};
 use super::link::{Line, Target};
 
@@ -28,19 +28,6 @@ pub struct Settled {
     pub aborted: u32,
     /// What the last failed attempt met.
     pub failure: Option<Failure>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// 200, which is all ASAPP looks at.
-    Stored,
-    /// 200, and the answer's `status` says `duplicate`.
-    Duplicate,
-    /// Answered with a 4xx at the last attempt.
-    Rejected,
-    /// Anything else at the last attempt, or the run was broken off.
-    Dropped,
 }
 
 /// What the senders of a run have in common.

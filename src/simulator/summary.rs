@@ -6,9 +6,10 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::faults::Hit;
+use super::ledger::Outcome;
 use super::link::Failure;
 use super::pace::per_second;
-use super::sender::{Outcome, Settled};
+use super::sender::Settled;
 
 /// Latencies above a day count as one.
 const LONGEST: Duration = Duration::from_secs(86_400);

@@ -12,8 +12,7 @@ use hashbrown::HashTable;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use super::ledger::{self, Digest, Entry};
-use super::sender::Outcome;
+use super::ledger::{self, Digest, Entry, Outcome};
 
 /// What to verify, and how strictly.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use std::fmt;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::sha256;
+use super::digest::sha256;
 use crate::config;
 use crate::pem;
 

@@ -5,6 +5,7 @@
 //! what webpki lets pass (usage, key, identity). Nothing is ever resumed, so every connection is judged anew.
 
 mod chain;
+mod digest;
 mod expiry;
 mod files;
 mod finding;
@@ -13,12 +14,12 @@ mod load;
 mod peers;
 mod portrait;
 pub mod profile;
+mod refused;
 mod revocation;
 mod servers;
 mod shown;
 mod verify;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -35,8 +36,10 @@ pub use self::expiry::Expiry;
 pub use self::files::{Files, Fingerprint, names};
 pub use self::finding::{Finding, Severity};
 use self::load::Material;
+pub use self::peers::PeerIdentity;
 use self::peers::Peers;
 pub use self::portrait::{Portrait, Vouched};
+pub use self::refused::{Reason, Refused};
 pub use self::servers::{Anchors, trusting, trusting_as_of_now};
 pub use self::shown::shown_to_servers;
 use self::verify::{Judge, Refusal};
@@ -46,51 +49,6 @@ use crate::config;
 const LINGER: Duration = Duration::from_secs(1);
 /// What a refused client may send meanwhile.
 const MOST_UNREAD: usize = 256 * 1024;
-
-/// A client that was judged and let in. Cheap to clone; attached to its connections, which share it.
-#[derive(Debug, Clone)]
-pub struct PeerIdentity(Arc<Peer>);
-
-#[derive(Debug)]
-struct Peer {
-    subject: Arc<str>,
-    sha256: [u8; 32],
-    long_validity: bool,
-    /// As it came, the client's own first: enough to judge it again when the files change.
-    chain: Vec<CertificateDer<'static>>,
-    /// Set once by a later judgement, read by the client's connections.
-    dismissed: AtomicBool,
-}
-
-impl PeerIdentity {
-    /// The certificate's subject as RFC 4514 writes it; one line.
-    #[must_use]
-    pub fn subject(&self) -> &Arc<str> {
-        &self.0.subject
-    }
-
-    /// SHA-256 of the certificate's DER.
-    #[must_use]
-    pub fn certificate_sha256(&self) -> &[u8; 32] {
-        &self.0.sha256
-    }
-
-    /// Its certificate is valid for three years or more, which ASAPP's never are.
-    #[must_use]
-    pub fn long_validity(&self) -> bool {
-        self.0.long_validity
-    }
-
-    /// It was let in, but would not be any more: what it asks for from now on must not be done.
-    #[must_use]
-    pub fn is_dismissed(&self) -> bool {
-        self.0.dismissed.load(Ordering::Relaxed)
-    }
-
-    fn dismiss(&self) {
-        self.0.dismissed.store(true, Ordering::Relaxed);
-    }
-}
 
 /// The server's side of TLS: one set of files, exchanged as a whole or not at all.
 #[derive(Debug)]
@@ -123,78 +81,6 @@ pub struct Session {
     pub stream: TlsStream<TcpStream>,
     pub peer: PeerIdentity,
     pub alpn: Alpn,
-}
-
-/// A handshake that failed.
-#[derive(Debug)]
-pub struct Refused {
-    pub reason: Reason,
-    /// For the operator's log; names the certificate's subject at most.
-    pub detail: String,
-}
-
-/// Why a handshake failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// Connected and closed without a byte, as load balancers do: no refusal.
-    Probe,
-    NoCertificate,
-    UnknownCa,
-    Expired,
-    NotYetValid,
-    Revoked,
-    RevocationUnknown,
-    Usage,
-    Key,
-    Identity,
-    /// A certificate that cannot be read.
-    Malformed,
-    /// A chain that is too long, too large or too entangled to be looked at.
-    Chain,
-    /// A chain that oversteps what one of its CAs allows: names, number of intermediates.
-    Constraints,
-    ProtocolVersion,
-    /// No cipher suite, group or signature scheme in common.
-    Incompatible,
-    NotTls,
-    /// TLS, but not as the RFC has it.
-    Protocol,
-    /// The client refused the server, by an alert.
-    ClientAlert,
-    /// The client went away in the middle.
-    Aborted,
-    Timeout,
-    Other,
-}
-
-impl Reason {
-    /// The label of `asapp_receiver_tls_refused_total`.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Probe => "probe",
-            Self::NoCertificate => "no-certificate",
-            Self::UnknownCa => "unknown-ca",
-            Self::Expired => "expired",
-            Self::NotYetValid => "not-yet-valid",
-            Self::Revoked => "revoked",
-            Self::RevocationUnknown => "revocation-unknown",
-            Self::Usage => "usage",
-            Self::Key => "key",
-            Self::Identity => "identity",
-            Self::Malformed => "malformed",
-            Self::Chain => "chain",
-            Self::Constraints => "constraints",
-            Self::ProtocolVersion => "protocol-version",
-            Self::Incompatible => "incompatible",
-            Self::NotTls => "not-tls",
-            Self::Protocol => "protocol",
-            Self::ClientAlert => "client-alert",
-            Self::Aborted => "aborted",
-            Self::Timeout => "timeout",
-            Self::Other => "other",
-        }
-    }
 }
 
 impl ServerTls {
@@ -289,7 +175,7 @@ impl ServerTls {
     fn judge(&self, peer: &PeerIdentity) -> Result<(), Refusal> {
         // A chain always has its end entity; an empty one would be refused as malformed.
         let nothing = CertificateDer::from(&[][..]);
-        let (end_entity, intermediates) = peer.0.chain.split_first().unwrap_or((&nothing, &[]));
+        let (end_entity, intermediates) = peer.chain().split_first().unwrap_or((&nothing, &[]));
         self.current().policy.judge(end_entity, intermediates, UnixTime::now()).map(|_| ())
     }
 
@@ -384,22 +270,6 @@ async fn hang_up(stream: Option<TcpStream>) -> std::io::Result<()> {
         }
     }
     Ok(())
-}
-
-impl Refused {
-    fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
-    }
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    // rustls' provider is the one hash that is linked anyway.
-    let suite = rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
-    let mut digest = [0; 32];
-    if let Some(suite) = suite.tls13() {
-        digest.copy_from_slice(suite.common.hash_provider.hash(bytes).as_ref());
-    }
-    digest
 }
 
 #[cfg(test)]

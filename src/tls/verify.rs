@@ -1,7 +1,6 @@
 //! The judgement of a client's certificate: webpki's, then what webpki lets pass.
 
 use std::fmt::{self, Display, Write as _};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -16,9 +15,11 @@ use x509_cert::ext::pkix::{ExtendedKeyUsage, KeyUsage};
 use x509_cert::spki::SubjectPublicKeyInfoOwned;
 
 use super::chain;
+use super::digest::sha256;
 use super::identity::{Clients, Presented, rfc4514};
+use super::peers::PeerIdentity;
+use super::refused::Reason;
 use super::revocation::{Lists, Objection};
-use super::{Peer, PeerIdentity, Reason, sha256};
 
 pub(super) const CLIENT_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.2");
 /// From three years of validity on a certificate is odd: ASAPP promises less.
@@ -94,13 +95,8 @@ impl Policy {
             return Err(Refusal::new(Reason::Identity, detail, CertificateError::ApplicationVerificationFailure));
         }
         let chain = std::iter::once(end_entity).chain(intermediates).map(|der| der.clone().into_owned()).collect();
-        Ok(PeerIdentity(Arc::new(Peer {
-            subject: subject.into(),
-            sha256: identity.certificate_sha256,
-            long_validity: validity(&certificate) >= LONG_VALIDITY,
-            chain,
-            dismissed: AtomicBool::new(false),
-        })))
+        let long_validity = validity(&certificate) >= LONG_VALIDITY;
+        Ok(PeerIdentity::new(subject.into(), identity.certificate_sha256, long_validity, chain))
     }
 
     /// webpki asks the first list that fits.

@@ -4,16 +4,45 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use super::{agent, queue};
-
 /// Whose turn it is, and for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Turn {
     /// A new issue.
     Arrival,
     Issue(usize),
-    Agent(usize, agent::Act),
-    Queue(usize, queue::Act),
+    Agent(usize, AgentAct),
+    Queue(usize, QueueAct),
+}
+
+/// What an agent does or tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum AgentAct {
+    /// The first of those by which an agent logs in.
+    Introduce,
+    Capacity,
+    Membership,
+    /// Goes over to the next status.
+    Turn,
+    Previous,
+    Status,
+    Load,
+    Utilization,
+}
+
+/// What a queue tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum QueueAct {
+    Info,
+    Hours,
+    Holidays,
+    Capping,
+    /// Whether a mitigation closes the queue.
+    Mitigation(bool),
+    Size,
+    Estimate,
+    Availability,
+    /// One of the settings, which may have changed.
+    Upkeep,
 }
 
 /// Tells the entries of an agenda apart. Later entries have higher tickets.

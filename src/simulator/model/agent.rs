@@ -5,28 +5,14 @@ use std::time::Duration;
 use fastrand::Rng;
 use time::OffsetDateTime;
 
-use super::agenda::{Agenda, Ticket, Turn};
+use super::agenda::{Agenda, AgentAct, Ticket, Turn};
+use super::chance::{between, pause, pick};
 use super::course::Channel;
-use super::message::{Clock, Moment, Story, identifier};
+use super::message::{Clock, Event, Moment, Story, identifier};
 use super::queue::Queue;
 use super::utilization::{WINDOW, Window};
-use super::{Event, between, pause, pick, words};
+use super::words;
 use crate::envelope::Feed;
-
-/// What an agent does or tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Act {
-    /// The first of those by which an agent logs in.
-    Introduce,
-    Capacity,
-    Membership,
-    /// Goes over to the next status.
-    Turn,
-    Previous,
-    Status,
-    Load,
-    Utilization,
-}
 
 /// What an agent is routed by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,13 +159,13 @@ impl Agent {
             (Status::WrappingUp, None) if self.taken > 0 => {}
             (Status::WrappingUp, None) => self.turn_after(agenda, pause(random, 30.0)),
             (Status::Offline, _) => {
-                agenda.after(between(random, 30, 60), Turn::Agent(self.me, Act::Introduce));
+                agenda.after(between(random, 30, 60), Turn::Agent(self.me, AgentAct::Introduce));
             }
         }
         let happened = self.story.moment(moment).happened;
         let since = self.since.replace(happened).unwrap_or(happened);
         self.previous = Some((before, since, happened));
-        for (act, mean) in [(Act::Previous, 0.006), (Act::Status, 0.02)] {
+        for (act, mean) in [(AgentAct::Previous, 0.006), (AgentAct::Status, 0.02)] {
             agenda.after(pause(random, mean * self.pace), Turn::Agent(self.me, act));
         }
         if before == Status::Offline {
@@ -190,7 +176,7 @@ impl Agent {
     /// Tells of `act`, and does it unless it is a turn.
     pub(super) fn tell(
         &mut self,
-        act: Act,
+        act: AgentAct,
         random: &mut Rng,
         agenda: &mut Agenda,
         moment: Moment,
@@ -200,45 +186,45 @@ impl Agent {
         let at = Clock(moment.happened);
         let mut next = |act| agenda.after(pause(random, self.pace), Turn::Agent(self.me, act));
         let event_type = match act {
-            Act::Introduce => {
-                next(Act::Capacity);
+            AgentAct::Introduce => {
+                next(AgentAct::Capacity);
                 self.introduce();
                 "agent_activity_identity_updated"
             }
-            Act::Capacity => {
-                next(Act::Membership);
+            AgentAct::Capacity => {
+                next(AgentAct::Membership);
                 self.slots = if self.channel == Channel::Chat { random.u32(2..=5) } else { 1 };
                 self.story.data.set("max_slots", self.slots);
                 "agent_activity_capacity_updated"
             }
-            Act::Membership => {
-                self.turn = Some(next(Act::Turn));
+            AgentAct::Membership => {
+                self.turn = Some(next(AgentAct::Turn));
                 let served = || self.queues.iter().map(|&queue| &queues[queue]);
                 self.story.data.set("queue_ids", served().map(|queue| queue.id.as_str()).collect::<Vec<_>>());
                 self.story.data.set("queue_names", served().map(|queue| queue.name).collect::<Vec<_>>());
                 "agent_activity_queue_membership"
             }
-            Act::Turn => {
+            AgentAct::Turn => {
                 self.story.details.set("routing_status_updated_ts", at);
                 self.story.details.set("routing_status", self.status.name());
                 "agent_activity_routing_status_updated"
             }
-            Act::Previous => {
+            AgentAct::Previous => {
                 self.tell_previous(at);
                 "agent_activity_previous_routing_status"
             }
-            Act::Status => {
+            AgentAct::Status => {
                 self.story.details.set("status_updated_ts", at);
                 self.story.details.set("status_description", self.description());
                 "agent_activity_status_updated"
             }
-            Act::Load => {
+            AgentAct::Load => {
                 self.load_due = false;
                 self.story.details.set("assignment_load_updated_ts", at);
                 self.story.details.set("assigned_customer_ct", self.load);
                 "agent_activity_assignment_load_updated"
             }
-            Act::Utilization => {
+            AgentAct::Utilization => {
                 self.tell_utilization(agenda, moment);
                 "agent_activity_utilization_5_min"
             }
@@ -282,7 +268,7 @@ impl Agent {
         if self.status == Status::Offline {
             self.window = None;
         } else {
-            agenda.after(WINDOW, Turn::Agent(self.me, Act::Utilization));
+            agenda.after(WINDOW, Turn::Agent(self.me, AgentAct::Utilization));
         }
     }
 
@@ -291,7 +277,7 @@ impl Agent {
         if self.window.is_none() {
             let left = between(random, 1, 5).mul_f64(self.pace);
             self.window = Some(Window::opened(agenda.now(), left, Status::Offline.index(), self.slots));
-            agenda.after(left, Turn::Agent(self.me, Act::Utilization));
+            agenda.after(left, Turn::Agent(self.me, AgentAct::Utilization));
         }
     }
 
@@ -307,12 +293,12 @@ impl Agent {
     }
 
     fn turn_after(&mut self, agenda: &mut Agenda, delay: Duration) {
-        self.turn = Some(agenda.after(delay, Turn::Agent(self.me, Act::Turn)));
+        self.turn = Some(agenda.after(delay, Turn::Agent(self.me, AgentAct::Turn)));
     }
 
     fn load_changed(&mut self, agenda: &mut Agenda) {
         if !std::mem::replace(&mut self.load_due, true) {
-            agenda.after(Duration::from_millis(15).mul_f64(self.pace), Turn::Agent(self.me, Act::Load));
+            agenda.after(Duration::from_millis(15).mul_f64(self.pace), Turn::Agent(self.me, AgentAct::Load));
         }
     }
 

@@ -8,11 +8,11 @@ use time::OffsetDateTime;
 
 use super::agenda::Ticket;
 use super::agent::Agent;
+use super::chance::{pause, pick};
 use super::course::{Channel, Course, Part};
-use super::message::{Clock, Fields, Moment, Story, identifier};
+use super::message::{Clock, Event, Fields, Moment, Story, identifier};
 use super::queue::Queue;
 use super::words::{self, Intent};
-use super::{Event, pause, pick};
 use crate::envelope::Feed;
 
 #[derive(Debug)]

@@ -7,13 +7,19 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use time::{OffsetDateTime, UtcOffset};
 
-use super::Event;
 use crate::envelope::Feed;
 
 const COMPANY: &str =
     r#""company_subdivision":"consumer","company_id":"farwell-broadband","company_segments":["fibre","mobile"]"#;
 const TIME: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
+/// One event, ready to be sent.
+#[derive(Debug, Clone)]
+pub struct Event {
+    pub event_id: String,
+    pub body: Bytes,
+}
 
 /// The moment of one event.
 #[derive(Debug, Clone, Copy)]

@@ -20,6 +20,7 @@
 
 mod agenda;
 mod agent;
+mod chance;
 mod course;
 mod issue;
 mod message;
@@ -32,14 +33,15 @@ mod words;
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use fastrand::Rng;
 use time::OffsetDateTime;
 
-use agenda::{Agenda, Entry, Ticket, Turn};
-use agent::{Act, Agent};
+use agenda::{Agenda, AgentAct, Entry, Ticket, Turn};
+use agent::Agent;
+use chance::{exponential, seconds};
 use course::{Channel, Deck};
 use issue::Issue;
+pub use message::Event;
 use message::Moment;
 use queue::Queue;
 
@@ -73,13 +75,6 @@ pub struct Model {
     held: bool,
     agents: Vec<Agent>,
     queues: Vec<Queue>,
-}
-
-/// One event, ready to be sent.
-#[derive(Debug, Clone)]
-pub struct Event {
-    pub event_id: String,
-    pub body: Bytes,
 }
 
 impl Model {
@@ -128,7 +123,7 @@ impl Model {
             Turn::Arrival => self.arrive(moment),
             Turn::Issue(issue) => self.step(issue, moment),
             Turn::Agent(agent, act) => {
-                if act == Act::Turn {
+                if act == AgentAct::Turn {
                     self.turn(agent, moment);
                 }
                 let Self { random, agenda, agents, queues, .. } = self;
@@ -149,7 +144,7 @@ impl Model {
                     false
                 }
                 Turn::Issue(issue) => self.issues[issue].ticket == entry.ticket,
-                Turn::Agent(agent, Act::Turn) => self.agents[agent].turn == Some(entry.ticket),
+                Turn::Agent(agent, AgentAct::Turn) => self.agents[agent].turn == Some(entry.ticket),
                 _ => true,
             };
             if counts {
@@ -206,7 +201,7 @@ impl Model {
             agents.push(Agent::new(random, agent, channel, serves, pace));
             // They come within five minutes.
             let login = seconds(0.3 + 300.0 / count as f64 * (number as f64 + random.f64())).mul_f64(pace);
-            agenda.after(login, Turn::Agent(agent, Act::Introduce));
+            agenda.after(login, Turn::Agent(agent, AgentAct::Introduce));
         }
     }
 }
@@ -223,27 +218,4 @@ fn staff(channel: Channel, gap: f64) -> (u64, u64) {
     };
     let in_hand = work.assignments / course::PER_DECK / gap * work.seconds / slots as f64;
     (seconds((in_hand + in_hand.sqrt()) / THERE).as_secs().clamp(3, 5_000), slots)
-}
-
-/// A pause of this mean in seconds, at least a fifth of it.
-fn pause(random: &mut Rng, mean: f64) -> Duration {
-    seconds(mean * (0.2 + 0.8 * exponential(random)))
-}
-
-/// So many minutes.
-fn between(random: &mut Rng, from: u64, to: u64) -> Duration {
-    Duration::from_millis(random.u64(from * 60_000..to * 60_000))
-}
-
-/// Exponentially distributed, of mean 1.
-fn exponential(random: &mut Rng) -> f64 {
-    -(1.0 - random.f64()).ln()
-}
-
-fn seconds(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO)
-}
-
-fn pick<T: Copy>(random: &mut Rng, from: &[T]) -> T {
-    from[random.usize(..from.len())]
 }

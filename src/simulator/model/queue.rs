@@ -6,31 +6,15 @@ use std::time::Duration;
 use fastrand::Rng;
 use time::OffsetDateTime;
 
-use super::agenda::{Agenda, Ticket, Turn};
-use super::message::{Clock, Moment, Story, identifier};
-use super::{Event, between, pause};
+use super::agenda::{Agenda, QueueAct, Ticket, Turn};
+use super::chance::{between, pause};
+use super::message::{Clock, Event, Moment, Story, identifier};
 use crate::envelope::Feed;
 
 const DAY: u64 = 86_400;
 const ZONES: [(&str, i64); 3] = [("Europe/Berlin", 60), ("Etc/UTC", 0), ("America/Halifax", -240)];
 /// Fewer assignments than this are not enough data for an estimate.
 const ENOUGH: u32 = 3;
-
-/// What a queue tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Act {
-    Info,
-    Hours,
-    Holidays,
-    Capping,
-    /// Whether a mitigation closes the queue.
-    Mitigation(bool),
-    Size,
-    Estimate,
-    Availability,
-    /// One of the settings, which may have changed.
-    Upkeep,
-}
 
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -121,21 +105,21 @@ impl Queue {
     /// Lets the queue tell all there is of it once, at this pace, and begin its days.
     pub(super) fn begin(&mut self, random: &mut Rng, agenda: &mut Agenda, pace: f64) {
         let acts = [
-            Act::Info,
-            Act::Size,
-            Act::Hours,
-            Act::Capping,
-            Act::Availability,
-            Act::Estimate,
-            Act::Holidays,
-            Act::Mitigation(false),
+            QueueAct::Info,
+            QueueAct::Size,
+            QueueAct::Hours,
+            QueueAct::Capping,
+            QueueAct::Availability,
+            QueueAct::Estimate,
+            QueueAct::Holidays,
+            QueueAct::Mitigation(false),
         ];
         let mut delay = Duration::from_secs(2 + 40 * self.me as u64);
         for act in acts {
             agenda.after(delay.mul_f64(pace), Turn::Queue(self.me, act));
             delay += pause(random, 10.0);
         }
-        agenda.after(between(random, 20, 60), Turn::Queue(self.me, Act::Upkeep));
+        agenda.after(between(random, 20, 60), Turn::Queue(self.me, QueueAct::Upkeep));
         self.await_boundary(agenda);
     }
 
@@ -160,48 +144,48 @@ impl Queue {
         self.handled = self.handled.saturating_add(1);
     }
 
-    pub(super) fn tell(&mut self, act: Act, random: &mut Rng, agenda: &mut Agenda, moment: Moment) -> Event {
+    pub(super) fn tell(&mut self, act: QueueAct, random: &mut Rng, agenda: &mut Agenda, moment: Moment) -> Event {
         let moment = self.story.moment(moment);
         let at = Clock(moment.happened);
         let event_type = match act {
-            Act::Info => "queue_info_updated",
-            Act::Hours => {
+            QueueAct::Info => "queue_info_updated",
+            QueueAct::Hours => {
                 self.tell_hours(moment);
                 "business_hours_settings_updated"
             }
-            Act::Holidays => {
+            QueueAct::Holidays => {
                 let midnight = moment.start.replace_time(time::Time::MIDNIGHT);
                 let days = [20, 21, 90].map(|days| Clock(midnight + time::Duration::days(days)));
                 self.story.data.set("holiday_closed_dates", days);
                 "holiday_settings_updated"
             }
-            Act::Capping => {
+            QueueAct::Capping => {
                 self.tell_capping();
                 "queue_capping_settings_updated"
             }
-            Act::Mitigation(closes) => {
+            QueueAct::Mitigation(closes) => {
                 self.mitigated = closes;
                 self.story.data.set("mitigation_status", "UNKNOWN");
                 self.story.details.set("queue_availability_is_closed_by_mitigation", closes);
                 "queue_mitigation_updated"
             }
-            Act::Size => {
+            QueueAct::Size => {
                 self.size_due = false;
                 self.story.details.set("last_queue_size", self.size);
                 self.story.details.set("last_queue_size_ts", at);
                 self.story.details.set("last_queue_size_update_type", "UNKNOWN");
                 "queue_size_updated"
             }
-            Act::Estimate => {
+            QueueAct::Estimate => {
                 self.tell_estimate(at);
                 "queue_estimated_wait_time_updated"
             }
-            Act::Availability => {
+            QueueAct::Availability => {
                 self.tell_availability(agenda, moment);
                 "queue_availability_updated"
             }
-            Act::Upkeep => {
-                agenda.after(between(random, 20, 60), Turn::Queue(self.me, Act::Upkeep));
+            QueueAct::Upkeep => {
+                agenda.after(between(random, 20, 60), Turn::Queue(self.me, QueueAct::Upkeep));
                 return self.upkeep(random, agenda, moment);
             }
         };
@@ -211,19 +195,19 @@ impl Queue {
 
     fn upkeep(&mut self, random: &mut Rng, agenda: &mut Agenda, moment: Moment) -> Event {
         let act = match random.u8(..6) {
-            0 => Act::Info,
-            1 => Act::Hours,
-            2 => Act::Holidays,
+            0 => QueueAct::Info,
+            1 => QueueAct::Hours,
+            2 => QueueAct::Holidays,
             3 | 4 => {
                 self.caps.enabled = random.u8(..8) > 0;
                 self.caps.wait_seconds = 60 * random.u64(8..15);
-                Act::Capping
+                QueueAct::Capping
             }
             // Of the queues that are always open none is ever wholly closed, so that issues always find one.
-            _ if self.hours.is_none() => Act::Info,
+            _ if self.hours.is_none() => QueueAct::Info,
             _ => {
-                agenda.after(between(random, 4, 12), Turn::Queue(self.me, Act::Mitigation(false)));
-                Act::Mitigation(true)
+                agenda.after(between(random, 4, 12), Turn::Queue(self.me, QueueAct::Mitigation(false)));
+                QueueAct::Mitigation(true)
             }
         };
         self.tell(act, random, agenda, moment)
@@ -330,7 +314,7 @@ impl Queue {
 
     fn size_changed(&mut self, agenda: &mut Agenda) {
         if !std::mem::replace(&mut self.size_due, true) {
-            agenda.after(Duration::from_millis(10), Turn::Queue(self.me, Act::Size));
+            agenda.after(Duration::from_millis(10), Turn::Queue(self.me, QueueAct::Size));
         }
     }
 
@@ -342,10 +326,10 @@ impl Queue {
             (told, estimate) => told.is_some() != estimate.is_some(),
         };
         if changed && !std::mem::replace(&mut self.estimate_due, true) {
-            agenda.after(Duration::from_millis(200), Turn::Queue(self.me, Act::Estimate));
+            agenda.after(Duration::from_millis(200), Turn::Queue(self.me, QueueAct::Estimate));
         }
         if self.told.1 != self.closed(agenda.now()) && !std::mem::replace(&mut self.availability_due, true) {
-            agenda.after(Duration::from_millis(20), Turn::Queue(self.me, Act::Availability));
+            agenda.after(Duration::from_millis(20), Turn::Queue(self.me, QueueAct::Availability));
         }
     }
 
@@ -356,7 +340,7 @@ impl Queue {
         let into_day = (now.as_secs() + hours.before) % DAY;
         let boundary = if into_day < hours.open { hours.open } else { DAY };
         let at = Duration::from_secs(now.as_secs() + boundary - into_day);
-        agenda.after(at.saturating_sub(now), Turn::Queue(self.me, Act::Availability));
+        agenda.after(at.saturating_sub(now), Turn::Queue(self.me, QueueAct::Availability));
     }
 }
 

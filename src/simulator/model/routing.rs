@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use super::Model;
 use super::agenda::Turn;
+use super::chance::pause;
 use super::course::{Channel, GIVEN_UP, TURNED_AWAY};
-use super::message::Moment;
-use super::{Event, Model, pause};
+use super::message::{Event, Moment};
 
 /// Mean seconds a customer is willing to wait for an agent.
 const PATIENCE: f64 = 300.0;

@@ -414,8 +414,8 @@ async fn a_client_is_kept_once_however_many_connections_it_has() {
     let (one, other) = (world.issue(&good()), world.issue(&good()));
     let peer = async |client| meet(&tls, Some(client)).await.1.unwrap().peer;
     let (first, second, third) = (peer(&one).await, peer(&one).await, peer(&other).await);
-    assert!(Arc::ptr_eq(&first.0, &second.0));
-    assert!(!Arc::ptr_eq(&first.0, &third.0));
+    assert!(std::ptr::eq(first.chain(), second.chain()));
+    assert!(!std::ptr::eq(first.chain(), third.chain()));
 }
 
 #[cfg(feature = "tls12")]

@@ -24,7 +24,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
-use super::{Alpn, Files, Finding, Reason, Refused, ServerTls, Session, Severity, profile, sha256};
+use super::digest::sha256;
+use super::{Alpn, Files, Finding, Reason, Refused, ServerTls, Session, Severity, profile};
 use crate::config::{self, AllowedClient, AllowedClients, TlsVersion};
 
 type Days = time::Duration;
