@@ -1,11 +1,10 @@
 //! Takes changed settings and TLS files into use while everything goes on, as one set or not at all.
 //!
-//! The files are looked at when one of them may have changed ([`watch`]), on request (SIGHUP) and every
-//! `tls.reload_interval`, since network file systems tell nothing. What counts is their contents. After every look, all
-//! connected clients are judged anew: also time makes a client one that is not allowed any more.
+//! The files are read every `tls.reload_interval`, and on request (SIGHUP); their contents are compared with those of the
+//! last look. Hints of the kernel would be faster, but network file systems give none. After every look, all connected
+//! clients are judged anew: also time makes a client one that is not allowed any more.
 
 mod reminders;
-mod watch;
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
@@ -22,25 +21,24 @@ use crate::blocking::joined;
 use crate::config::{Config, OwnFiles, Problems, Warning};
 use crate::server::Phase;
 use crate::telemetry::Metrics;
-use crate::tls::{self, Expiry, Files, Finding, Fingerprint, ServerTls, Severity};
+use crate::tls::{Expiry, Files, Finding, Fingerprint, ServerTls, Severity};
 use reminders::Reminders;
-use watch::Watch;
 
 /// Files that are being written are left alone until they hold still for so long,
 const SETTLE: Duration = Duration::from_millis(50);
 /// or so many looks were in vain.
 const LOOKS: usize = 40;
-/// A look that takes longer is told as a failure, and waited for.
+/// A look that takes longer is reported as a failure, and waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Clients that are told of by name after one look.
-const TOLD: usize = 20;
+/// Clients that are logged by name after one look.
+const NAMED: usize = 20;
 /// The settings whose changes apply without a restart.
 const APPLIES: &str = "tls.";
 
-/// Those who want a look now, and to hear when it is done.
+/// Requests for a look now; each is answered when it is done.
 pub type Asked = mpsc::Receiver<oneshot::Sender<()>>;
 
-/// What operators are told about it.
+/// What `status` shows of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// When the TLS files in use were taken.
@@ -125,7 +123,7 @@ impl Reload {
         (Self { started: config, tls, metrics, own, report, in_use, last, others, reminders }, reports)
     }
 
-    /// Looks when asked to (and answers afterwards), when files may have changed and at intervals, until `phase` says that connections end.
+    /// Looks at intervals, and when asked to (and answers afterwards), until `phase` says that connections end.
     pub async fn run(mut self, mut asked: Asked, mut phase: Receiver<Phase>) {
         tokio::select! {
             () = self.go_on(&mut asked) => {}
@@ -143,11 +141,8 @@ impl Reload {
     }
 
     async fn keep_up(&mut self, asked: &mut Asked) {
-        let mut watch = Watch::new();
         let mut insist: Option<oneshot::Sender<()>> = None;
         loop {
-            // Before the look: what changes after it is told.
-            watch = self.follow(watch).await;
             let found = self.found().await;
             self.decide(found, insist.is_some()).await;
             self.dismiss_clients().await;
@@ -156,27 +151,9 @@ impl Reload {
             let _ = insist.take().map(|asker| asker.send(()));
             insist = tokio::select! {
                 Some(asker) = asked.recv() => Some(asker),
-                () = watch.changed() => {
-                    // A copy of many files tells of each.
-                    sleep(SETTLE).await;
-                    None
-                }
                 () = sleep(self.in_use.config.tls.reload_interval) => None,
             };
         }
-    }
-
-    async fn follow(&self, mut watch: Watch) -> Watch {
-        let wanted = self.last.settings.as_ref().unwrap_or(&self.in_use.config);
-        let configs = [Arc::clone(wanted), Arc::clone(&self.in_use.config)];
-        blocking(move || {
-            let files = configs.iter().flat_map(|config| {
-                config.files().iter().map(std::path::PathBuf::as_path).chain(tls::names(&config.tls))
-            });
-            watch.follow(files);
-            watch
-        })
-        .await
     }
 
     /// [`settled`](Self::settled), but a file that keeps its reader waiting does not do so in silence. There is no way to
@@ -223,7 +200,7 @@ impl Reload {
         .await
     }
 
-    /// Takes what was found, unless it is what there was. With `insist`, the outcome is told whatever it is.
+    /// Takes what was found, unless it is what there was. With `insist`, the outcome is logged whatever it is.
     async fn decide(&mut self, found: Found, insist: bool) {
         let known = found.look.is(&self.last);
         let failing = !self.report.borrow().problems.is_empty();
@@ -348,10 +325,10 @@ impl Reload {
     async fn dismiss_clients(&self) {
         let tls = Arc::clone(&self.tls);
         let dismissed = blocking(move || tls.dismiss_clients()).await;
-        if dismissed.len() > TOLD {
+        if dismissed.len() > NAMED {
             tracing::warn!(clients = dismissed.len(), "many clients are not allowed any more: some of them follow");
         }
-        for client in dismissed.into_iter().take(TOLD) {
+        for client in dismissed.into_iter().take(NAMED) {
             let (subject, reason, detail) = (client.peer.subject(), client.reason.word(), client.detail);
             tracing::warn!(%subject, reason, detail, "a client is not allowed any more: its connections are closed");
         }

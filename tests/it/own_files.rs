@@ -246,7 +246,7 @@ fn the_files_of_a_set_that_is_taken_while_it_runs_are_no_sinks_either() {
     }
     lead(&at("way"), &at("a"));
     let setup = to_file(setup.clone(), "swapped", &at("way/events.jsonl"));
-    let setup = setup.without("admin.token_file");
+    let setup = setup.without("admin.token_file").set("tls.reload_interval", "50ms");
     let receiver = setup.start();
     let mut expected = events(&receiver.store(2));
     receiver.sink_settled("swapped");

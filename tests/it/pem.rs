@@ -91,7 +91,7 @@ fn every_authority_and_every_list_of_a_bundle_counts() {
     let month = OffsetDateTime::now_utc() + Duration::days(30);
     let setup = Setup::new();
     let (cas, crls) = (setup.folder().join("cas.pem"), setup.folder().join("lists.pem"));
-    let setup = setup.set("tls.client_ca", [&cas]).set("tls.client_crl", [&crls]).set("tls.reload_interval", "1h");
+    let setup = setup.set("tls.client_ca", [&cas]).set("tls.client_crl", [&crls]).set("tls.reload_interval", "50ms");
     let write = |together: Together, serial: u64| {
         let lists = [&PKI.ca, &other].map(|ca| read(&ca.crl(&[serial], month)));
         fs::write(&cas, together(&read(&PKI.ca.certificate), &read(&other.certificate))).unwrap();
