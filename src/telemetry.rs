@@ -5,6 +5,7 @@
 
 use std::io::Write;
 use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
@@ -21,6 +22,51 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::config;
 use crate::terminal::Escaping;
+
+/// Limits the log lines of one kind: at most `most` in a `window`, which begins with the first of them.
+#[derive(Debug)]
+pub(crate) struct LineLimit {
+    most: u32,
+    window: Duration,
+    begun: Option<Instant>,
+    written: u32,
+    left_out: u64,
+}
+
+impl LineLimit {
+    pub(crate) const fn new(most: u32, window: Duration) -> Self {
+        Self { most, window, begun: None, written: 0, left_out: 0 }
+    }
+
+    /// How many lines were left out before this one; `None`: this one has to be left out too.
+    pub(crate) fn take(&mut self) -> Option<u64> {
+        self.take_at(Instant::now())
+    }
+
+    fn take_at(&mut self, now: Instant) -> Option<u64> {
+        if self.begun.is_none_or(|begun| now.saturating_duration_since(begun) >= self.window) {
+            (self.begun, self.written) = (Some(now), 0);
+        }
+        if self.is_spent() {
+            self.left_out += 1;
+            return None;
+        }
+        self.written += 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
+
+    /// Whether the last line of the window is written.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.written == self.most
+    }
+
+    /// Begins anew. Whether a line was written since the last reset.
+    pub(crate) fn reset(&mut self) -> bool {
+        let was_written = self.begun.is_some();
+        *self = Self::new(self.most, self.window);
+        was_written
+    }
+}
 
 /// Sends the process's log to stderr, as the settings want it. Once per process.
 ///
@@ -293,4 +339,25 @@ pub fn install_panic_hook() {
             let _ = writeln!(std::io::stderr(), "panic at {location}");
         }
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_lets_so_many_lines_through_and_counts_the_others() {
+        const WINDOW: Duration = Duration::from_secs(10);
+        let start = Instant::now();
+        let mut one = LineLimit::new(1, WINDOW);
+        assert_eq!(one.take_at(start), Some(0));
+        assert_eq!(one.take_at(start + Duration::from_secs(1)), None);
+        assert_eq!(one.take_at(start + WINDOW - Duration::from_millis(1)), None);
+        assert_eq!(one.take_at(start + WINDOW), Some(2));
+        assert_eq!(one.take_at(start + WINDOW * 2), Some(0));
+        let mut two = LineLimit::new(2, WINDOW);
+        let taken = [0, 1, 2, 9, 10].map(|second| two.take_at(start + Duration::from_secs(second)));
+        assert_eq!(taken, [Some(0), Some(0), None, None, Some(2)]);
+        assert!(!two.is_spent() && two.reset() && !two.reset());
+    }
 }

@@ -14,13 +14,13 @@ use tokio::time::Instant;
 use super::drifts::{Drifts, Seen};
 use crate::envelope::{Envelope, Feed, Kind, inspect};
 use crate::journal::{Event, Journal, Scan, Watch};
-use crate::telemetry::Metrics;
+use crate::telemetry::{LineLimit, Metrics};
 
 /// Reading a field-rich event takes some twenty microseconds: this keeps it at half a hundredth of a core.
 const EVENTS_A_SECOND: usize = 250;
 /// Deviations of one event that are looked up by name; all are counted.
 const NAMED_OF_AN_EVENT: usize = 32;
-const LOGGED_AN_HOUR: usize = 50;
+const LOGGED_AN_HOUR: u32 = 50;
 const HOUR: Duration = Duration::from_secs(60 * 60);
 /// How many of the events before this process's own are looked at for when each feed spoke last.
 const RECENT: u64 = 10_000;
@@ -34,13 +34,7 @@ pub(super) struct Observer {
     watch: Watch,
     metrics: Arc<Metrics>,
     drifts: Drifts,
-    log: Hourly,
-}
-
-/// How many deviations were logged in this hour.
-struct Hourly {
-    began: Instant,
-    logged: usize,
+    log: LineLimit,
 }
 
 impl Observer {
@@ -48,7 +42,8 @@ impl Observer {
         let watch = journal.watch_own();
         let (first, last) = journal.range();
         let recent = journal.scan(first.max((last + 1).saturating_sub(RECENT)));
-        let log = Hourly { began: Instant::now(), logged: 0 };
+        // The last one says that no more follow.
+        let log = LineLimit::new(LOGGED_AN_HOUR + 1, HOUR);
         Self { recent, last, watch, metrics, drifts, log }
     }
 
@@ -110,7 +105,7 @@ impl Observer {
             if count <= NAMED_OF_AN_EVENT
                 && let Some(new) = self.drifts.note(feed, drift, event.received_at())
             {
-                self.log.tell(&new);
+                log(&mut self.log, &new);
             }
         });
         let metrics = &self.metrics;
@@ -125,29 +120,23 @@ impl Observer {
     }
 }
 
-impl Hourly {
-    /// Whatever senders make up, the log gets so many lines.
-    fn tell(&mut self, new: &Seen) {
-        if self.began.elapsed() >= HOUR {
-            *self = Self { began: Instant::now(), logged: 0 };
-        }
-        self.logged += 1;
-        if self.logged > LOGGED_AN_HOUR + 1 {
-            return;
-        }
-        if self.logged > LOGGED_AN_HOUR {
-            tracing::warn!(
-                "many new deviations from ASAPP's documentation: no more of them are logged within the hour, see `status`"
-            );
-            return;
-        }
-        let Seen { feed, kind, path, .. } = new;
-        let name = new.name();
-        if *kind == Kind::ApiVersion {
-            tracing::warn!(feed, %path, "events of a new major api_version arrive: fields may mean something else now");
-        } else {
-            let (kind, name) = (kind.label(), name.as_deref());
-            tracing::info!(feed, kind, %path, name, "events deviate from ASAPP's documentation");
-        }
+/// Whatever senders make up, the log gets so many lines.
+fn log(limit: &mut LineLimit, new: &Seen) {
+    if limit.take().is_none() {
+        return;
+    }
+    if limit.is_spent() {
+        tracing::warn!(
+            "many new deviations from ASAPP's documentation: no more of them are logged within the hour, see `status`"
+        );
+        return;
+    }
+    let Seen { feed, kind, path, .. } = new;
+    let name = new.name();
+    if *kind == Kind::ApiVersion {
+        tracing::warn!(feed, %path, "events of a new major api_version arrive: fields may mean something else now");
+    } else {
+        let (kind, name) = (kind.label(), name.as_deref());
+        tracing::info!(feed, kind, %path, name, "events deviate from ASAPP's documentation");
     }
 }

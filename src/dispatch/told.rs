@@ -1,30 +1,24 @@
-//! What a lane says in the log, bounded: a target that takes nothing, or fails now and then all night, must not fill it.
+//! What a lane logs, bounded: a target that refuses everything, or fails now and then all night, must not fill the log.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::telemetry::LineLimit;
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// In each of them so many failures are told…
+/// Failures that are logged above debug level in a minute.
 const FAILURES: u32 = 20;
-/// …and so many events that were not taken. Beyond that they are told at debug level.
+/// Events that were not taken and are logged above debug level in a minute.
 const EVENTS: u32 = 100;
 
 #[derive(Debug)]
 pub(super) struct Told {
     sink: Arc<str>,
-    /// The failure that was told last, while its end is still to be told.
+    /// The failure that was logged last, until deliveries succeed again.
     failure: Option<String>,
     is_full: bool,
-    failures: Allowance,
-    events: Allowance,
-}
-
-/// So many a minute.
-#[derive(Debug)]
-struct Allowance {
-    most: u32,
-    used: u32,
-    since: Instant,
+    failures: LineLimit,
+    events: LineLimit,
 }
 
 /// An event that was not taken.
@@ -39,14 +33,14 @@ pub(super) struct NotTaken<'a> {
 
 impl Told {
     pub(super) fn new(sink: Arc<str>) -> Self {
-        let (failures, events) = (Allowance::new(FAILURES), Allowance::new(EVENTS));
+        let (failures, events) = (LineLimit::new(FAILURES, MINUTE), LineLimit::new(EVENTS, MINUTE));
         Self { sink, failure: None, is_full: false, failures, events }
     }
 
-    /// Told when it is news.
+    /// Logged above debug level when the reason is a new one.
     pub(super) fn failure(&mut self, reason: &str, attempts: u32) {
         let sink = &*self.sink;
-        if self.failure.as_deref() == Some(reason) || !self.failures.take() {
+        if self.failure.as_deref() == Some(reason) || self.failures.take().is_none() {
             tracing::debug!(sink, reason, attempts, "delivery failed");
         } else {
             tracing::warn!(sink, reason, attempts, "delivery failed");
@@ -63,7 +57,7 @@ impl Told {
     /// Whether an event waits for room in the dead letters.
     pub(super) fn waits_for_room(&mut self, waits: bool) {
         let sink = &*self.sink;
-        if waits && !self.is_full && self.failures.take() {
+        if waits && !self.is_full && self.failures.take().is_some() {
             tracing::warn!(
                 sink,
                 "the dead letters are full: events that have to go there wait, and others behind them"
@@ -78,35 +72,16 @@ impl Told {
     pub(super) fn not_taken(&mut self, event: NotTaken<'_>, what: &'static str) {
         let NotTaken { sequence, letter, reason, attempts } = event;
         let sink = &*self.sink;
-        if !self.events.take() {
+        if self.events.take().is_none() {
             tracing::debug!(sink, sequence, letter, reason, attempts, "{what}");
             return;
         }
         tracing::warn!(sink, sequence, letter, reason, attempts, "{what}");
-        if self.events.is_used_up() {
+        if self.events.is_spent() {
             tracing::warn!(
                 sink,
                 "more such events are not told for up to a minute; `dead-letters list` shows all dead letters"
             );
         }
-    }
-}
-
-impl Allowance {
-    fn new(most: u32) -> Self {
-        Self { most, used: 0, since: Instant::now() }
-    }
-
-    fn take(&mut self) -> bool {
-        if self.since.elapsed() >= MINUTE {
-            (self.used, self.since) = (0, Instant::now());
-        }
-        let is_left = self.used < self.most;
-        self.used += u32::from(is_left);
-        is_left
-    }
-
-    fn is_used_up(&self) -> bool {
-        self.used == self.most
     }
 }

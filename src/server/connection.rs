@@ -183,7 +183,7 @@ fn refuse<H>(server: &Server<H>, remote: SocketAddr, refused: &Refused) {
 
 /// To the operator, who has something to mend or somebody to keep out.
 fn tell<H>(server: &Server<H>, remote: SocketAddr, reason: &'static str, detail: &str) {
-    match server.refusals.tell(reason, std::time::Instant::now()) {
+    match server.may_log(reason) {
         Some(untold) => warn!(peer = %remote, reason, detail, untold, "client refused"),
         None => debug!(peer = %remote, reason, detail, "client refused"),
     }

@@ -14,14 +14,13 @@ mod head;
 mod limits;
 mod port;
 mod proxy;
-mod refusals;
 mod seat;
 mod unproven;
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -37,7 +36,6 @@ pub use self::seat::Seat;
 
 use self::crowd::Crowd;
 use self::port::{Server, Tally, stopping};
-use self::refusals::Refusals;
 use self::unproven::Unproven;
 use crate::telemetry::Metrics;
 
@@ -84,7 +82,7 @@ pub async fn serve(
         limits,
         crowd,
         tally: Tally(metrics),
-        refusals: Refusals::default(),
+        log: Mutex::default(),
         unproven: Unproven::default(),
         phase: relayed.clone(),
         tasks: tasks.clone(),
@@ -154,7 +152,7 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>, server: &Arc<S
             Err(error) => {
                 server.tally.accept_error();
                 // Connections that make room end it for a moment, as often as others come.
-                if backoff.is_none() && server.refusals.tell("accept", std::time::Instant::now()).is_some() {
+                if backoff.is_none() && server.may_log("accept").is_some() {
                     told = true;
                     warn!(%error, "cannot accept connections, trying on");
                 }

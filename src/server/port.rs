@@ -1,6 +1,8 @@
 //! What the connections of one port share: transport, handler, limits, phase and counters.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::response::Response;
@@ -12,10 +14,12 @@ use tower::Service as _;
 
 use super::crowd::Crowd;
 use super::limits::Limits;
-use super::refusals::Refusals;
 use super::unproven::Unproven;
-use crate::telemetry::Metrics;
+use crate::telemetry::{LineLimit, Metrics};
 use crate::tls::ServerTls;
+
+/// At most one line in this time for each reason.
+const LOGGED_EVERY: Duration = Duration::from_secs(10);
 
 /// How far a server is on its way down. It only ever goes forward; a sender that is gone means [`Aborting`](Phase::Aborting).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,7 +69,8 @@ pub(super) struct Server<H> {
     pub(super) limits: Limits,
     pub(super) crowd: Option<Arc<Crowd>>,
     pub(super) tally: Tally,
-    pub(super) refusals: Refusals,
+    /// By reason: anyone can make refusals by the thousand, and the log must outlive that.
+    pub(super) log: Mutex<BTreeMap<&'static str, LineLimit>>,
     pub(super) unproven: Unproven,
     /// Also marked as changed when clients were dismissed.
     pub(super) phase: watch::Receiver<Phase>,
@@ -74,6 +79,12 @@ pub(super) struct Server<H> {
 }
 
 impl<H> Server<H> {
+    /// Whether a line for this reason may be logged; see [`LineLimit::take`].
+    pub(super) fn may_log(&self, reason: &'static str) -> Option<u64> {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.entry(reason).or_insert(LineLimit::new(1, LOGGED_EVERY)).take()
+    }
+
     pub(super) fn can_make_room(&self) -> bool {
         self.crowd.is_some() || !self.unproven.is_empty()
     }

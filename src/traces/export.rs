@@ -28,10 +28,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::outbound::{self, Client};
+use crate::telemetry::LineLimit;
 use crate::{pem, tls};
 
-/// The log tells that spans are lost no more often than this.
-const TOLD_EVERY: Duration = Duration::from_secs(60);
+/// Lost spans are logged no more often than this.
+const LOGGED_EVERY: Duration = Duration::from_secs(60);
 /// A connection is kept no longer; the next one looks up the collector's name again.
 const CONNECTION_AGE: Duration = Duration::from_secs(300);
 
@@ -114,8 +115,8 @@ impl Export {
             .with_span_processor(Queue { sender, dropped: Arc::clone(&dropped) })
             .build();
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-        let told = Told { host: host.clone(), cause, dropped, lost: 0, last: None };
-        let task = Exporting { exporter, spans, waiting: Vec::new(), batch, delay, told };
+        let losses = Losses { host: host.clone(), cause, dropped, lost: 0, log: LineLimit::new(1, LOGGED_EVERY) };
+        let task = Exporting { exporter, spans, waiting: Vec::new(), batch, delay, losses };
         tracker.spawn(task.run(stop.clone()));
         tracing::info!(collector = host, "traces are exported");
         Ok(Self { provider, tracker, stop })
@@ -201,7 +202,7 @@ struct Exporting {
     waiting: Vec<SpanData>,
     batch: usize,
     delay: Duration,
-    told: Told,
+    losses: Losses,
 }
 
 impl Exporting {
@@ -237,22 +238,22 @@ impl Exporting {
         let spans = std::mem::take(&mut self.waiting);
         let count = spans.len() as u64;
         let outcome = self.exporter.export(spans).await;
-        self.told.exported(count, outcome);
+        self.losses.exported(count, outcome);
     }
 }
 
-/// Tells that spans are lost.
-struct Told {
+/// Counts and logs lost spans.
+struct Losses {
     host: String,
     /// What the collector did last.
     cause: Arc<Mutex<Option<String>>>,
     dropped: Arc<AtomicU64>,
-    /// Since it was told last.
+    /// Since the last line.
     lost: u64,
-    last: Option<Instant>,
+    log: LineLimit,
 }
 
-impl Told {
+impl Losses {
     fn exported(&mut self, count: u64, outcome: OTelSdkResult) {
         let cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner).take();
         let dropped = self.dropped.swap(0, Ordering::Relaxed);
@@ -264,10 +265,10 @@ impl Told {
             Ok(()) => "it is too slow for so many".to_owned(),
         };
         self.lost += dropped;
-        if self.lost > 0 && self.last.is_none_or(|last| last.elapsed() >= TOLD_EVERY) {
+        if self.lost > 0 && self.log.take().is_some() {
             let (collector, lost) = (&*self.host, self.lost);
             tracing::warn!(collector, lost, reason, "the collector does not take all spans; events go on without them");
-            (self.lost, self.last) = (0, Some(Instant::now()));
+            self.lost = 0;
         }
     }
 }

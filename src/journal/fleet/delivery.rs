@@ -40,6 +40,7 @@ use super::sink::Sink;
 use crate::config::{self, Config, Start};
 use crate::journal::outcome::{Refused, Settled};
 use crate::journal::status::SinkStatus;
+use crate::telemetry::LineLimit;
 
 /// Consumers that are made at a time, and requests of the same kind.
 const AT_ONCE: usize = 32;
@@ -57,8 +58,8 @@ const PART: u64 = 20;
 const AT_A_TIME: (usize, usize) = (256, 1 << 20);
 /// How often it is looked whether the sinks are in line with the log.
 const FOLLOW: Duration = Duration::from_secs(1);
-/// How often evictions are told.
-const TELL: Duration = Duration::from_secs(60);
+/// How often evictions are logged.
+const LOGGED_EVERY: Duration = Duration::from_secs(60);
 
 /// The deliveries of this receiver. Cheap to clone.
 #[derive(Clone)]
@@ -372,7 +373,7 @@ impl Delivery {
     /// Lets events yield while the stream is full.
     async fn evict(self, mut full: watch::Receiver<bool>) {
         let optional: Vec<&Arc<Common>> = self.0.lanes.iter().filter(|lane| !self.is_required(lane)).collect();
-        let mut told: Option<Instant> = None;
+        let mut log_limit = LineLimit::new(1, LOGGED_EVERY);
         while full.wait_for(|full| *full).await.is_ok() {
             let log = self.0.keeper.current();
             let through = self.yields_through(&log).await.unwrap_or(0);
@@ -381,8 +382,7 @@ impl Delivery {
             let idle = self.known().into_iter().filter(|(name, sink)| !sink.required && !self.has_lane(name));
             let idle: Vec<(String, Sink)> = idle.collect();
             let any = !optional.is_empty() || !idle.is_empty();
-            if any && through > 0 && told.is_none_or(|told| told.elapsed() >= TELL) {
-                told = Some(Instant::now());
+            if any && through > 0 && log_limit.take().is_some() {
                 let lanes = optional.iter().map(|lane| &**lane.shelf.sink());
                 let sinks: Vec<&str> = lanes.chain(idle.iter().map(|(name, _)| &**name)).collect();
                 tracing::warn!(

@@ -38,14 +38,14 @@ use crate::journal::outcome::{Refused, State};
 use crate::journal::progress::Place;
 use crate::journal::quarantine::word;
 use crate::journal::status::{DeadLettersStatus, QuarantineStatus, SinkStatus, Status};
-use crate::telemetry::Metrics;
+use crate::telemetry::{LineLimit, Metrics};
 use batch::Batch;
 pub(crate) use letters::Ending;
 use letters::Endings;
 pub(crate) use mailbox::{Answer, Append, Arriving, Command, Forgotten, Mailbox, Operation, Released, Step, Waiter};
 use mailbox::{Answers, Posted};
 use obstacle::Obstacle;
-use room::{Ceiling, Room};
+use room::{ALARM_EVERY, Ceiling, Room, WARN_EVERY};
 
 /// How long a moved cursor may wait for a group to travel with, before it is written by itself.
 const CURSOR_DELAY: Duration = Duration::from_millis(200);
@@ -148,10 +148,10 @@ pub(crate) struct Writer {
     /// As of the last look; without one, the store has none.
     disk: Option<Disk>,
     log_bytes: Option<u64>,
-    /// When it was last warned that a reader holds the log.
-    log_warned: Option<Instant>,
-    /// When evictions were last told.
-    alarmed: Option<Instant>,
+    /// Of the warning that a reader holds the log.
+    log_warned: LineLimit,
+    /// Of evictions.
+    alarmed: LineLimit,
     /// [`Command::Close`] has come: nothing is taken after it.
     closing: bool,
 }
@@ -202,8 +202,8 @@ impl Writer {
             ceiling: None,
             disk: None,
             log_bytes: None,
-            log_warned: None,
-            alarmed: None,
+            log_warned: LineLimit::new(1, WARN_EVERY),
+            alarmed: LineLimit::new(1, ALARM_EVERY),
             closing: false,
         };
         for sink in writer.recovered.places.keys() {

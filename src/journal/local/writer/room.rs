@@ -45,10 +45,10 @@ const BACK_PART: u64 = 8;
 const LIFT_EVERY: Duration = Duration::from_secs(5);
 /// A write-ahead log that is longer is held by a reader: a checkpoint is due at an eighth of it.
 const LOG_BYTES: u64 = 32 << 20;
-/// How often that is warned about.
-const WARN_EVERY: Duration = Duration::from_secs(60);
-/// How often evictions are told.
-const ALARM_EVERY: Duration = Duration::from_secs(60);
+/// How often that is logged.
+pub(crate) const WARN_EVERY: Duration = Duration::from_secs(60);
+/// How often evictions are logged.
+pub(crate) const ALARM_EVERY: Duration = Duration::from_secs(60);
 
 /// What a full disk was found to hold.
 #[derive(Debug, Clone, Copy)]
@@ -143,8 +143,7 @@ impl Writer {
     /// The room is made.
     pub(crate) fn room_made(&mut self, room: &Room) {
         self.recovered.live_bytes = self.recovered.live_bytes.saturating_sub(room.bytes);
-        if room.evicts && self.alarmed.is_none_or(|told| told.elapsed() >= ALARM_EVERY) {
-            self.alarmed = Some(Instant::now());
+        if room.evicts && self.alarmed.take().is_some() {
             tracing::error!(
                 through = room.through,
                 "the journal is full: sinks that are not required lose undelivered events, counted as evicted"
@@ -311,15 +310,14 @@ impl Writer {
         self.log_bytes = self.recovered.store.log_bytes();
         let grown = self.log_bytes.filter(|&bytes| bytes > LOG_BYTES);
         let Some(bytes) = grown else {
-            if self.log_warned.take().is_some() {
+            if self.log_warned.reset() {
                 tracing::info!("the journal's write-ahead log is short again");
             }
             return Ok(());
         };
         match self.recovered.store.shrink_log() {
             Ok(true) => self.log_bytes = self.recovered.store.log_bytes(),
-            Ok(false) if self.log_warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) => {
-                self.log_warned = Some(Instant::now());
+            Ok(false) if self.log_warned.take().is_some() => {
                 let disk = self.disk.as_ref().map(Disk::to_string).unwrap_or_default();
                 let processes = self.lock_holders();
                 tracing::warn!(
