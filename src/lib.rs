@@ -29,7 +29,7 @@
 //!    the bytes.
 //!
 //! Around the path: [`service`] (puts all of it together, and drains it), [`config`] (settings), [`reload`] (takes them
-//! and the TLS files anew while all goes on), `outbound` (HTTP to other systems, bounded), [`admin`] (the operators' port), [`problem`] (error answers of both ports),
+//! and the TLS files anew while all goes on), `outbound` (TLS and HTTP to other systems, bounded), [`admin`] (the operators' port), [`problem`] (error answers of both ports),
 //! `pem` and `whole` (files of
 //! certificates, keys and secrets, taken whole or refused), [`telemetry`] (names of metrics and log fields), [`terminal`] (what a terminal may be shown), [`traces`] (spans, in builds that have them), [`places`] (where
 //! paths lead), [`notify`] (what a service

@@ -1,4 +1,6 @@
-//! HTTP/1.1 to other systems: the targets of HTTP sinks, a collector of traces, a monitoring port.
+//! TLS ([`trust`]) and HTTP/1.1 to other systems: the targets of HTTP sinks, a collector of traces, a monitoring port. The
+//! commands' client of the admin port is another one, as its answers may be large or have no end; so is the simulator's,
+//! which breaks requests off on purpose.
 //!
 //! The other side has no say in how much work an exchange is, how long it takes, or how long a connection is kept:
 //! - An exchange brings a bounded number of bytes, of interim answers and of pieces of a body ([`wire`], [`heads`]), and
@@ -13,6 +15,7 @@
 
 mod connect;
 mod heads;
+pub(crate) mod trust;
 mod wire;
 
 use std::error::Error as StdError;

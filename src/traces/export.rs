@@ -21,15 +21,14 @@ use opentelemetry_sdk::trace::{
     Sampler, SamplingDecision, SamplingResult, SdkTracerProvider, ShouldSample, Span, SpanData, SpanExporter as _,
     SpanProcessor,
 };
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::outbound::{self, Client};
+use crate::outbound::{self, Client, trust};
 use crate::telemetry::LineLimit;
-use crate::{pem, tls};
 
 /// Lost spans are logged no more often than this.
 const LOGGED_EVERY: Duration = Duration::from_secs(60);
@@ -392,27 +391,16 @@ fn resource() -> Resource {
 
 /// TLS towards the collector: the system's CAs, or those of `…_CERTIFICATE`; with a client certificate where one is named.
 fn client_config() -> Result<ClientConfig, Unusable> {
-    let mut roots = RootCertStore::empty();
-    match of_traces("CERTIFICATE") {
-        Some((key, file)) => {
-            for certificate in read(&key, &file, pem::authorities)? {
-                roots.add(certificate).map_err(|error| format!("{key}: {file}: {error}"))?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    let config = tls::trusting(roots, rustls::ALL_VERSIONS)?;
-    let (Some((key, chain)), Some((of_key, key_file))) = (of_traces("CLIENT_CERTIFICATE"), of_traces("CLIENT_KEY"))
-    else {
-        return Ok(config.with_no_client_auth());
+    let text = |unusable: trust::Unusable<'_>| unusable.to_string();
+    let roots = match of_traces("CERTIFICATE") {
+        Some((key, file)) => trust::roots(&key, &[file]).map_err(text)?,
+        None => trust::system_roots(),
     };
-    let private = read(&of_key, &key_file, pem::private_key)?;
-    Ok(config.with_client_auth_cert(read(&key, &chain, pem::chain)?, private)?)
-}
-
-fn read<T>(key: &str, file: &str, reader: fn(&[u8]) -> Result<T, pem::Fault>) -> Result<T, Unusable> {
-    let bytes = pem::read(Path::new(file)).map_err(|error| format!("{key}: {file}: {error}"))?;
-    Ok(reader(&bytes).map_err(|fault| format!("{key}: {file}: {fault}"))?)
+    let shown = match (of_traces("CLIENT_CERTIFICATE"), of_traces("CLIENT_KEY")) {
+        (Some((key, chain)), Some((of_key, private))) => {
+            Some(trust::shown((&key, Path::new(&chain)), (&of_key, Path::new(&private))).map_err(text)?)
+        }
+        _ => None,
+    };
+    Ok(trust::client_config(roots, shown)?)
 }

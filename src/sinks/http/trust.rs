@@ -1,12 +1,10 @@
 //! TLS towards a target: whom the sink trusts, and how it shows itself.
 
-use std::path::Path;
-
 use rustls::{ClientConfig, RootCertStore};
 
 use super::Unusable;
 use crate::config::{HttpSink, HttpTls};
-use crate::{pem, tls};
+use crate::outbound::trust;
 
 /// TLS 1.2 and 1.3.
 pub(super) fn client_config(settings: &HttpSink) -> Result<ClientConfig, Unusable> {
@@ -14,28 +12,20 @@ pub(super) fn client_config(settings: &HttpSink) -> Result<ClientConfig, Unusabl
     let is_https = settings.url.scheme_str() == Some("https");
     let roots = match &**ca {
         [] if is_https => system_roots()?,
-        files => own_roots(files)?,
+        files => trust::roots("tls.ca", files)?,
+    };
+    let shown = match (certificate, private_key) {
+        (Some(certificate), Some(key)) => {
+            Some(trust::shown(("tls.certificate", certificate), ("tls.private_key", key))?)
+        }
+        _ => None,
     };
     let bad = |error: rustls::Error| Unusable::new("tls", None, error.to_string(), "mend the sink's tls settings");
-    let config = tls::trusting(roots, rustls::ALL_VERSIONS).map_err(bad)?;
-    let config = match (certificate, private_key) {
-        (Some(certificate), Some(key)) => {
-            let chain = read("tls.certificate", certificate, pem::chain)?;
-            let key_der = read("tls.private_key", key, pem::private_key)?;
-            config.with_client_auth_cert(chain, key_der).map_err(|error| {
-                let what = format!("does not go with tls.certificate ({error})");
-                Unusable::new("tls.private_key", Some(key), what, "name the key of that certificate")
-            })?
-        }
-        _ => config.with_no_client_auth(),
-    };
-    Ok(config)
+    trust::client_config(roots, shown).map_err(bad)
 }
 
-/// The system's CAs. What of them cannot be read or used is left out, as every program does.
 fn system_roots() -> Result<RootCertStore, Unusable> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let roots = trust::system_roots();
     if roots.is_empty() {
         let remedy = "name the target's CA there, or install the system's (package ca-certificates)";
         return Err(Unusable::new("tls.ca", None, "is not set, and this system has no CAs", remedy));
@@ -43,24 +33,8 @@ fn system_roots() -> Result<RootCertStore, Unusable> {
     Ok(roots)
 }
 
-fn own_roots(files: &[std::path::PathBuf]) -> Result<RootCertStore, Unusable> {
-    let mut roots = RootCertStore::empty();
-    for file in files {
-        for certificate in read("tls.ca", file, pem::authorities)? {
-            roots.add(certificate).map_err(|error| {
-                let what = format!("holds a certificate that cannot be used ({error})");
-                Unusable::new("tls.ca", Some(file), what, "it must hold CA certificates")
-            })?;
-        }
+impl From<trust::Unusable<'static>> for Unusable {
+    fn from(unusable: trust::Unusable<'static>) -> Self {
+        Self::new(unusable.key, Some(&unusable.file), unusable.what, unusable.remedy)
     }
-    Ok(roots)
-}
-
-/// All that a PEM file holds.
-fn read<T>(key: &'static str, file: &Path, reader: fn(&[u8]) -> Result<T, pem::Fault>) -> Result<T, Unusable> {
-    let bytes = pem::read(file).map_err(|error| {
-        let what = format!("cannot be read ({error})");
-        Unusable::new(key, Some(file), what, "check the path and its permissions")
-    })?;
-    reader(&bytes).map_err(|fault| Unusable::new(key, Some(file), fault.what(), fault.remedy().to_owned()))
 }

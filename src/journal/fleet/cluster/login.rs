@@ -10,12 +10,13 @@ use async_nats::{Auth, AuthError, ConnectOptions};
 use nkeys::KeyPair;
 use rustls::client::ResolvesClientCert;
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, InconsistentKeys, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, RootCertStore, SignatureScheme};
 use tokio::runtime::Handle;
 
 use super::error::NatsError;
+use crate::outbound::trust;
 use crate::tls::{self, Anchors};
-use crate::{config, pem, whole};
+use crate::{config, whole};
 
 /// Per address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -127,51 +128,24 @@ impl fmt::Debug for Trust {
     }
 }
 
-/// Those of the settings, or the system's.
-fn roots(settings: &config::Nats) -> Result<RootCertStore, NatsError> {
-    const KEY: &str = "journal.nats.ca";
-    let mut roots = RootCertStore::empty();
+/// The CAs of the settings, or the system's.
+pub(crate) fn roots(settings: &config::Nats) -> Result<RootCertStore, NatsError> {
     match &settings.ca {
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-        Some(file) => {
-            for certificate in read(KEY, file, pem::authorities)? {
-                roots.add(certificate).map_err(|error| {
-                    unusable(
-                        KEY,
-                        file,
-                        format!("holds a certificate that cannot be used ({error}): it must hold CA certificates"),
-                    )
-                })?;
-            }
-        }
+        None => Ok(trust::system_roots()),
+        Some(file) => Ok(trust::roots("journal.nats.ca", &[file])?),
     }
-    Ok(roots)
 }
 
 fn shown(settings: &config::Nats) -> Result<Option<Arc<CertifiedKey>>, NatsError> {
-    const KEY: &str = "journal.nats.private_key";
-    let (Some(certificate), Some(file)) = (&settings.certificate, &settings.private_key) else { return Ok(None) };
-    let chain = read("journal.nats.certificate", certificate, pem::chain)?;
-    let key = read(KEY, file, pem::private_key)?;
-    let key = rustls::crypto::aws_lc_rs::default_provider().key_provider.load_private_key(key);
-    let key = key.map_err(|error| unusable(KEY, file, format!("cannot be used ({error}): name another key")))?;
-    let pair = CertifiedKey::new(chain, key);
-    match pair.keys_match() {
-        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(Some(Arc::new(pair))),
-        Err(_) => Err(unusable(
-            KEY,
-            file,
-            "does not go with journal.nats.certificate: name the key of that certificate".to_owned(),
-        )),
-    }
+    let (Some(certificate), Some(key)) = (&settings.certificate, &settings.private_key) else { return Ok(None) };
+    let shown = trust::shown(("journal.nats.certificate", certificate), ("journal.nats.private_key", key))?;
+    Ok(Some(Arc::new(shown)))
 }
 
-/// All that a PEM file holds.
-fn read<T>(key: &'static str, file: &Path, reader: fn(&[u8]) -> Result<T, pem::Fault>) -> Result<T, NatsError> {
-    let bytes = pem::read(file).map_err(|error| unusable(key, file, format!("cannot be read ({error})")))?;
-    reader(&bytes).map_err(|fault| unusable(key, file, fault.to_string()))
+impl From<trust::Unusable<'_>> for NatsError {
+    fn from(unusable: trust::Unusable<'_>) -> Self {
+        Self::Unfit(vec![unusable.to_string()])
+    }
 }
 
 #[derive(Clone)]

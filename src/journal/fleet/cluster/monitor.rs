@@ -1,16 +1,16 @@
 //! What clients are not told: the monitoring port of a server is asked.
 
-use std::path::Path;
 use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::{Request, Uri};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::RootCertStore;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use crate::outbound::Client;
-use crate::{config, pem, tls};
+use super::login;
+use crate::config;
+use crate::outbound::{Client, trust};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -18,11 +18,14 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// without one, or when it does not answer within 5 s.
 pub(crate) async fn sync_always(settings: &config::Nats) -> Option<bool> {
     let url = format!("{}/varz", settings.monitor_url.as_deref()?.trim_end_matches('/'));
-    let read = read(&url, settings.ca.as_deref()).await;
+    let read = match login::roots(settings) {
+        Ok(roots) => read(&url, roots).await,
+        Err(error) => Err(error.to_string()),
+    };
     read.inspect_err(|why| tracing::debug!(url, why, "the monitoring port of NATS does not tell of syncs")).ok()
 }
 
-async fn read(url: &str, ca: Option<&Path>) -> Result<bool, String> {
+async fn read(url: &str, roots: RootCertStore) -> Result<bool, String> {
     #[derive(Deserialize)]
     struct Varz {
         jetstream: JetStream,
@@ -38,7 +41,8 @@ async fn read(url: &str, ca: Option<&Path>) -> Result<bool, String> {
         sync_always: bool,
     }
     let url: Uri = url.parse().map_err(|_| "journal.nats.monitor_url is no URL".to_owned())?;
-    let client = Client::new(&url, trust(ca)?, TIMEOUT, TIMEOUT).map_err(|error| error.to_string())?;
+    let tls = trust::client_config(roots, None).map_err(|error| error.to_string())?;
+    let client = Client::new(&url, tls, TIMEOUT, TIMEOUT).map_err(|error| error.to_string())?;
     let mut request = Request::new(Full::default());
     *request.uri_mut() = url;
     let end = Instant::now() + TIMEOUT;
@@ -49,15 +53,4 @@ async fn read(url: &str, ca: Option<&Path>) -> Result<bool, String> {
     let body = answer.body(end).await.map_err(|error| error.cause())?;
     let varz: Varz = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
     Ok(varz.jetstream.config.sync_always)
-}
-
-fn trust(ca: Option<&Path>) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    let certificates = match ca {
-        Some(file) => pem::authorities(&pem::read(file)?).map_err(|fault| fault.to_string())?,
-        None => rustls_native_certs::load_native_certs().certs,
-    };
-    roots.add_parsable_certificates(certificates);
-    let config = tls::trusting(roots, rustls::ALL_VERSIONS).map_err(|error| error.to_string())?;
-    Ok(config.with_no_client_auth())
 }
