@@ -3,13 +3,14 @@
 use axum::extract::{Path, Request, State};
 use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::View;
+use super::api::{Chosen, Handled};
 use super::call::{self, Query, rfc3339};
-use crate::journal::{Bodies, Handled, Letter, LetterState, LettersOf, MAX_LIST, QuarantinedBody, Which};
+use crate::journal::{Bodies, Letter, LetterState, LettersOf, MAX_LIST, QuarantinedBody, Which};
 use crate::problem::{Kind, Problem};
 
 const LIMIT: usize = 100;
@@ -110,13 +111,13 @@ pub(super) async fn show(State(view): State<View>, Path(id): Path<String>) -> Re
 pub(super) async fn retry(State(view): State<View>, request: Request) -> Result<Response, Problem> {
     let journal = view.insight()?.journal;
     let which = call::body::<Chosen>(request).await?.letters()?;
-    Ok(handled("retried", &journal.retry_dead_letters(which).await?))
+    Ok(call::answer(&Handled::retried(journal.retry_dead_letters(which).await?)))
 }
 
 pub(super) async fn discard(State(view): State<View>, request: Request) -> Result<Response, Problem> {
     let journal = view.insight()?.journal;
     let which = call::body::<Chosen>(request).await?.letters()?;
-    Ok(handled("discarded", &journal.discard_dead_letters(which).await?))
+    Ok(call::answer(&Handled::discarded(journal.discard_dead_letters(which).await?)))
 }
 
 pub(super) async fn list_bodies(State(view): State<View>, uri: Uri) -> Result<Response, Problem> {
@@ -152,13 +153,13 @@ pub(super) async fn raw_body(State(view): State<View>, Path(id): Path<String>) -
 pub(super) async fn retry_bodies(State(view): State<View>, request: Request) -> Result<Response, Problem> {
     let journal = view.insight()?.journal;
     let which = call::body::<Chosen>(request).await?.bodies()?;
-    Ok(handled("retried", &journal.retry_quarantined(which).await?))
+    Ok(call::answer(&Handled::retried(journal.retry_quarantined(which).await?)))
 }
 
 pub(super) async fn discard_bodies(State(view): State<View>, request: Request) -> Result<Response, Problem> {
     let journal = view.insight()?.journal;
     let which = call::body::<Chosen>(request).await?.bodies()?;
-    Ok(handled("discarded", &journal.discard_quarantined(which).await?))
+    Ok(call::answer(&Handled::discarded(journal.discard_quarantined(which).await?)))
 }
 
 async fn body(view: &View, id: &str) -> Result<QuarantinedBody, Problem> {
@@ -171,15 +172,6 @@ fn page(query: &mut Query) -> Result<(u64, usize), Problem> {
     let after = query.one("after", |text| text.parse().ok(), "an id")?.unwrap_or(0);
     let limit = |text: &str| text.parse().ok().filter(|limit| (1..=MAX_LIST).contains(limit));
     Ok((after, query.one("limit", limit, "a number from 1 to 1000")?.unwrap_or(LIMIT)))
-}
-
-/// The body of a changing call: one of these.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Chosen {
-    ids: Option<Vec<u64>>,
-    sink: Option<String>,
-    all: Option<bool>,
 }
 
 impl Chosen {
@@ -202,10 +194,4 @@ impl Chosen {
             _ => Err(Problem::new(Kind::Invalid, "say which: {\"ids\": [1, 2]} or {\"all\": true}")),
         }
     }
-}
-
-fn handled(done: &'static str, handled: &Handled) -> Response {
-    let reasons = handled.reasons.iter().map(|(id, why)| json!({ "id": id, "why": why }));
-    let reasons: Vec<_> = reasons.collect();
-    call::answer(&json!({ done: handled.done, "skipped": handled.skipped, "reasons": reasons }))
 }

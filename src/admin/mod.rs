@@ -1,5 +1,6 @@
 //! The operators' port: probes, metrics, and what operators see and change. Plain HTTP, on loopback unless told otherwise.
 
+pub(crate) mod api;
 mod call;
 mod exposition;
 mod gate;

@@ -2,24 +2,11 @@
 
 use axum::extract::{Path, State};
 use axum::response::Response;
-use serde::Serialize;
 
+use super::api::{Kept, KeptFor};
 use super::{View, call};
 use crate::journal::{Journal, LettersOf, MAX_LIST, Refused, SinkStatus};
 use crate::problem::{Kind, Problem};
-
-/// What is lost when a sink is forgotten.
-#[derive(Serialize)]
-struct Kept<'a> {
-    name: &'a str,
-    /// `gone` from the settings, or `configured`.
-    state: &'static str,
-    /// Events that it has not had.
-    pending: u64,
-    dead_letters: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    forgotten: Option<bool>,
-}
 
 pub(super) async fn show(State(view): State<View>, Path(name): Path<String>) -> Result<Response, Problem> {
     let journal = view.insight()?.journal;
@@ -44,10 +31,10 @@ fn known(journal: &Journal, name: &str) -> Option<SinkStatus> {
     journal.status().sinks.into_iter().find(|sink| *sink.name == *name)
 }
 
-async fn kept<'a>(journal: &Journal, name: &'a str, sink: &SinkStatus) -> Result<Kept<'a>, Refused> {
-    let state = if sink.gone { "gone" } else { "configured" };
+async fn kept(journal: &Journal, name: &str, sink: &SinkStatus) -> Result<Kept, Refused> {
+    let state = if sink.gone { KeptFor::Gone } else { KeptFor::Configured };
     let dead_letters = dead_letters(journal, name).await?;
-    Ok(Kept { name, state, pending: sink.account.pending, dead_letters, forgotten: None })
+    Ok(Kept { name: name.to_owned(), state, pending: sink.account.pending, dead_letters, forgotten: None })
 }
 
 /// Counts them a page at a time, so that no more than a page is in memory.

@@ -13,6 +13,7 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -163,6 +164,14 @@ impl Client {
             return Err(self.refusal(status, &body));
         }
         serde_json::from_slice(&body).map_err(|_| self.failure("answered with something else than JSON"))
+    }
+
+    /// What an answer means.
+    ///
+    /// # Errors
+    /// It is none that this version knows.
+    pub(super) fn read<T: DeserializeOwned>(&self, answer: &Value) -> Result<T, Failure> {
+        T::deserialize(answer).map_err(|error| self.failure(&format!("answered with something else: {error}")))
     }
 
     /// A call, whatever the answer's status.

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::client::{Admin, Client};
 use super::table::{pairs, table};
 use super::{Failure, agree, count, print, print_on, tell, while_read};
+use crate::admin::api::{Chosen, Handled, Skipped};
 use crate::terminal::{escaped, escaped_line};
 
 const LETTER: [&str; 11] =
@@ -146,9 +147,7 @@ pub async fn dead_letters(args: DeadLetters, files: &[PathBuf]) -> Result<(), Fa
             while_read(list(&client, (path, "dead_letters"), sink, &part, &LETTER, json)).await
         }
         LetterVerb::Show { id } => show(&client, &format!("{path}/{id}"), &LETTER, "event", json).await,
-        LetterVerb::Retry { which } => {
-            change(&client, &format!("{path}/retry"), "retried", &letters(&which), json).await
-        }
+        LetterVerb::Retry { which } => change(&client, &format!("{path}/retry"), letters(which), json).await,
         LetterVerb::Discard { which, yes } => {
             let (number, whose) = match &which.sink {
                 Some(sink) => (letters_of(&client, sink).await?, format!(" of the sink {sink}")),
@@ -156,7 +155,7 @@ pub async fn dead_letters(args: DeadLetters, files: &[PathBuf]) -> Result<(), Fa
                 None => (which.ids.len() as u64, String::new()),
             };
             agree(&format!("{}{whose} would be deleted for good", count(number, "dead letter")), yes)?;
-            change(&client, &format!("{path}/discard"), "discarded", &letters(&which), json).await
+            change(&client, &format!("{path}/discard"), letters(which), json).await
         }
     }
 }
@@ -174,25 +173,22 @@ pub async fn quarantine(args: Quarantine, files: &[PathBuf]) -> Result<(), Failu
             print_on(&client.get_bytes(&format!("{path}/{id}/body")).await?).map(|_| ())
         }
         BodyVerb::Show { id, body: false } => show(&client, &format!("{path}/{id}"), &BODY, "body", json).await,
-        BodyVerb::Retry { which } => change(&client, &format!("{path}/retry"), "retried", &bodies(&which), json).await,
+        BodyVerb::Retry { which } => change(&client, &format!("{path}/retry"), bodies(which), json).await,
         BodyVerb::Discard { which, yes } => {
             let number = if which.all { kept(&client, "quarantine").await? } else { which.ids.len() as u64 };
             agree(&format!("{} of the quarantine would be deleted for good", bodies_of(number)), yes)?;
-            change(&client, &format!("{path}/discard"), "discarded", &bodies(&which), json).await
+            change(&client, &format!("{path}/discard"), bodies(which), json).await
         }
     }
 }
 
-fn letters(which: &WhichLetters) -> Value {
-    match &which.sink {
-        Some(sink) => json!({ "sink": sink }),
-        None if which.all => json!({ "all": true }),
-        None => json!({ "ids": which.ids }),
-    }
+fn letters(WhichLetters { ids, sink, all }: WhichLetters) -> Chosen {
+    let is_named = sink.is_none() && !all;
+    Chosen { ids: is_named.then_some(ids), all: (sink.is_none() && all).then_some(true), sink }
 }
 
-fn bodies(which: &WhichBodies) -> Value {
-    if which.all { json!({ "all": true }) } else { json!({ "ids": which.ids }) }
+fn bodies(WhichBodies { ids, all }: WhichBodies) -> Chosen {
+    letters(WhichLetters { ids, sink: None, all })
 }
 
 /// How many there are now.
@@ -281,18 +277,21 @@ async fn show(client: &Client, path: &str, heads: &[&str], member: &str, json: b
     print(&format!("{}\n{}\n", pairs(heads, &Value::from(head)), escaped(&text)))
 }
 
-/// Has the receiver do it, and tells what was left as it was.
-async fn change(client: &Client, path: &str, done: &str, which: &Value, json: bool) -> Result<(), Failure> {
-    let answer = client.post(path, which).await?;
-    let number = |key: &str| answer[key].as_u64().unwrap_or_default();
+/// Has the receiver do it, and says what was left as it was.
+async fn change(client: &Client, path: &str, which: Chosen, json: bool) -> Result<(), Failure> {
+    let answer = client.post(path, &json!(which)).await?;
+    let Handled { retried, discarded, skipped, reasons } = client.read(&answer)?;
     if json {
         print(&format!("{answer}\n"))?;
     } else {
-        print(&format!("{} {done}, {} skipped\n", number(done), number("skipped")))?;
-        for reason in answer["reasons"].as_array().into_iter().flatten() {
-            tell(&format!("{}: {}\n", reason["id"], escaped_line(reason["why"].as_str().unwrap_or_default())));
+        let done = match (retried, discarded) {
+            (Some(number), _) => format!("{number} retried"),
+            (None, number) => format!("{} discarded", number.unwrap_or_default()),
+        };
+        print(&format!("{done}, {skipped} skipped\n"))?;
+        for Skipped { id, why } in reasons {
+            tell(&format!("{id}: {}\n", escaped_line(&why)));
         }
     }
-    let named = which["ids"].is_array();
-    if named && number("skipped") > 0 { Err(Failure::failed("not all of them")) } else { Ok(()) }
+    if which.ids.is_some() && skipped > 0 { Err(Failure::failed("not all of them")) } else { Ok(()) }
 }

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::client::{Admin, Client};
 use super::table::{table, word};
 use super::tail::Filter;
 use super::{Failure, agree, count, print, tell, while_read};
-use crate::dispatch::DEFAULT_RATE;
+use crate::admin::api::{Replay, ReplayRequest};
+use crate::dispatch::{DEFAULT_RATE, ReplayState};
+use crate::terminal::escaped_line;
 
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
@@ -82,7 +84,7 @@ pub async fn run(args: Args, files: &[PathBuf]) -> Result<(), Failure> {
     let path = |id: &u64| format!("/api/v1/replay/{id}");
     match &args.verb {
         None => {
-            let begun = client.post("/api/v1/replay", &request(&args.start)).await?;
+            let begun = client.post("/api/v1/replay", &json!(request(&args.start))).await?;
             if args.start.detach { show(&begun, json) } else { while_read(watch(&client, begun, json)).await }
         }
         Some(Verb::List) => {
@@ -96,11 +98,10 @@ pub async fn run(args: Args, files: &[PathBuf]) -> Result<(), Failure> {
         }
         Some(Verb::Pause { id }) => show(&client.post(&format!("{}/pause", path(id)), &json!({})).await?, json),
         Some(Verb::Cancel { id, yes }) => {
-            let progress = client.get(&path(id)).await?;
-            let number = |key: &str| progress[key].as_u64().unwrap_or_default();
-            if progress["ended_at"].is_null() {
-                let left = count((number("last") + 1).saturating_sub(number("next")), "event");
-                let sink = word(&progress, "sink");
+            let replay: Replay = client.read(&client.get(&path(id)).await?)?;
+            if replay.ended_at.is_none() {
+                let left = count((replay.last + 1).saturating_sub(replay.next), "event");
+                let sink = escaped_line(&replay.sink);
                 agree(
                     &format!("replay {id} to the sink {sink} would end for good, with up to {left} still to deliver"),
                     *yes,
@@ -111,41 +112,39 @@ pub async fn run(args: Args, files: &[PathBuf]) -> Result<(), Failure> {
     }
 }
 
-fn request(start: &Start) -> Value {
+fn request(start: &Start) -> ReplayRequest<Value, Map<String, Value>> {
     let place = |text: &String| text.parse::<u64>().map_or_else(|_| Value::from(text.clone()), Value::from);
-    let filter: serde_json::Map<String, Value> =
-        start.filter.words().map(|(word, values)| (word.to_owned(), Value::from(values))).collect();
-    json!({
-        "sink": start.sink,
-        "from": start.from.as_ref().map(place),
-        "to": start.to.as_ref().map(place),
-        "rate": start.rate,
-        "filter": filter,
-    })
+    ReplayRequest {
+        sink: start.sink.clone().unwrap_or_default(),
+        from: start.from.as_ref().map(place).unwrap_or_default(),
+        to: start.to.as_ref().map(place),
+        filter: start.filter.words().map(|(word, values)| (word.to_owned(), Value::from(values))).collect(),
+        rate: Some(start.rate),
+    }
 }
 
 /// Looks at it until it is over. The bar is drawn on a terminal only.
-async fn watch(client: &Client, mut progress: Value, json: bool) -> Result<(), Failure> {
-    let id = progress["id"].clone();
+async fn watch(client: &Client, mut answer: Value, json: bool) -> Result<(), Failure> {
+    let mut replay: Replay = client.read(&answer)?;
+    let id = replay.id;
     tell(&format!("replay {id} goes on in the receiver without this command; `replay cancel {id}` ends it\n"));
-    let number = |progress: &Value, key: &str| progress[key].as_u64().unwrap_or_default();
-    let first = number(&progress, "first");
-    let bar = ProgressBar::new((number(&progress, "last") + 1).saturating_sub(first));
+    let bar = ProgressBar::new((replay.last + 1).saturating_sub(replay.first));
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3}%  {msg}  {elapsed}") {
         bar.set_style(style);
     }
-    while progress["state"] == "running" {
-        bar.set_position(number(&progress, "next").saturating_sub(first));
-        bar.set_message(format!("{} delivered, {} filtered", progress["delivered"], progress["filtered"]));
+    while replay.state == ReplayState::Running {
+        bar.set_position(replay.next.saturating_sub(replay.first));
+        bar.set_message(format!("{} delivered, {} filtered", replay.delivered, replay.filtered));
         tokio::time::sleep(LOOK_EVERY).await;
-        progress = client.get(&format!("/api/v1/replay/{id}")).await?;
+        answer = client.get(&format!("/api/v1/replay/{id}")).await?;
+        replay = client.read(&answer)?;
     }
     bar.finish_and_clear();
-    show(&progress, json)?;
-    if progress["state"] == "done" {
+    show(&answer, json)?;
+    if replay.state == ReplayState::Done {
         Ok(())
     } else {
-        Err(client.failure(&format!("replay {id} is {}", word(&progress, "state"))))
+        Err(client.failure(&format!("replay {id} is {}", word(&answer, "state"))))
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::client::{Admin, Client};
 use super::{Failure, agree, count, print};
+use crate::admin::api::{Kept, KeptFor};
 
 /// Give up what is kept for a sink that is gone from the settings
 #[derive(Debug, clap::Args)]
@@ -44,18 +45,16 @@ async fn forget(client: &Client, name: &str, yes: bool, json: bool) -> Result<()
         return Err(Failure::usage("a sink's name has a-z, 0-9, _ and - only"));
     }
     let path = format!("/api/v1/sinks/{name}");
-    let kept = client.get(&path).await?;
-    if kept["state"] != "gone" {
+    let kept: Kept = client.read(&client.get(&path).await?)?;
+    if kept.state != KeptFor::Gone {
         let first = "take it out of the settings and restart the receiver first";
         return Err(client.failure(&format!("the sink {name} is in the settings and keeps its place: {first}")));
     }
-    let number = |key: &str| kept[key].as_u64().unwrap_or_default();
-    let (events, letters) =
-        (count(number("pending"), "undelivered event"), count(number("dead_letters"), "dead letter"));
+    let (events, letters) = (count(kept.pending, "undelivered event"), count(kept.dead_letters, "dead letter"));
     agree(&format!("the sink {name} would never get its {events}, and its {letters} could not be retried"), yes)?;
     let answer = client.delete(&path).await?;
-    let lost = |key: &str| answer[key].as_u64().unwrap_or_default();
-    let (events, letters) = (count(lost("pending"), "undelivered event"), count(lost("dead_letters"), "dead letter"));
+    let lost: Kept = client.read(&answer)?;
+    let (events, letters) = (count(lost.pending, "undelivered event"), count(lost.dead_letters, "dead letter"));
     print(&if json { format!("{answer}\n") } else { format!("forgotten, with {events} and {letters}\n") })
 }
 
