@@ -15,8 +15,8 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::Unready;
 use super::status::{Certificate, SINK_STATES, Sink, Status};
+use super::view::Unready;
 
 type Level = Gauge<u64, AtomicU64>;
 

@@ -7,9 +7,9 @@ use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::View;
 use super::api::{Chosen, Handled};
 use super::call::{self, Query, rfc3339};
+use super::view::View;
 use crate::journal::{Bodies, Letter, LetterState, LettersOf, MAX_LIST, QuarantinedBody, Which};
 use crate::problem::{Kind, Problem};
 

@@ -9,6 +9,7 @@ mod replay;
 mod sinks;
 mod status;
 mod tail;
+mod view;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -20,37 +21,17 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::spawn_blocking;
 
 pub use gate::{Gate, GateError};
 pub use status::{Certificate, Cluster, DeadLetters, Disk, Drift, Journal, Process, Quarantine, Reload, Sink, Status};
+use view::View;
+pub use view::{Insight, Phase};
 
-use crate::blocking::joined;
-use crate::dispatch::Replays;
-use crate::journal::{self, Refused};
+use crate::journal::Refused;
 use crate::problem::{Kind, Problem};
 use crate::telemetry::Metrics;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// What the service is doing.
-#[derive(Debug, Clone)]
-pub enum Phase {
-    /// The journal is not open yet.
-    Starting,
-    Serving(Insight),
-    Draining(Insight),
-}
-
-/// What can be seen and done from outside once the journal is open. Cheap to clone.
-#[derive(Clone)]
-pub struct Insight {
-    pub state: watch::Receiver<journal::State>,
-    pub journal: journal::Journal,
-    /// Called once per request for the status or the metrics.
-    pub status: Arc<dyn Fn() -> Status + Send + Sync>,
-    pub replays: Replays,
-}
 
 /// The routes of the operators' port, behind `gate`.
 pub fn router(gate: Gate, metrics: Arc<Metrics>, phase: watch::Receiver<Phase>) -> Router {
@@ -87,105 +68,6 @@ pub fn router(gate: Gate, metrics: Arc<Metrics>, phase: watch::Receiver<Phase>) 
 /// The router adds which methods there are.
 async fn no_such_method() -> Problem {
     Problem::new(Kind::MethodNotAllowed, "this path has other methods: see Allow")
-}
-
-#[derive(Clone)]
-struct View {
-    metrics: Arc<Metrics>,
-    phase: watch::Receiver<Phase>,
-    /// Places for those who look on.
-    tails: Arc<Semaphore>,
-    /// Whose turn it is to write a long answer.
-    writing: Arc<Semaphore>,
-    started: SystemTime,
-}
-
-/// Why no events should be sent here now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unready {
-    Starting,
-    Draining,
-    JournalFull,
-    JournalWriteError,
-    JournalBusy,
-    JournalUnreachable,
-    JournalUnfit,
-    JournalFailed,
-    JournalClosed,
-}
-
-impl Unready {
-    const ALL: [Self; 9] = [
-        Self::Starting,
-        Self::Draining,
-        Self::JournalFull,
-        Self::JournalWriteError,
-        Self::JournalBusy,
-        Self::JournalUnreachable,
-        Self::JournalUnfit,
-        Self::JournalFailed,
-        Self::JournalClosed,
-    ];
-
-    /// What `/readyz` and the metrics call it.
-    fn words(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Draining => "draining",
-            Self::JournalFull => "journal full",
-            Self::JournalWriteError => "journal write error",
-            Self::JournalBusy => "journal busy",
-            Self::JournalUnreachable => "journal unreachable",
-            Self::JournalUnfit => "journal unfit",
-            Self::JournalFailed => "journal failed",
-            Self::JournalClosed => "journal closed",
-        }
-    }
-}
-
-impl View {
-    /// # Errors
-    /// Unavailable, before the journal is open.
-    fn insight(&self) -> Result<Insight, Problem> {
-        match &*self.phase.borrow() {
-            Phase::Starting => Err(Problem::new(Kind::Unavailable, "starting: the journal is not open yet")),
-            Phase::Serving(insight) | Phase::Draining(insight) => Ok(insight.clone()),
-        }
-    }
-
-    /// Writes an answer that takes a while. Not on a thread that answers probes and takes events: requests can come one
-    /// behind the other on many connections. One at a time, so that they take one processor at most.
-    ///
-    /// # Errors
-    /// Unavailable, when the runtime is ending.
-    async fn write<T: Send + 'static>(&self, answer: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
-        let ending = || Problem::new(Kind::Unavailable, "the receiver is being stopped");
-        // The semaphore is never closed.
-        let turn = Arc::clone(&self.writing).acquire_owned().await.map_err(|_| ending())?;
-        let job = move || {
-            let answer = answer();
-            drop(turn);
-            answer
-        };
-        joined(spawn_blocking(job).await).ok_or_else(ending)
-    }
-
-    fn unready(&self) -> Option<Unready> {
-        match &*self.phase.borrow() {
-            Phase::Starting => Some(Unready::Starting),
-            Phase::Draining(_) => Some(Unready::Draining),
-            Phase::Serving(insight) => match *insight.state.borrow() {
-                journal::State::Open => None,
-                journal::State::Full => Some(Unready::JournalFull),
-                journal::State::WriteError => Some(Unready::JournalWriteError),
-                journal::State::Busy => Some(Unready::JournalBusy),
-                journal::State::Unreachable => Some(Unready::JournalUnreachable),
-                journal::State::Unfit => Some(Unready::JournalUnfit),
-                journal::State::Failed => Some(Unready::JournalFailed),
-                journal::State::Closed => Some(Unready::JournalClosed),
-            },
-        }
-    }
 }
 
 async fn live() -> Response {
@@ -228,12 +110,6 @@ fn json(status: StatusCode, body: String) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-impl std::fmt::Debug for Insight {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Insight").field("state", &self.state).finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
@@ -244,6 +120,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, PREFIX};
     use crate::dispatch::Lanes;
+    use crate::journal;
     use crate::traces::Traces;
 
     async fn answer(router: &Router, path: &str, headers: &[(&str, &str)]) -> (StatusCode, String) {

@@ -6,9 +6,9 @@ use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use serde_json::json;
 
-use super::View;
 use super::api::{Replay, ReplayRequest};
 use super::call::{self, FilterWords, Place};
+use super::view::View;
 use crate::dispatch::{self, Bound, DEFAULT_RATE, Progress, ReplayError};
 use crate::problem::{Kind, Problem};
 

@@ -4,7 +4,8 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 
 use super::api::{Kept, KeptFor};
-use super::{View, call};
+use super::call;
+use super::view::View;
 use crate::journal::{Journal, LettersOf, MAX_LIST, Refused, SinkStatus};
 use crate::problem::{Kind, Problem};
 

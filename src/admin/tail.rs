@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use super::call::{FilterWords, Place, Query};
-use super::{Phase, View};
+use super::view::{Phase, View};
 use crate::dispatch::{Bound, Filter};
 use crate::journal::{Event, Gone, Journal, Scan, Watch};
 use crate::problem::{Kind, Problem};

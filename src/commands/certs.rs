@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Failure, print, tell};
+use super::output::{Failure, print, tell};
 use crate::tls::profile::{self, Options};
 
 /// Make throw-away certificates that follow ASAPP's profile: a CA, a server and a client

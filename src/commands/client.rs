@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Failure;
+use super::output::{Failure, Go};
 use super::table::word;
 use crate::{config, whole};
 
@@ -279,11 +279,4 @@ impl Client {
             None => self.failure(&format!("answered {status}")),
         }
     }
-}
-
-/// Whether to go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Go {
-    On,
-    Away,
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 
+use super::output::{Failure, reader_gone, tell, while_read};
 use super::serve::{Signals, run_until_stopped};
-use super::{Failure, reader_gone, simulate, tell, while_read};
+use super::simulate;
 use crate::config::{Config, PREFIX};
 use crate::notify::ServiceManager;
 use crate::service::{Running, Service};
@@ -32,10 +33,10 @@ const SETTLE: Duration = Duration::from_secs(10);
 #[command(after_help = "Example: asapp-receiver demo --duration 10s --rate 50")]
 pub struct Args {
     /// How long the simulator sends, such as 5s or 1m
-    #[arg(long, default_value = "5s", value_parser = super::duration)]
+    #[arg(long, default_value = "5s", value_parser = super::output::duration)]
     pub duration: Duration,
     /// Events a second, evenly spaced: above 0, up to 1000000
-    #[arg(long, default_value_t = 10.0, value_parser = super::rate)]
+    #[arg(long, default_value_t = 10.0, value_parser = super::output::rate)]
     pub rate: f64,
     /// Go on serving afterwards, until SIGINT
     #[arg(long)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{Failure, print};
+use super::output::{Failure, print};
 use crate::config::{Config, Endpoint, Problem, Problems};
 use crate::dispatch::Filter;
 use crate::envelope::Feed;

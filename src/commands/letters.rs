@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::client::{Admin, Client};
+use super::output::{Failure, agree, count, print, print_on, tell, while_read};
 use super::table::{pairs, table};
-use super::{Failure, agree, count, print, print_on, tell, while_read};
 use crate::admin::api::{Chosen, Handled, Skipped};
 use crate::terminal::{escaped, escaped_line};
 

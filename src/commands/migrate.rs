@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Failure;
+use super::output::Failure;
 
 /// Move a journal from a folder into the cluster of the settings, or back
 ///
@@ -37,8 +37,9 @@ pub async fn run(args: Args, files: &[PathBuf]) -> Result<(), Failure> {
 mod with_cluster {
     use std::path::PathBuf;
 
-    use super::{Args, Failure};
+    use super::Args;
     use crate::about::Feature;
+    use crate::commands::output::Failure;
 
     #[expect(clippy::unused_async, reason = "the other build waits")]
     pub(super) async fn run(Args { from: _, to: _, json: _ }: Args, _: &[PathBuf]) -> Result<(), Failure> {
@@ -55,8 +56,9 @@ mod with_cluster {
 
     use indicatif::{ProgressBar, ProgressStyle};
 
-    use super::{Args, Failure};
-    use crate::commands::{print, tell};
+    use super::Args;
+    use crate::commands::output::Failure;
+    use crate::commands::output::{print, tell};
     use crate::config::Config;
     use crate::journal::{Journal, MigrateError, Moved};
 

@@ -7,9 +7,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use super::client::{Admin, Client};
+use super::output::{Failure, agree, count, print, tell, while_read};
 use super::table::{table, word};
 use super::tail::Filter;
-use super::{Failure, agree, count, print, tell, while_read};
 use crate::admin::api::{Replay, ReplayRequest};
 use crate::dispatch::{DEFAULT_RATE, ReplayState};
 use crate::terminal::escaped_line;
@@ -46,7 +46,7 @@ pub struct Start {
     #[arg(long, value_name = "PLACE")]
     pub to: Option<String>,
     /// Events a second, at most
-    #[arg(long, value_parser = super::rate, default_value_t = DEFAULT_RATE)]
+    #[arg(long, value_parser = super::output::rate, default_value_t = DEFAULT_RATE)]
     pub rate: f64,
     /// Only begin it
     #[arg(long)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::Failure;
+use super::output::Failure;
 use crate::config::Config;
 use crate::notify::ServiceManager;
 use crate::service::{JournalFailed, Running, Service, StartError};

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::output::{Failure, print, reader_gone, tell};
 use super::serve::Signals;
-use super::{Failure, print, reader_gone, tell};
 use crate::server::open_files;
 use crate::simulator::credentials::{Credentials, Pem};
 use crate::simulator::faults::Faults;
@@ -79,7 +79,7 @@ const SHOWN: usize = 20;
 #[command(next_help_heading = "Load")]
 pub struct Load {
     /// Events a second, evenly spaced: above 0, up to 1000000
-    #[arg(long, default_value_t = 10.0, value_parser = super::rate)]
+    #[arg(long, default_value_t = 10.0, value_parser = super::output::rate)]
     pub rate: f64,
     /// Instead of a rate, the traffic of a company with so many new issues a minute, above 0, up to 100000: a chat makes
     /// about 10 events, a call about 100
@@ -93,7 +93,7 @@ pub struct Load {
     pub events: Option<u64>,
     /// Stop after so long, such as 30s or 5m; without --events and --duration after 10s. What is late by then is still
     /// sent, for --timeout-ms more
-    #[arg(long, value_parser = super::duration)]
+    #[arg(long, value_parser = super::output::duration)]
     pub duration: Option<Duration>,
 }
 

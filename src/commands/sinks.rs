@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::client::{Admin, Client};
-use super::{Failure, agree, count, print};
+use super::output::{Failure, agree, count, print};
 use crate::admin::api::{Kept, KeptFor};
 
 /// Give up what is kept for a sink that is gone from the settings

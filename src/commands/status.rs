@@ -6,8 +6,8 @@ use hyper::{Method, StatusCode};
 use serde_json::Value;
 
 use super::client::{Admin, Client};
+use super::output::{Failure, print};
 use super::table::{size, span, table, word};
-use super::{Failure, print};
 use crate::terminal::escaped;
 
 /// Ask a running receiver how it is

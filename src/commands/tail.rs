@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use form_urlencoded::Serializer;
 
-use super::client::{Admin, Go};
-use super::{Failure, print_on, tell, while_read};
+use super::client::Admin;
+use super::output::{Failure, Go, print_on, tell, while_read};
 
 /// Look on at the events as they come in, as JSON lines; it takes none away from any sink
 #[derive(Debug, clap::Args)]

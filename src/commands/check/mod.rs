@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::{Failure, print};
+use super::output::{Failure, print};
 use crate::about;
 use crate::admin::Gate;
 use crate::config::{self, AllowedClients, Config};
