@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::output::{Failure, Go};
 use super::table::word;
+use crate::outbound::drive;
 use crate::{config, whole};
 
 /// For the whole of a call; one that changes thousands of things takes a while.
@@ -58,7 +59,7 @@ impl Admin {
         Ok(Client { authority, token, deadline: DEADLINE })
     }
 
-    /// For the calls that never need a token, and so work for whoever may not read it.
+    /// For the calls that never need a token, and so work for users who may not read it.
     ///
     /// # Errors
     /// As [`client`](Self::client).
@@ -128,7 +129,7 @@ impl Client {
     /// `GET`, and the answer's JSON.
     ///
     /// # Errors
-    /// No answer, or one that is no success: told with its detail.
+    /// No answer, or one that is no success: reported with its detail.
     pub(super) async fn get(&self, path: &str) -> Result<Value, Failure> {
         self.json(Method::GET, path, None).await
     }
@@ -253,13 +254,7 @@ impl Client {
             let sent = sender.send_request(request).await;
             read(sent.map_err(|error| self.failure(&format!("no answer: {error}")))?).await
         };
-        let (mut exchange, connection) = (pin!(exchange), pin!(connection));
-        tokio::select! {
-            biased;
-            done = &mut exchange => done,
-            // How the connection ends says nothing that the exchange does not.
-            _ = connection => exchange.await,
-        }
+        drive(&mut pin!(connection), exchange).await
     }
 
     /// What went wrong with this receiver.

@@ -57,8 +57,7 @@ mod with_cluster {
     use indicatif::{ProgressBar, ProgressStyle};
 
     use super::Args;
-    use crate::commands::output::Failure;
-    use crate::commands::output::{print, tell};
+    use crate::commands::output::{Failure, print, tell};
     use crate::config::Config;
     use crate::journal::{Journal, MigrateError, Moved};
 

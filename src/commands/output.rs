@@ -52,7 +52,7 @@ impl Failure {
         self.code
     }
 
-    /// What to tell on stderr, with nothing in it that steers a terminal; empty when everything was told already.
+    /// What to print on stderr, with nothing in it that steers a terminal; empty when everything is printed already.
     #[must_use]
     pub fn text(&self) -> Cow<'_, str> {
         terminal::escaped(&self.text)
@@ -81,7 +81,7 @@ pub(super) fn print_on(text: &[u8]) -> Result<Go, Failure> {
     }
 }
 
-/// Does `work`, whose only purpose is what it prints: when nobody reads stdout any more, it ends, and that is no failure.
+/// Does `work`, whose only purpose is what it prints: when stdout has no reader any more, it ends, and that is no failure.
 pub(super) async fn while_read(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     tokio::select! {
         biased;

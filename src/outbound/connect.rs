@@ -42,7 +42,7 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// Connects to nobody yet. TLS where the scheme of `server` is `https`.
+    /// Makes no connection yet. TLS where the scheme of `server` is `https`.
     pub(super) fn new(server: Uri, mut tls: ClientConfig, within: Duration) -> Result<Self, Cause> {
         let host = server.host().unwrap_or_default();
         let is_https = server.scheme_str() == Some("https");

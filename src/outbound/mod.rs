@@ -10,8 +10,8 @@
 //!   an answer before the end of the request is one too.
 //! - A connection is used for requests until it is `max_age` old. The next one looks the name up again.
 //!
-//! No task stands behind a connection: whoever awaits an exchange drives it, and drops the connection with it. The library
-//! of HTTP clients that would do less with more code has neither these bounds nor a way to add them.
+//! No task stands behind a connection: the task that awaits an exchange drives it, and drops the connection with it. The
+//! library of HTTP clients that would do less with more code has neither these bounds nor a way to add them.
 
 mod connect;
 mod heads;
@@ -144,7 +144,7 @@ impl Error {
 }
 
 impl Client {
-    /// A client of the server that `server` names; its path means nothing. Connects to nobody yet.
+    /// A client of the server that `server` names; its path means nothing. Makes no connection yet.
     ///
     /// # Errors
     /// When its host cannot be one of TLS.
@@ -241,14 +241,14 @@ impl Client {
     }
 }
 
-/// Closes connections that nobody uses, until there are none.
+/// Closes unused connections, until there are none.
 async fn sweep(shared: Weak<Shared>) {
     loop {
         sleep(SWEEP).await;
         let Some(shared) = shared.upgrade() else { return };
         let over = {
             let mut idle = shared.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            // One that the other side has closed goes too; whoever takes the others brings a waker of their own.
+            // One that the other side has closed goes too; the task that takes one of the others brings its own waker.
             idle.connections.retain_mut(|connection| connection.is_usable(&mut Context::from_waker(Waker::noop())));
             let over =
                 idle.connections.extract_if(.., |connection| connection.is_over(shared.max_age)).collect::<Vec<_>>();
@@ -345,7 +345,7 @@ impl Answer {
 }
 
 /// Awaits something of a connection, which gets on meanwhile.
-async fn drive<T>(driver: &mut Pin<Box<Driver>>, what: impl Future<Output = T>) -> T {
+pub(crate) async fn drive<T>(driver: &mut (impl Future + Unpin), what: impl Future<Output = T>) -> T {
     let mut what = pin!(what);
     let mut has_ended = false;
     poll_fn(|cx| {
@@ -356,7 +356,7 @@ async fn drive<T>(driver: &mut Pin<Box<Driver>>, what: impl Future<Output = T>) 
             return Poll::Pending;
         }
         // How the connection ends says nothing that the exchange does not.
-        has_ended = driver.as_mut().poll(cx).is_ready();
+        has_ended = Pin::new(&mut *driver).poll(cx).is_ready();
         what.as_mut().poll(cx)
     })
     .await
