@@ -1,4 +1,4 @@
-//! What `/metrics` tells beside what the process counts: its readiness, the state of journal and sinks, until when
+//! What `/metrics` shows beside what the process counts: its readiness, the state of journal and sinks, until when
 //! certificates are good, and what the process takes of the machine. Read anew for each request.
 
 use std::cmp::Reverse;
@@ -43,7 +43,7 @@ fn readiness(r: &mut Registry, unready: Option<Unready>) {
     r.register("unready", "1 for the reason why no events should be sent here", reasons);
 }
 
-/// What a Prometheus client library tells of a process, as far as this system does.
+/// What a Prometheus client library reports of a process, as far as this system does.
 fn process(r: &mut Registry, started: SystemTime) {
     let seconds = Gauge::<f64, AtomicU64>::default();
     seconds.set(started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64());

@@ -95,7 +95,7 @@ impl Gate {
 
 pub(super) async fn guard(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
     let judged = gate.judge(request.uri(), request.headers());
-    // Whoever is refused keeps no connection.
+    // A refused client keeps no connection.
     let mut response = match judged.and_then(|()| seated(&request)) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.closing().into_response(),

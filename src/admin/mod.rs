@@ -1,4 +1,5 @@
-//! The operators' port: probes, metrics, and what operators see and change. Plain HTTP, on loopback unless told otherwise.
+//! The operators' port: probes, metrics, and what operators see and change. Plain HTTP, on loopback unless the settings
+//! say otherwise.
 
 pub(crate) mod api;
 mod call;

@@ -131,7 +131,7 @@ impl Reload {
         }
     }
 
-    /// A bug must neither end this, or nobody would ever be cut off again, nor the process: what is in use is good.
+    /// A panic ends neither this loop, or no client would be cut off any more, nor the process: what is in use is good.
     async fn go_on(&mut self, asked: &mut Asked) {
         while AssertUnwindSafe(self.keep_up(asked)).catch_unwind().await.is_err() {
             tracing::error!("a bug in a reload: the TLS set taken last stays in use");
@@ -147,7 +147,7 @@ impl Reload {
             self.decide(found, insist.is_some()).await;
             self.dismiss_clients().await;
             self.remind().await;
-            // Whoever asked may have gone.
+            // The asking task may have ended.
             let _ = insist.take().map(|asker| asker.send(()));
             insist = tokio::select! {
                 Some(asker) = asked.recv() => Some(asker),
@@ -347,7 +347,7 @@ impl Look {
     }
 }
 
-/// Runs what waits for a disk or calculates for long where nobody waits for it.
+/// Runs what waits for a disk or calculates for long off the runtime's threads.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match joined(tokio::task::spawn_blocking(work).await) {
         Some(done) => done,

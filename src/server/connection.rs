@@ -181,7 +181,7 @@ fn refuse<H>(server: &Server<H>, remote: SocketAddr, refused: &Refused) {
     server.tally.closed(if refused.reason == Reason::Timeout { "handshake-timeout" } else { "refused" });
 }
 
-/// To the operator, who has something to mend or somebody to keep out.
+/// Logs a refusal that an operator has to act on: something to repair, or a client to keep out.
 fn tell<H>(server: &Server<H>, remote: SocketAddr, reason: &'static str, detail: &str) {
     match server.may_log(reason) {
         Some(untold) => warn!(peer = %remote, reason, detail, untold, "client refused"),

@@ -40,7 +40,7 @@ pub fn admin_connections_within_limits() -> usize {
     usize::try_from((others / 2).clamp(4, ADMIN_CONNECTIONS)).unwrap_or(usize::MAX)
 }
 
-/// Asks the system for as many open files as `needed`. It may allow fewer, which is told, or more.
+/// Asks the system for as many open files as `needed`. It may allow fewer, which is reported, or more.
 #[must_use]
 pub fn open_files(needed: u64) -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);

@@ -1,7 +1,7 @@
 //! What a client's HTTP/2 frames are worth, so that a flood of those that are worth nothing ends.
 //!
 //! The library bounds resets, pings and settings, and what heads take. It reads frames of every other kind for ever:
-//! window updates, priorities, empty data, kinds that nobody knows. Here each byte that comes is counted once, as part
+//! window updates, priorities, empty data, unknown kinds. Here each byte that comes is counted once, as part
 //! of a request or not, by the frame's first nine.
 
 /// What a connection may send beyond its requests, and as much again as those.

@@ -1,4 +1,4 @@
-//! The PROXY protocol, versions 1 and 2: the client's address, told by a trusted layer-4 load balancer ahead of TLS.
+//! The PROXY protocol, versions 1 and 2: the client's address, sent by a trusted layer-4 load balancer ahead of TLS.
 //!
 //! By HAProxy's `proxy-protocol.txt`, and no laxer. A parser of its own, because TLS goes on with the bare socket: the header
 //! is taken off it to its last byte, and nothing after that. The libraries read on into a buffer of theirs, and differ
@@ -202,7 +202,7 @@ fn version_2(bytes: &[u8]) -> Result<Parsed, Flaw> {
             source.copy_from_slice(&block[..16]);
             SocketAddr::from((source, u16::from_be_bytes([block[32], block[33]])))
         }),
-        // Not TCP, or not told: there is no address to go by.
+        // Not TCP, or no address given: there is none to go by.
         (0x21, 0x00..=0x02 | 0x10 | 0x12 | 0x20 | 0x22 | 0x30..=0x32) => header(None),
         _ => Err(Flaw::Malformed),
     }

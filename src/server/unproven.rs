@@ -49,7 +49,7 @@ pub(super) struct Trial {
 }
 
 impl Unproven {
-    /// From its acceptance on, so that whoever looks for room finds it.
+    /// From its acceptance on, so that a search for room finds it.
     pub(super) fn enter(&self) -> Trial {
         let dismissed = CancellationToken::new();
         let mut waiting = self.waiting();

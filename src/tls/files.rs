@@ -13,7 +13,7 @@ use crate::pem;
 #[derive(Default)]
 pub struct Files(BTreeMap<PathBuf, Result<Content, String>>);
 
-/// What tells contents apart, without being them: a digest of each file, or why it could not be read.
+/// Identifies contents without holding them: a digest of each file, or why it could not be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fingerprint(BTreeMap<PathBuf, Result<[u8; 32], String>>);
 

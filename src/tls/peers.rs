@@ -111,7 +111,7 @@ impl Peers {
     }
 }
 
-/// DER tells its own length, so a chain can be digested as one piece.
+/// DER holds its own length, so a chain can be digested as one piece.
 fn key(peer: &PeerIdentity) -> [u8; 32] {
     sha256(&peer.0.chain.iter().map(AsRef::<[u8]>::as_ref).collect::<Vec<_>>().concat())
 }

@@ -2,7 +2,7 @@
 //!
 //! webpki asks one list: the first by the client's issuer that it takes for an authority on the client. It takes every
 //! partition for one where a certificate names no distribution point. So an issuer's other lists are asked here, and a
-//! partition covers nobody who does not name it (RFC 5280 6.3.3). Where lists disagree, the client is refused.
+//! partition covers no certificate that does not name it (RFC 5280 6.3.3). Where lists disagree, the client is refused.
 
 use std::time::Duration;
 

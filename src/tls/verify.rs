@@ -150,7 +150,7 @@ fn check_key(certificate: &Certificate, subject: &str) -> Result<(), Refusal> {
     }
 }
 
-/// Sorts what webpki found into what the operator should hear, and sets right the alerts that RFC 8446 names otherwise.
+/// The reason to report for what webpki found; corrects the alerts that RFC 8446 names otherwise.
 fn from_webpki(error: rustls::Error, certificate: Option<&Certificate>) -> Refusal {
     use CertificateError as E;
     let overstepped = match &error {
@@ -182,7 +182,7 @@ fn from_webpki(error: rustls::Error, certificate: Option<&Certificate>) -> Refus
     Refusal { reason, detail, alert }
 }
 
-/// Which limit set by a CA of the chain was overstepped. webpki's error has no other way to tell it than its text.
+/// Which limit set by a CA of the chain was exceeded. webpki's error says so in its text alone.
 fn constraint(cause: &dyn std::error::Error) -> Option<&'static str> {
     match cause.to_string().as_str() {
         "NameConstraintViolation" => Some(
