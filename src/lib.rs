@@ -14,7 +14,8 @@
 //!    client's certificate; the only way to a [`tls::PeerIdentity`] is through that judgement.
 //! 2. [`receiver`] is the event route: it asks [`admission`] for a place and a byte budget before it reads the body,
 //!    and turns the outcome into a status code. It alone knows inbound HTTP.
-//! 3. [`envelope`] scans the body once: one JSON object, bounded depth, valid UTF-8, and the routing members.
+//! 3. [`envelope`] scans the body once: one JSON object, bounded depth, valid UTF-8, and the routing members. It also
+//!    has the one description of each feed's fields, by which events are read and drift is found.
 //! 4. [`ingest`] is one sentence: parse, append, answer; what does not parse goes to the quarantine.
 //! 5. [`journal`] owns the order of events. Its one writer decides what is a duplicate, writes a group, syncs once and
 //!    only then hands out a [`journal::Receipt`]; a 200 can only be built from one. Where several receivers share a

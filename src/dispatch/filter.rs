@@ -1,11 +1,12 @@
 //! Which events a sink wants (SPEC section 5).
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use globset::{GlobSet, GlobSetBuilder};
 
 use crate::config;
-use crate::envelope::{Company, Id};
+use crate::envelope::Company;
 use crate::journal::Event;
 
 /// A sink's filter, ready to use. An empty list lets everything pass.
@@ -61,13 +62,13 @@ impl Filter {
 
     /// A value that is missing, or of another type than documented, matches nothing that is asked for.
     fn company_passes(&self, body: &[u8]) -> bool {
-        let Company { company_id, company_subdivision, company_segments } = Company::read(body);
-        let asks = |wanted: &BTreeSet<String>, values: &[Id<'_>]| {
-            wanted.is_empty() || values.iter().any(|value| wanted.contains(&*value.0))
+        let company = Company::read(body);
+        let asks = |wanted: &BTreeSet<String>, values: &[Cow<'_, str>]| {
+            wanted.is_empty() || values.iter().any(|value| wanted.contains(&**value))
         };
-        asks(&self.company_ids, company_id.as_slice())
-            && asks(&self.company_subdivisions, company_subdivision.as_slice())
-            && asks(&self.company_segments, company_segments.as_deref().unwrap_or_default())
+        asks(&self.company_ids, company.id.as_slice())
+            && asks(&self.company_subdivisions, company.subdivision.as_slice())
+            && asks(&self.company_segments, &company.segments)
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use super::drifts::{Drifts, Seen};
-use crate::envelope::{Envelope, Feed, Kind, inspect};
+use crate::envelope::{Envelope, Facts, Feed, Kind, inspect};
 use crate::journal::{Event, Journal, Scan, Watch};
 use crate::telemetry::{LineLimit, Metrics};
 
@@ -96,10 +96,11 @@ impl Observer {
     fn look_at(&mut self, event: &Event) {
         // It was parsed once; a body that is not an envelope any more would be damage, which readers of the journal find.
         let Ok(envelope) = Envelope::parse(event.body_bytes()) else { return };
+        let happened = Facts::read(envelope.feed(), envelope.body()).event_time;
         let feed = envelope.feed().short();
         // A body of a mebibyte can have half a million.
         let (mut count, mut of_kind) = (0, BTreeMap::<_, u64>::new());
-        let happened = inspect(&envelope, |drift| {
+        inspect(&envelope, |drift| {
             *of_kind.entry(drift.kind.label()).or_default() += 1;
             count += 1;
             if count <= NAMED_OF_AN_EVENT

@@ -1,89 +1,72 @@
 //! Agents: who they are, their status, their load.
 
-use std::borrow::Cow;
+use super::description::Type::{Id, List, Number, Object, OneOf, Text, Time};
+use super::description::{Description, Field, Group, field};
 
-use time::OffsetDateTime;
+pub(super) const FEED: Description = Description::new(["data", "rep_id"], EVENT_TYPES, DATA, DETAILS);
 
-use super::read::{Number, open, record};
+const EVENT_TYPES: &[&str] = &[
+    "UNKNOWN",
+    "agent_activity_identity_updated",
+    "agent_activity_status_updated",
+    "agent_activity_capacity_updated",
+    "agent_activity_assignment_load_updated",
+    "agent_activity_routing_status_updated",
+    "agent_activity_previous_routing_status",
+    "agent_activity_queue_membership",
+    "agent_activity_utilization_5_min",
+];
 
-record! {
-    /// An agent.
-    pub struct Data<'a> {
-        /// ASAPP's identifier of an agent.
-        rep_id: Cow<'a, str>,
-        desk_mode: DeskMode<'a>,
-        rep_name: Cow<'a, str>,
-        agent_given_name: Cow<'a, str>,
-        agent_family_name: Cow<'a, str>,
-        agent_display_name: Cow<'a, str>,
-        external_rep_id: Cow<'a, str>,
-        max_slots: Number<'a>,
-        queue_ids: Vec<Cow<'a, str>>,
-        queue_names: Vec<Cow<'a, str>>,
-    }
-}
+const STATUS: Group = Group::new("status", Some("status_updated_ts"));
+const ROUTING: Group = Group::new("routing", Some("routing_status_updated_ts"));
+const LOAD: Group = Group::new("load", Some("assignment_load_updated_ts"));
+const PREVIOUS_ROUTING: Group = Group::new("previous_routing", Some("previous_routing_status_updated_ts"));
+const UTILIZATION: Group = Group::new("utilization", Some("utilization_5_min_updated_ts"));
 
-record! {
-    /// Whatever is known of the agent so far.
-    pub struct Details<'a> {
-        status_updated_ts: OffsetDateTime,
-        status_description: Cow<'a, str>,
-        routing_status_updated_ts: OffsetDateTime,
-        routing_status: RoutingStatus<'a>,
-        assignment_load_updated_ts: OffsetDateTime,
-        assigned_customer_ct: Number<'a>,
-        previous_routing_status_updated_ts: OffsetDateTime,
-        previous_routing_status: RoutingStatus<'a>,
-        previous_routing_status_duration_sec: Number<'a>,
-        previous_routing_status_start_ts: OffsetDateTime,
-        utilization_5_min_updated_ts: OffsetDateTime,
-        utilization_5_min_window_start_ts: OffsetDateTime,
-        utilization_5_min_window_end_ts: OffsetDateTime,
-        utilization_5_min_any_status: Utilization<'a>,
-        utilization_5_min_active: Utilization<'a>,
-        utilization_5_min_away: Utilization<'a>,
-        utilization_5_min_offline: Utilization<'a>,
-        utilization_5_min_wrapping_up: Utilization<'a>,
-    }
-}
+/// An agent.
+const DATA: &[Field] = &[
+    // ASAPP's identifier of an agent.
+    field("rep_id", Id),
+    field("desk_mode", OneOf(&["UNKNOWN"])),
+    field("rep_name", Text),
+    field("agent_given_name", Text),
+    field("agent_family_name", Text),
+    field("agent_display_name", Text),
+    field("external_rep_id", Id),
+    field("max_slots", Number),
+    field("queue_ids", List(&Id)),
+    field("queue_names", List(&Text)),
+];
 
-record! {
-    /// Seconds within the window.
-    pub struct Utilization<'a> {
-        linear_sec: Number<'a>,
-        linear_utilized_sec: Number<'a>,
-        cumulative_sec: Number<'a>,
-        cumulative_utilized_sec: Number<'a>,
-    }
-}
+/// Whatever is known of the agent so far.
+const DETAILS: &[Field] = &[
+    STATUS.field("status_updated_ts", Time),
+    STATUS.field("status_description", Text),
+    ROUTING.field("routing_status_updated_ts", Time),
+    ROUTING.field("routing_status", OneOf(ROUTING_STATUS)),
+    LOAD.field("assignment_load_updated_ts", Time),
+    LOAD.field("assigned_customer_ct", Number),
+    PREVIOUS_ROUTING.field("previous_routing_status_updated_ts", Time),
+    PREVIOUS_ROUTING.field("previous_routing_status", OneOf(ROUTING_STATUS)),
+    PREVIOUS_ROUTING.field("previous_routing_status_duration_sec", Number),
+    PREVIOUS_ROUTING.field("previous_routing_status_start_ts", Time),
+    UTILIZATION.field("utilization_5_min_updated_ts", Time),
+    UTILIZATION.field("utilization_5_min_window_start_ts", Time),
+    UTILIZATION.field("utilization_5_min_window_end_ts", Time),
+    UTILIZATION.field("utilization_5_min_any_status", Object(WINDOW)),
+    UTILIZATION.field("utilization_5_min_active", Object(WINDOW)),
+    UTILIZATION.field("utilization_5_min_away", Object(WINDOW)),
+    UTILIZATION.field("utilization_5_min_offline", Object(WINDOW)),
+    UTILIZATION.field("utilization_5_min_wrapping_up", Object(WINDOW)),
+];
 
-open! {
-    /// `UNKNOWN` is in the sample; the others are named by the utilization fields.
-    pub enum RoutingStatus<'a> {
-        Unknown = "UNKNOWN",
-        Active = "ACTIVE",
-        Away = "AWAY",
-        Offline = "OFFLINE",
-        WrappingUp = "WRAPPING_UP",
-    }
-}
+/// Seconds within the window.
+const WINDOW: &[Field] = &[
+    field("linear_sec", Number),
+    field("linear_utilized_sec", Number),
+    field("cumulative_sec", Number),
+    field("cumulative_utilized_sec", Number),
+];
 
-open! {
-    pub enum DeskMode<'a> {
-        Unknown = "UNKNOWN",
-    }
-}
-
-open! {
-    pub enum Type<'a>: EventType {
-        Unknown = "UNKNOWN",
-        AgentActivityIdentityUpdated = "agent_activity_identity_updated",
-        AgentActivityStatusUpdated = "agent_activity_status_updated",
-        AgentActivityCapacityUpdated = "agent_activity_capacity_updated",
-        AgentActivityAssignmentLoadUpdated = "agent_activity_assignment_load_updated",
-        AgentActivityRoutingStatusUpdated = "agent_activity_routing_status_updated",
-        AgentActivityPreviousRoutingStatus = "agent_activity_previous_routing_status",
-        AgentActivityQueueMembership = "agent_activity_queue_membership",
-        AgentActivityUtilization5Min = "agent_activity_utilization_5_min",
-    }
-}
+/// `UNKNOWN` is in the sample; the others are named by the utilization fields.
+const ROUTING_STATUS: &[&str] = &["UNKNOWN", "ACTIVE", "AWAY", "OFFLINE", "WRAPPING_UP"];

@@ -8,7 +8,7 @@ use super::scan::{Cursor, Fault, MAX_DEPTH, Str};
 
 /// What to cut out, by JSON pointers (RFC 6901).
 #[derive(Debug, Default)]
-pub struct Cuts {
+pub(crate) struct Cuts {
     /// Below the event itself.
     root: Branches,
 }
@@ -34,7 +34,7 @@ struct Branch {
 
 impl Cuts {
     /// One that is no pointer cuts nothing; the empty pointer, which means the whole event, does not either.
-    pub fn new<'p>(pointers: impl IntoIterator<Item = &'p str>) -> Self {
+    pub(crate) fn new<'p>(pointers: impl IntoIterator<Item = &'p str>) -> Self {
         let mut root = Branches::default();
         for pointer in pointers {
             let steps: Vec<String> =
@@ -48,16 +48,14 @@ impl Cuts {
     }
 
     /// Whether every body stays as it is.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.root.is_empty()
     }
 
     /// `body` without the members and elements that the pointers mean in it, each with one comma beside it: every one of
     /// a name that comes twice, however the name is escaped. `body` is that of an event, and the result is valid JSON
     /// again; without anything to cut it shares the body's bytes.
-    #[must_use]
-    pub fn apply(&self, body: Bytes) -> Bytes {
+    pub(crate) fn apply(&self, body: Bytes) -> Bytes {
         let mut found = Vec::new();
         let walked = match std::str::from_utf8(&body) {
             Ok(text) => {

@@ -109,8 +109,8 @@ impl<'a> Cursor<'a> {
         self.at += 1;
     }
 
-    /// Walks over the value that begins here. `member` is told every member of it, should it be an object; not the
-    /// members of its members.
+    /// Walks over the value that begins here. If it is an object, `member` is called for each of its members, but not for
+    /// the members of its members.
     pub(super) fn value(&mut self, mut member: impl FnMut(Str, Value)) -> Result<Value, Fault> {
         // The kinds of the open containers, the innermost in the lowest bit: 1 is an object.
         let mut objects = 0_u128;

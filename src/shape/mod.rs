@@ -4,6 +4,7 @@
 //! event's id, feed and type), which the formats and an HTTP sink's headers keep.
 
 mod cloudevents;
+mod json;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -15,18 +16,11 @@ use time::format_description::StaticFormatDescription;
 use time::macros::format_description;
 
 use crate::config::Format;
-use crate::envelope::{Cuts, Facts, Feed};
+use crate::envelope::{self, Cuts, Feed};
 use crate::journal::Event;
 use cloudevents::Attributes;
-
-/// Appends a JSON text as it stands on a line: its line ends become spaces. In valid JSON they stand between tokens only,
-/// so it means the same.
-pub fn push_line(line: &mut Vec<u8>, json: &[u8]) {
-    let start = line.len();
-    line.extend_from_slice(json);
-    // Sets every byte, so that many are done at a time.
-    line[start..].iter_mut().for_each(|byte| *byte = if matches!(*byte, b'\r' | b'\n') { b' ' } else { *byte });
-}
+use json::member;
+pub use json::push_line;
 
 /// A sink's format and redaction, ready to use. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -46,11 +40,8 @@ pub struct Entity<'a> {
 /// The agent, issue or queue that `event` is about, redacted or not. A number counts by its text.
 #[must_use]
 pub fn entity(event: &Event) -> Option<Entity<'_>> {
-    match Feed::of(event.name()) {
-        // Nothing is known of it, so nothing needs to be looked for.
-        Feed::Other => None,
-        feed => Some(Entity { feed, id: Facts::read(event.body()).entity(feed)? }),
-    }
+    let feed = Feed::of(event.name());
+    Some(Entity { feed, id: envelope::entity(feed, event.body())? })
 }
 
 impl Shape {
@@ -63,12 +54,6 @@ impl Shape {
     #[must_use]
     pub fn format(&self) -> Format {
         self.format
-    }
-
-    /// Whether [`text`](Self::text) is the event as it was received.
-    #[must_use]
-    pub fn is_raw(&self) -> bool {
-        self.format == Format::Raw && self.cuts.is_empty()
     }
 
     /// The event as one JSON text of this format, as a line or a batch holds it. `raw` without redaction shares the
@@ -124,15 +109,6 @@ fn envelope(event: &Event, data: &[u8]) -> Vec<u8> {
     text
 }
 
-/// Appends a member to an object that has one already.
-fn member(text: &mut Vec<u8>, name: &str, value: &str) {
-    text.extend_from_slice(b",\"");
-    text.extend_from_slice(name.as_bytes());
-    text.extend_from_slice(b"\":");
-    // Writing a string to a Vec cannot fail.
-    let _ = serde_json::to_writer(text, value);
-}
-
 /// A time that no calendar has becomes 1970.
 fn utc(time: SystemTime) -> OffsetDateTime {
     let nanos = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
@@ -153,12 +129,5 @@ mod tests {
         assert_eq!(written(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(written(253_402_300_799_999), "9999-12-31T23:59:59.999Z");
         assert_eq!(written(253_402_300_800_000), "1970-01-01T00:00:00.000Z");
-    }
-
-    #[test]
-    fn only_raw_without_redaction_is_raw() {
-        assert!(Shape::new(Format::Raw, &[]).is_raw());
-        assert!(!Shape::new(Format::Raw, &["/a".to_owned()]).is_raw());
-        assert!(!Shape::new(Format::Envelope, &[]).is_raw());
     }
 }

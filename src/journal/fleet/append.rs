@@ -16,7 +16,7 @@ use super::cluster::fitness;
 use super::cluster::link::{Ack, Link};
 use super::keeper::{Keeper, SINKS_HEADER};
 use super::quarantine::Quarantine;
-use crate::envelope::{Envelope, Facts, Feed};
+use crate::envelope::{self, Envelope};
 use crate::journal::event::{ENCODED_OVERHEAD, Parts, encode};
 use crate::journal::event::{Event, NewEvent};
 use crate::journal::outcome::{Appended, Receipt, Refused, State};
@@ -201,11 +201,8 @@ fn encoded(parts: &Parts) -> Bytes {
 
 /// Where an event goes: all events of an entity go the same way. One without entity goes by its id.
 pub(crate) fn partition(envelope: &Envelope, partitions: u16) -> u16 {
-    let feed = Feed::of(envelope.name());
-    let entity = match feed {
-        Feed::Other => None,
-        feed => Facts::read(envelope.body()).entity(feed).map(|id| [feed.short(), "\0", &id].concat()),
-    };
+    let feed = envelope.feed();
+    let entity = envelope::entity(feed, envelope.body()).map(|id| [feed.short(), "\0", &id].concat());
     let hash = match &entity {
         Some(entity) => xxh3_64(entity.as_bytes()),
         None => xxh3_64(envelope.event_id().as_bytes()),
