@@ -11,10 +11,11 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::filter::Filter;
+use super::health::Health;
 use super::queue::{Chain, Item, Parcel, Plan, Queue};
 use super::replay::{Copies, Done};
 use super::told::{NotTaken, Told};
-use super::{Filter, Health};
 use crate::config::Ordering;
 use crate::journal::{Cursor, Event, Gone, Letter, Letters, Lost, Read, Refused, Settled, Settler};
 use crate::shape;

@@ -6,6 +6,7 @@
 
 mod drifts;
 mod filter;
+mod health;
 mod lane;
 mod observer;
 mod queue;
@@ -15,8 +16,8 @@ mod told;
 
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
@@ -25,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 pub use drifts::{Drifts, Seen};
 pub use filter::Filter;
+pub use health::{Condition, Health};
 pub use replay::{Bound, DEFAULT_RATE, Progress, ReplayError, Replays, Request, State as ReplayState};
 
 use crate::config::{HttpSink, Ordering, OwnFiles, Sink as SinkSettings, SinkKind};
@@ -55,26 +57,6 @@ pub struct Lanes {
     finish: CancellationToken,
     health: Vec<(String, Health)>,
     ways: Vec<Way>,
-}
-
-/// How a lane is doing. Cheap to clone; the lane writes it, `status` reads it.
-#[derive(Debug, Clone, Default)]
-pub struct Health(Arc<Mutex<Condition>>);
-
-/// What [`Health`] says.
-#[derive(Debug, Clone, Default)]
-pub struct Condition {
-    /// The reason of the attempt that failed last, until nothing fails any more; while `rejecting`, that of the last event
-    /// that became a dead letter.
-    pub last_error: Option<String>,
-    /// While a delivery is under way: when one last began or ended.
-    pub moved: Option<Instant>,
-    /// The dead letters are full, and there is an event that has to go there.
-    pub waiting: bool,
-    /// Nothing fails now, but since the last delivery every event whose outcome is known became a dead letter.
-    pub rejecting: bool,
-    /// When the event that is being delivered came in; `None`: the lane has caught up.
-    pub oldest: Option<SystemTime>,
 }
 
 impl Lanes {
@@ -203,15 +185,4 @@ fn requests(settings: &SinkSettings, http: &HttpSink) -> (Plan, Ordering) {
         retry: settings.retry.clone(),
     };
     (plan, http.ordering)
-}
-
-impl Health {
-    #[must_use]
-    pub fn condition(&self) -> Condition {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set(&self, change: impl FnOnce(&mut Condition)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
-    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::Failure;
+use super::sink::Failure;
 use crate::blocking::joined;
 use crate::journal::Event;
 use crate::shape::{Shape, push_line};

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use rustix::fs::{OFlags, fcntl_getfl};
 
 use super::lines::{self, LineSink, Lines, Output};
-use super::{Failure, Sink};
+use super::sink::{Failure, Sink};
 use crate::journal::Event;
 use crate::shape::Shape;
 use crate::terminal::escaped_bytes;

@@ -7,26 +7,24 @@
 
 mod background;
 mod name;
+mod permit;
 mod rotated;
 mod writer;
 
 use background::Background;
 pub use name::{LONGEST_SUFFIX, is_rotated_from};
+use permit::Permit;
 use rotated::Rotated;
 use writer::Writer;
 
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
-use rustix::io::Errno;
 use tokio::sync::watch;
 
 use super::lines::LineSink;
-use super::{Failure, Sink};
-use crate::config::{self, Clash, OwnFiles};
+use super::sink::{Failure, Sink};
+use crate::config::{self, OwnFiles};
 use crate::journal::Event;
-use crate::places::Place;
 use crate::shape::Shape;
 
 /// Appends to a file.
@@ -45,40 +43,6 @@ impl FileSink {
         let rotated = Rotated::new(&settings, Permit { sink: name.to_owned(), own });
         let (background, orders) = Background::start(rotated.clone(), settings.sync);
         Self { lines: LineSink::new(shape, Writer::new(settings, rotated, orders)), _background: background }
-    }
-}
-
-/// What helps against an error with the file or its folder, where that is sure; to follow the error's own words.
-fn remedy(error: &io::Error) -> &'static str {
-    match Errno::from_io_error(error) {
-        Some(Errno::NOENT | Errno::NOTDIR) => ": make its folder, or mount its volume",
-        Some(Errno::ACCESS) => ": let the receiver's user read and write it and its folder",
-        Some(Errno::PERM) => ": look whether it or its folder is immutable or append-only (lsattr), or another user's",
-        Some(Errno::ROFS) => ": mount its volume writable",
-        Some(Errno::NOSPC | Errno::DQUOT) => ": make room; it goes on by itself",
-        Some(Errno::NAMETOOLONG) => ": give it a shorter name; rotation adds up to 29 bytes",
-        Some(Errno::MFILE | Errno::NFILE) => ": permit more open files (LimitNOFILE, ulimit -n)",
-        Some(Errno::EXIST) => ": move away what has its name already",
-        Some(Errno::BUSY) => ": it is a mount of its own; mount its folder instead",
-        Some(Errno::STALE) => ": mount its volume anew",
-        _ => "",
-    }
-}
-
-/// What a sink may touch: no file that is another sink's or the receiver's own, wherever links and mounts lead by now.
-#[derive(Debug, Clone)]
-struct Permit {
-    sink: String,
-    /// Changes with the TLS files in use.
-    own: watch::Receiver<Arc<OwnFiles>>,
-}
-
-impl Permit {
-    /// Where `path` leads, if the sink may write there.
-    fn place(&self, path: &Path) -> Result<Place, Clash> {
-        let place = Place::of(path);
-        let own = Arc::clone(&self.own.borrow());
-        own.permit(&self.sink, &place).map(|()| place)
     }
 }
 

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use time::{Duration, OffsetDateTime, PrimitiveDateTime};
 
 use super::name::{Extension, Form, Name};
-use super::{Permit, remedy};
+use super::permit::{Permit, remedy};
 use crate::config::{Clash, Compress, FileSink};
 use crate::places::{Inode, Place};
 

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{Mode, OFlags};
 
 use super::background::Orders;
-use super::remedy;
+use super::permit::remedy;
 use super::rotated::{self, Rotated};
 use crate::config::{self, Clash, Sync};
 use crate::places::Inode;

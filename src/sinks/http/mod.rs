@@ -5,11 +5,10 @@ mod reach;
 mod secret;
 mod sign;
 mod trust;
+mod unusable;
 
-use std::borrow::Cow;
 use std::fmt;
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -25,7 +24,8 @@ use tokio::time::{Instant, timeout_at};
 pub use self::reach::connect;
 use self::secret::SecretFile;
 use self::sign::Signer;
-use super::{Failure, FailureKind, Sink};
+pub use self::unusable::Unusable;
+use super::sink::{Failure, FailureKind, Sink};
 use crate::config::{Compress, Format, HttpSink};
 use crate::journal::Event;
 use crate::outbound::{self, Answer, Client};
@@ -58,16 +58,6 @@ struct Shared {
     headers: HeaderMap,
     token: Option<SecretFile<HeaderValue>>,
     signer: Option<SecretFile<Signer>>,
-}
-
-/// Why an HTTP sink cannot be made.
-#[derive(Debug, thiserror::Error)]
-#[error("{}{what}; {remedy}", file.as_ref().map(|file| format!("{}: ", file.display())).unwrap_or_default())]
-pub struct Unusable {
-    key: &'static str,
-    file: Option<PathBuf>,
-    what: String,
-    remedy: Cow<'static, str>,
 }
 
 impl Http {
@@ -258,22 +248,5 @@ async fn compressed(body: Bytes) -> Result<Bytes, String> {
 impl fmt::Debug for Http {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Http").field("host", &self.0.host).finish_non_exhaustive()
-    }
-}
-
-impl Unusable {
-    /// What it is about: a key below the sink's own.
-    #[must_use]
-    pub fn key(&self) -> &'static str {
-        self.key
-    }
-
-    fn new(
-        key: &'static str,
-        file: Option<&Path>,
-        what: impl Into<String>,
-        remedy: impl Into<Cow<'static, str>>,
-    ) -> Self {
-        Self { key, file: file.map(Path::to_owned), what: what.into(), remedy: remedy.into() }
     }
 }

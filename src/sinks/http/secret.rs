@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Unusable;
+use super::unusable::Unusable;
 use crate::whole;
 
 /// A change is seen within this time.

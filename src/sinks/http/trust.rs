@@ -2,7 +2,7 @@
 
 use rustls::{ClientConfig, RootCertStore};
 
-use super::Unusable;
+use super::unusable::Unusable;
 use crate::config::{HttpSink, HttpTls};
 use crate::outbound::trust;
 
