@@ -65,6 +65,7 @@ pub mod receiver;
 pub mod reload;
 pub mod server;
 pub mod service;
+mod settings;
 pub mod shape;
 pub mod simulator;
 pub mod sinks;

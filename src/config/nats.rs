@@ -1,13 +1,38 @@
 //! `[journal.nats]`.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use hyper::http::uri::Authority;
 
-use super::Nats;
-use super::reader::Section;
-use super::sections::{INSTANT, KIB, MINUTE, SECOND, YEAR};
-use super::sinks::is_this_host;
+use crate::settings::{INSTANT, KIB, MINUTE, SECOND, Section, YEAR, is_this_host};
 
 const LONGEST_NAME: usize = 100;
+
+/// `[journal.nats]`.
+#[derive(Debug, Clone)]
+pub struct Nats {
+    /// `nats://` or `tls://`, host and port; one at least.
+    pub servers: Vec<String>,
+    /// The name of the stream of events, and the beginning of the others' names and of all subjects.
+    pub stream: String,
+    /// Copies of everything.
+    pub replicas: usize,
+    pub duplicate_window: Duration,
+    /// Entities are spread over so many; each is delivered by one receiver at a time.
+    pub partitions: u16,
+    /// Of the stream of events.
+    pub max_bytes: u64,
+    pub credentials_file: Option<PathBuf>,
+    pub nkey_file: Option<PathBuf>,
+    /// Who signs the servers' certificates; the system's authorities if none is named.
+    pub ca: Option<PathBuf>,
+    pub certificate: Option<PathBuf>,
+    pub private_key: Option<PathBuf>,
+    /// The monitoring port of one server.
+    pub monitor_url: Option<String>,
+    pub ack_timeout: Duration,
+}
 
 pub(super) fn nats(mut s: Section<'_, '_>, chosen: bool) -> Option<Nats> {
     if !chosen {

@@ -5,9 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::reader::{NamedFile, Reader};
-use super::{Config, Engine, Problem, SinkKind, layers};
 use crate::places::{Contents, Place};
+use crate::settings::{NamedFile, Problem, Use};
 use crate::sinks::is_rotated_from;
 
 const STANDARD_OUTPUT: &str = "standard output";
@@ -38,24 +37,19 @@ pub enum Clash {
 }
 
 impl OwnFiles {
-    /// Of `config`, which `reader` has read from `files`.
-    pub(super) fn new(reader: &Reader, config: &Config, files: &[PathBuf]) -> Self {
+    /// Of the settings in `files`, which name the files and folders `named`.
+    pub(super) fn new(named: &[NamedFile], files: &[PathBuf]) -> Self {
         let mut own = Self::default();
-        let is_sinks = |key: &str| {
-            let files = config.sinks.iter().filter(|sink| matches!(sink.kind, SinkKind::File(_)));
-            files.into_iter().any(|sink| key == format!("sinks.{}.path", sink.name))
-        };
-        for named in &reader.named {
-            if is_sinks(&named.key) {
-                own.sinks.push(named.clone());
-            } else if named.key != "journal.path" {
-                own.taken.push(named.clone());
-            } else if config.journal.engine == Engine::Sqlite {
-                own.journal = Some(named.clone());
+        for named in named {
+            match named.purpose {
+                Use::Reads => own.taken.push(named.clone()),
+                Use::Writes => own.sinks.push(named.clone()),
+                Use::Owns => own.journal = Some(named.clone()),
             }
         }
         own.taken.extend(files.iter().map(|file| NamedFile {
-            key: layers::NO_FILE.to_owned(),
+            purpose: Use::Reads,
+            key: "--config".to_owned(),
             source: "command line".to_owned(),
             path: file.clone(),
         }));
@@ -68,6 +62,7 @@ impl OwnFiles {
         let mut own = self.clone();
         let streams = [(STANDARD_OUTPUT, "/proc/self/fd/1"), (STANDARD_ERROR, "/proc/self/fd/2")];
         own.taken.extend(streams.map(|(name, path)| NamedFile {
+            purpose: Use::Writes,
             key: name.to_owned(),
             source: "this process".to_owned(),
             path: PathBuf::from(path),

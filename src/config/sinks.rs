@@ -1,17 +1,168 @@
 //! `[sinks.NAME]`: what all sinks share, and the keys of each type.
 
-use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::http::uri::Scheme;
 use hyper::{HeaderMap, Method, Uri};
 
-use super::reader::Section;
-use super::sections::{DAY, HOUR, INSTANT, KIB, MIB, MINUTE, YEAR, feeds, needed_file};
-use super::{
-    Batch, Compress, FileSink, Filter, Format, HttpSink, HttpTls, Ordering, Retry, Sink, SinkKind, Start, Sync,
-};
+use super::filter::{Filter, filter};
+use crate::settings::{DAY, HOUR, INSTANT, KIB, MIB, MINUTE, Section, Use, YEAR, is_this_host};
+
+/// `[sinks.NAME]`.
+#[derive(Debug, Clone)]
+pub struct Sink {
+    pub name: String,
+    pub kind: SinkKind,
+    pub enabled: bool,
+    pub required: bool,
+    pub start: Start,
+    pub format: Format,
+    /// JSON pointers (RFC 6901) of members that are cut out.
+    pub redact: Vec<String>,
+    pub filter: Filter,
+    pub retry: Retry,
+}
+
+/// `type` of a sink with the keys of that type.
+#[derive(Debug, Clone)]
+pub enum SinkKind {
+    Stdout,
+    File(FileSink),
+    Http(Box<HttpSink>),
+}
+
+/// What a sink gets to see of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// The bytes as received.
+    #[default]
+    Raw,
+    /// `{"received_at","peer","endpoint","sequence","event":<raw>}`.
+    Envelope,
+    /// CloudEvents 1.0.
+    CloudEvents,
+}
+
+/// A sink of `type = "file"`.
+#[derive(Debug, Clone)]
+pub struct FileSink {
+    pub path: PathBuf,
+    /// `None`: never by size (`0` in the settings).
+    pub rotate_bytes: Option<u64>,
+    /// `None`: never by time (`"none"` in the settings).
+    pub rotate_every: Option<Duration>,
+    /// Of rotated files.
+    pub compress: Compress,
+    /// Rotated files beyond these are deleted, oldest first; `None`: all are kept (`0` in the settings).
+    pub keep_files: Option<usize>,
+    pub sync: Sync,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compress {
+    None,
+    Gzip,
+    /// Files only.
+    Zstd,
+}
+
+/// When what was written to a file is synced to its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sync {
+    /// Before its events count as delivered.
+    Batch,
+    /// Once a second.
+    Interval,
+    Never,
+}
+
+/// A sink of `type = "http"`.
+#[derive(Debug, Clone)]
+pub struct HttpSink {
+    /// `http` or `https`, with a host, without a user. Its query may hold a secret: never printed whole.
+    pub url: hyper::Uri,
+    pub method: hyper::Method,
+    /// None that the receiver writes itself; values are marked sensitive.
+    pub headers: hyper::HeaderMap,
+    pub bearer_token_file: Option<PathBuf>,
+    /// For a whole exchange, from connecting to the end of the answer.
+    pub timeout: Duration,
+    /// Requests under way at a time.
+    pub concurrency: usize,
+    /// So old at most a connection is used for another request.
+    pub pool_max_age: Duration,
+    pub batch: Batch,
+    pub ordering: Ordering,
+    /// How many sequences a lane runs past its oldest unsettled event.
+    pub max_ahead: u64,
+    pub tls: HttpTls,
+    pub signing_secret_file: Option<PathBuf>,
+    /// `None` or `Gzip`.
+    pub compress: Compress,
+}
+
+impl HttpSink {
+    /// The files that hold its secrets, each with its key below the sink's own.
+    pub fn secret_files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let files = [
+            ("bearer_token_file", &self.bearer_token_file),
+            ("signing_secret_file", &self.signing_secret_file),
+            ("tls.private_key", &self.tls.private_key),
+        ];
+        files.into_iter().filter_map(|(key, file)| Some((key, file.as_deref()?)))
+    }
+}
+
+/// How events are put together into one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    /// With 1, a request holds the event itself; with more, an array of events.
+    pub max_events: usize,
+    /// Of the request's body, uncompressed; a single event may be larger.
+    pub max_bytes: usize,
+    /// How long the first event of a batch waits for more.
+    pub max_wait: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ordering {
+    /// In order of arrival for each agent, issue or queue.
+    Entity,
+    /// In order of arrival, one request at a time.
+    Strict,
+    /// None at all.
+    None,
+}
+
+/// How an HTTP sink's target is trusted, and what is shown to it.
+#[derive(Debug, Clone, Default)]
+pub struct HttpTls {
+    /// PEM files; empty: the system's CAs.
+    pub ca: Vec<PathBuf>,
+    /// A client certificate with its chain, PEM; together with `private_key`.
+    pub certificate: Option<PathBuf>,
+    pub private_key: Option<PathBuf>,
+}
+
+/// Where a new sink begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    Latest,
+    Earliest,
+}
+
+/// `retry` of a sink.
+#[derive(Debug, Clone)]
+pub struct Retry {
+    pub initial_backoff: Duration,
+    pub max_backoff: Duration,
+    /// `None`: without end (`0` in the settings).
+    pub max_attempts: Option<u32>,
+    /// From the first attempt on; `None`: without end.
+    pub max_age: Option<Duration>,
+}
 
 /// The keys of the types that have their own.
 const KEYS: [(&str, &[&str]); 2] = [
@@ -95,7 +246,7 @@ fn file_sink(s: &mut Section<'_, '_>) -> FileSink {
     let compressions = [("none", Compress::None), ("gzip", Compress::Gzip), ("zstd", Compress::Zstd)];
     let syncs = [("batch", Sync::Batch), ("interval", Sync::Interval), ("never", Sync::Never)];
     let sink = FileSink {
-        path: needed_file(s, "path", "name the file that the events are written to"),
+        path: s.needed_file("path", Some(Use::Writes), "name the file that the events are written to"),
         rotate_bytes: Some(s.size("rotate_bytes", 0..=u64::MAX)).filter(|bytes| *bytes > 0),
         rotate_every: s.duration_or_none("rotate_every", INSTANT..=YEAR),
         compress: s.choice("compress", &compressions, Compress::None),
@@ -177,11 +328,6 @@ fn flaw(url: &Uri, text: &str) -> Option<(&'static str, &'static str)> {
     }
 }
 
-pub(super) fn is_this_host(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
-}
-
 /// Values may be secrets: they are never quoted, and are marked for those that show headers.
 fn headers(mut s: Section<'_, '_>, has_token: bool, format: Format) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -240,22 +386,6 @@ fn tls(mut s: Section<'_, '_>) -> HttpTls {
     );
     s.finish();
     tls
-}
-
-fn filter(mut s: Section<'_, '_>) -> Filter {
-    let glob = |text: &str| super::glob(text).map(|_| text.to_owned());
-    let globs = "write event types of at most 256 bytes, with * and ? as wildcards";
-    let exact = |text: &str| Some(text.to_owned());
-    let filter = Filter {
-        feeds: feeds(&mut s),
-        event_types: s.list("event_types", glob, globs),
-        exclude_event_types: s.list("exclude_event_types", glob, globs),
-        company_ids: s.list("company_ids", exact, "write texts"),
-        company_segments: s.list("company_segments", exact, "write texts"),
-        company_subdivisions: s.list("company_subdivisions", exact, "write texts"),
-    };
-    s.finish();
-    filter
 }
 
 fn retry(mut s: Section<'_, '_>) -> Retry {

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::config;
+use crate::config::Endpoint;
 use crate::envelope::Envelope;
 use crate::tls::PeerIdentity;
 
@@ -147,7 +147,7 @@ pub struct NewEvent {
     pub envelope: Envelope,
     pub received_at: SystemTime,
     pub peer: PeerIdentity,
-    pub endpoint: Arc<config::Endpoint>,
+    pub endpoint: Arc<Endpoint>,
     pub traceparent: Option<Box<str>>,
 }
 

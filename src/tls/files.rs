@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::digest::sha256;
-use crate::config;
+use crate::config::Tls;
 use crate::pem;
 
 /// The contents of all files of one `[tls]` section.
@@ -25,7 +25,7 @@ pub(super) struct Content {
 impl Files {
     /// Reads them all, now. What cannot be read is kept as such.
     #[must_use]
-    pub fn read(tls: &config::Tls) -> Self {
+    pub fn read(tls: &Tls) -> Self {
         Self(names(tls).map(|file| (file.to_owned(), read(file))).collect())
     }
 
@@ -58,7 +58,7 @@ impl fmt::Debug for Files {
 }
 
 /// All files that `[tls]` names.
-pub fn names(tls: &config::Tls) -> impl Iterator<Item = &Path> {
+pub fn names(tls: &Tls) -> impl Iterator<Item = &Path> {
     let pair = [&tls.certificate, &tls.private_key];
     pair.into_iter().chain(&tls.client_ca).chain(&tls.client_crl).map(PathBuf::as_path)
 }

@@ -10,7 +10,7 @@ use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::name::Name;
 
 use super::finding::Finding;
-use crate::config;
+use crate::config::{AllowedClient, AllowedClients};
 use crate::terminal::is_unseen;
 use crate::whole::is_placeholder;
 
@@ -47,8 +47,8 @@ pub(super) struct Presented<'a> {
 type Attributes = Vec<Vec<(ObjectIdentifier, String)>>;
 
 impl Clients {
-    pub(super) fn compile(clients: &config::AllowedClients, findings: &mut Vec<Finding>) -> Self {
-        let config::AllowedClients::Listed(entries) = clients else { return Self::Any };
+    pub(super) fn compile(clients: &AllowedClients, findings: &mut Vec<Finding>) -> Self {
+        let AllowedClients::Listed(entries) = clients else { return Self::Any };
         Self::Listed(entries.iter().filter_map(|entry| Pinned::compile(entry, findings)).collect())
     }
 
@@ -62,7 +62,7 @@ impl Clients {
 }
 
 impl Pinned {
-    fn compile(entry: &config::AllowedClient, findings: &mut Vec<Finding>) -> Option<Self> {
+    fn compile(entry: &AllowedClient, findings: &mut Vec<Finding>) -> Option<Self> {
         if let Some(placeholder) = placeholder(entry) {
             findings.push(Finding::error(
                 format!(
@@ -114,7 +114,7 @@ impl Pinned {
 }
 
 /// What the shipped settings have in place of the identity that is agreed with ASAPP, and the examples beside the key.
-fn placeholder(entry: &config::AllowedClient) -> Option<&str> {
+fn placeholder(entry: &AllowedClient) -> Option<&str> {
     const EXAMPLES: [&str; 3] = ["client.example.com", "urn:example:client", "CN=client.example.com,O=ASAPP"];
     let texts = [&entry.subject, &entry.common_name, &entry.organization, &entry.dns, &entry.uri];
     let texts = texts.into_iter().flatten().map(String::as_str);

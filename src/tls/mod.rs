@@ -43,7 +43,7 @@ pub use self::refused::{Reason, Refused};
 pub use self::servers::{Anchors, trusting, trusting_as_of_now};
 pub use self::shown::shown_to_servers;
 use self::verify::{Judge, Refusal};
-use crate::config;
+use crate::config::Tls;
 
 /// How long a refused client may take to fetch the alert.
 const LINGER: Duration = Duration::from_secs(1);
@@ -88,7 +88,7 @@ impl ServerTls {
     ///
     /// # Errors
     /// Everything that was found, when any of it makes the set unusable.
-    pub fn load(tls: &config::Tls) -> Result<Self, Vec<Finding>> {
+    pub fn load(tls: &Tls) -> Result<Self, Vec<Finding>> {
         let material = Material::load(tls, &Files::read(tls))?;
         Ok(Self { current: RwLock::new(Arc::new(material)), peers: Peers::default(), dismissals: Notify::new() })
     }
@@ -98,7 +98,7 @@ impl ServerTls {
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn reload(&self, tls: &config::Tls, files: &Files) -> Result<(), Vec<Finding>> {
+    pub fn reload(&self, tls: &Tls, files: &Files) -> Result<(), Vec<Finding>> {
         self.replace(Material::load(tls, files)?);
         Ok(())
     }

@@ -31,7 +31,7 @@ use super::revocation::Lists;
 use super::verify::{CLIENT_AUTH, Judge, Key, Policy, extended_key_usages};
 #[cfg(not(feature = "tls12"))]
 use crate::about::Feature;
-use crate::config::{self, TlsVersion};
+use crate::config::{Tls, TlsVersion};
 use crate::pem;
 
 /// One consistent set of TLS files, immutable.
@@ -50,7 +50,7 @@ pub(super) struct Material {
 impl Material {
     /// # Errors
     /// Every finding, when one of them is an error.
-    pub(super) fn load(tls: &config::Tls, files: &Files) -> Result<Self, Vec<Finding>> {
+    pub(super) fn load(tls: &Tls, files: &Files) -> Result<Self, Vec<Finding>> {
         let now = since_epoch(SystemTime::now());
         let mut loading = Loading { files, now, findings: Vec::new(), expiries: Vec::new() };
         let (provider, versions) = loading.protocol(tls.min_version);

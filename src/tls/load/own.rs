@@ -14,7 +14,7 @@ use x509_cert::ext::pkix::{AuthorityInfoAccessSyntax, SubjectAltName};
 
 use super::signed::{Algorithms, Signature, signature};
 use super::{Loading, date, is_ca, may_certify};
-use crate::config;
+use crate::config::Tls;
 use crate::pem;
 use crate::tls::expiry::Expiry;
 use crate::tls::files::Content;
@@ -30,7 +30,7 @@ const KEY_REMEDY: &str = "it must hold a PEM key of PKCS #8, PKCS #1 or SEC 1 wi
 
 impl Loading<'_> {
     /// The server's own certificate, its chain and key.
-    pub(super) fn own(&mut self, tls: &config::Tls, provider: &CryptoProvider) -> Option<Arc<SingleCertAndKey>> {
+    pub(super) fn own(&mut self, tls: &Tls, provider: &CryptoProvider) -> Option<Arc<SingleCertAndKey>> {
         let chain = self.pem(&tls.certificate, pem::chain);
         let key = self.private_key(&tls.private_key).and_then(|key| {
             let key = provider.key_provider.load_private_key(key).ok();

@@ -1,6 +1,6 @@
 //! Reads typed values out of the merged layers, and keeps going: every problem is collected.
 //!
-//! A bad value yields a stand-in, so that reading goes on; a problem was noted then, and no [`Config`](super::Config)
+//! A bad value yields a stand-in, so that reading goes on; a problem was noted then, and no [`Config`](crate::config::Config)
 //! comes of it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,38 +11,50 @@ use std::time::Duration;
 
 use ::config::{Map, Value, ValueKind};
 
-use super::{Problem, Warning, units};
+use super::problem::{Problem, Warning};
+use super::units;
 use crate::about::Feature;
 
 /// The origin of values that come from the environment starts so.
 pub(super) const ENVIRONMENT: &str = "environment variable ";
 
 /// The origin of a key that no layer has.
-pub(super) const NOWHERE: &str = "not set";
+const NOWHERE: &str = "not set";
 
 /// What was found out while reading.
 #[derive(Debug, Default)]
-pub(super) struct Reader {
-    pub(super) problems: Vec<Problem>,
-    pub(super) warnings: Vec<Warning>,
-    /// Every key that was asked for, with the origin of its value.
-    pub(super) asked: BTreeMap<String, String>,
+pub(crate) struct Reader {
+    pub(crate) problems: Vec<Problem>,
+    pub(crate) warnings: Vec<Warning>,
+    /// Every key that was read, with the origin of its value.
+    pub(crate) asked: BTreeMap<String, String>,
     /// Every file and folder that a key names, with that key, and the key's source.
-    pub(super) named: Vec<NamedFile>,
+    pub(crate) named: Vec<NamedFile>,
     /// Keys and tables with a problem already.
     bad: BTreeSet<String>,
 }
 
+/// What the receiver does with a file or folder that a key names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    Reads,
+    /// Appends events to it.
+    Writes,
+    /// Owns all that is in the folder.
+    Owns,
+}
+
 /// A file or folder, the key that names it, and where that stands.
 #[derive(Debug, Clone)]
-pub(super) struct NamedFile {
-    pub(super) key: String,
-    pub(super) source: String,
-    pub(super) path: PathBuf,
+pub(crate) struct NamedFile {
+    pub(crate) purpose: Use,
+    pub(crate) key: String,
+    pub(crate) source: String,
+    pub(crate) path: PathBuf,
 }
 
 /// A table being read.
-pub(super) struct Section<'r, 't> {
+pub(crate) struct Section<'r, 't> {
     reader: &'r mut Reader,
     path: String,
     /// `None`: not there, or no table (a problem was noted).
@@ -52,27 +64,32 @@ pub(super) struct Section<'r, 't> {
 
 impl Reader {
     /// With the problems found so far.
-    pub(super) fn new(problems: Vec<Problem>) -> Self {
+    pub(crate) fn new(problems: Vec<Problem>) -> Self {
         Self { problems, ..Self::default() }
     }
 
     /// The outermost table.
-    pub(super) fn root<'t>(&mut self, table: &'t Map<String, Value>) -> Section<'_, 't> {
+    pub(crate) fn root<'t>(&mut self, table: &'t Map<String, Value>) -> Section<'_, 't> {
         Section { reader: self, path: String::new(), table: Some(table), known: Vec::new() }
     }
 
     /// Notes that the values of `keys` (full paths) do not go together, unless one of them is bad already.
-    pub(super) fn contradiction(&mut self, keys: &[&str], wrong: bool, what: impl Display, remedy: impl Display) {
+    pub(crate) fn contradiction(&mut self, keys: &[&str], wrong: bool, what: impl Display, remedy: impl Display) {
         if let Some((key, source)) = self.judge(keys, wrong) {
             self.problems.push(Problem { key, source, what: what.to_string(), remedy: remedy.to_string() });
         }
     }
 
     /// As [`contradiction`](Self::contradiction), for what is odd but allowed.
-    pub(super) fn doubt(&mut self, keys: &[&str], odd: bool, what: impl Display) {
+    pub(crate) fn doubt(&mut self, keys: &[&str], odd: bool, what: impl Display) {
         if let Some((key, source)) = self.judge(keys, odd) {
             self.warnings.push(Warning { key, source, what: what.to_string() });
         }
+    }
+
+    /// Takes back the problems with keys that no layer has.
+    pub(crate) fn forgive_missing(&mut self) {
+        self.problems.retain(|problem| !problem.source.starts_with(NOWHERE));
     }
 
     fn judge(&self, keys: &[&str], hit: bool) -> Option<(String, String)> {
@@ -98,25 +115,25 @@ impl Reader {
 
 impl<'t> Section<'_, 't> {
     /// The full path of a key.
-    pub(super) fn path(&self, key: &str) -> String {
+    pub(crate) fn path(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
     /// The names in this table, sorted. Each counts as known.
-    pub(super) fn names(&self) -> Vec<&'t str> {
+    pub(crate) fn names(&self) -> Vec<&'t str> {
         let mut names: Vec<&str> = self.table.into_iter().flatten().map(|(name, _)| name.as_str()).collect();
         names.sort_unstable();
         names
     }
 
     /// A table in this one; an empty one if it is not there.
-    pub(super) fn section(&mut self, key: &'static str) -> Section<'_, 't> {
+    pub(crate) fn section(&mut self, key: &'static str) -> Section<'_, 't> {
         self.known.push(key);
         self.named(key)
     }
 
     /// A table in this one whose name is the user's.
-    pub(super) fn named(&mut self, name: &str) -> Section<'_, 't> {
+    pub(crate) fn named(&mut self, name: &str) -> Section<'_, 't> {
         let path = self.path(name);
         let table = match self.table.and_then(|table| table.get(name)) {
             None => None,
@@ -135,7 +152,7 @@ impl<'t> Section<'_, 't> {
     }
 
     /// Every entry of a list of tables; an empty one is refused.
-    pub(super) fn entries<T>(&mut self, key: &'static str, read: impl Fn(&mut Section<'_, 't>) -> T) -> Vec<T> {
+    pub(crate) fn entries<T>(&mut self, key: &'static str, read: impl Fn(&mut Section<'_, 't>) -> T) -> Vec<T> {
         let list = self.path(key);
         let Some(value) = self.get(key) else { return Vec::new() };
         let ValueKind::Array(items) = &value.kind else {
@@ -163,7 +180,7 @@ impl<'t> Section<'_, 't> {
     }
 
     /// `true` or `false`.
-    pub(super) fn flag(&mut self, key: &'static str) -> bool {
+    pub(crate) fn flag(&mut self, key: &'static str) -> bool {
         let Some(value) = self.required(key) else { return false };
         match &value.kind {
             ValueKind::Boolean(flag) => *flag,
@@ -177,7 +194,7 @@ impl<'t> Section<'_, 't> {
     }
 
     /// A whole number.
-    pub(super) fn number<N>(&mut self, key: &'static str, range: RangeInclusive<N>) -> N
+    pub(crate) fn number<N>(&mut self, key: &'static str, range: RangeInclusive<N>) -> N
     where
         N: TryFrom<i64> + std::str::FromStr + PartialOrd + Display + Copy,
     {
@@ -198,7 +215,7 @@ impl<'t> Section<'_, 't> {
     }
 
     /// A number of bytes, with or without a unit.
-    pub(super) fn size(&mut self, key: &'static str, range: RangeInclusive<u64>) -> u64 {
+    pub(crate) fn size(&mut self, key: &'static str, range: RangeInclusive<u64>) -> u64 {
         let Some(value) = self.required(key) else { return *range.start() };
         let size = match &value.kind {
             ValueKind::I64(number) => u64::try_from(*number).ok(),
@@ -220,11 +237,11 @@ impl<'t> Section<'_, 't> {
     }
 
     /// As [`size`](Self::size), for what must fit into memory.
-    pub(super) fn memory(&mut self, key: &'static str, range: RangeInclusive<u64>) -> usize {
+    pub(crate) fn memory(&mut self, key: &'static str, range: RangeInclusive<u64>) -> usize {
         usize::try_from(self.size(key, range)).unwrap_or(usize::MAX)
     }
 
-    pub(super) fn duration(&mut self, key: &'static str, range: RangeInclusive<Duration>) -> Duration {
+    pub(crate) fn duration(&mut self, key: &'static str, range: RangeInclusive<Duration>) -> Duration {
         match self.required(key) {
             Some(value) => self.judge_duration(key, value, range),
             None => *range.start(),
@@ -232,7 +249,7 @@ impl<'t> Section<'_, 't> {
     }
 
     /// A duration, or `"none"`.
-    pub(super) fn duration_or_none(&mut self, key: &'static str, range: RangeInclusive<Duration>) -> Option<Duration> {
+    pub(crate) fn duration_or_none(&mut self, key: &'static str, range: RangeInclusive<Duration>) -> Option<Duration> {
         let value = self.get(key)?;
         match &value.kind {
             ValueKind::String(text) if text == "none" => None,
@@ -254,7 +271,7 @@ impl<'t> Section<'_, 't> {
     }
 
     /// One of a few words. `options` is never empty.
-    pub(super) fn choice<T: Clone>(&mut self, key: &'static str, options: &[(&str, T)], stand_in: T) -> T {
+    pub(crate) fn choice<T: Clone>(&mut self, key: &'static str, options: &[(&str, T)], stand_in: T) -> T {
         let words: Vec<_> = options.iter().map(|(word, _)| format!("\"{word}\"")).collect();
         let remedy = format!("write {}", words.join(" or "));
         let Some(value) = self.get(key) else {
@@ -270,13 +287,13 @@ impl<'t> Section<'_, 't> {
     }
 
     /// Refuses a value, if it is `asked` for, that only builds with a feature know.
-    pub(super) fn needs(&mut self, key: &str, asked: bool, feature: Feature) {
+    pub(crate) fn needs(&mut self, key: &str, asked: bool, feature: Feature) {
         let what = format!("is not in this build, which lacks the feature {}", feature.name());
         self.contradiction(&[key], asked && !feature.is_in(), what, feature.remedy());
     }
 
     /// A text that is not empty. Never quoted in a report.
-    pub(super) fn text(&mut self, key: &'t str) -> Option<String> {
+    pub(crate) fn text(&mut self, key: &'t str) -> Option<String> {
         let value = self.get(key)?;
         match &value.kind {
             ValueKind::String(text) if !text.is_empty() => Some(text.clone()),
@@ -292,7 +309,7 @@ impl<'t> Section<'_, 't> {
     }
 
     /// A text of a form of its own; `remedy` says which.
-    pub(super) fn parsed<T>(
+    pub(crate) fn parsed<T>(
         &mut self,
         key: &'static str,
         parse: impl Fn(&str) -> Option<T>,
@@ -306,28 +323,40 @@ impl<'t> Section<'_, 't> {
         parsed
     }
 
-    /// A file or folder. No file sink may write to it ([`OwnFiles`](super::OwnFiles)).
-    pub(super) fn file(&mut self, key: &'static str) -> Option<PathBuf> {
+    /// A file that the receiver reads. No sink may write to it.
+    pub(crate) fn file(&mut self, key: &'static str) -> Option<PathBuf> {
         let file = self.text(key).map(PathBuf::from);
-        file.iter().for_each(|file| self.name_file(key, file));
+        file.iter().for_each(|file| self.name_file(key, file, Use::Reads));
+        file
+    }
+
+    /// A file or folder that has to be named. Without a `purpose` it is not used.
+    pub(crate) fn needed_file(&mut self, key: &'static str, purpose: Option<Use>, remedy: &str) -> PathBuf {
+        if !self.has(key) {
+            self.missing(key, remedy);
+        }
+        let file = self.text(key).map(PathBuf::from).unwrap_or_default();
+        if let Some(purpose) = purpose.filter(|_| !file.as_os_str().is_empty()) {
+            self.name_file(key, &file, purpose);
+        }
         file
     }
 
     /// A list of such files.
-    pub(super) fn files(&mut self, key: &'static str) -> Vec<PathBuf> {
+    pub(crate) fn files(&mut self, key: &'static str) -> Vec<PathBuf> {
         let files = self.list(key, |text| Some(PathBuf::from(text)), "name PEM files");
-        files.iter().for_each(|file| self.name_file(key, file));
+        files.iter().for_each(|file| self.name_file(key, file, Use::Reads));
         files
     }
 
-    fn name_file(&mut self, key: &str, path: &Path) {
+    fn name_file(&mut self, key: &str, path: &Path, purpose: Use) {
         let key = self.path(key);
         let source = self.reader.asked.get(&key).cloned().unwrap_or_else(|| NOWHERE.to_owned());
-        self.reader.named.push(NamedFile { key, source, path: path.to_owned() });
+        self.reader.named.push(NamedFile { purpose, key, source, path: path.to_owned() });
     }
 
     /// A list of texts; in the environment separated by commas.
-    pub(super) fn list<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Option<T>, remedy: &str) -> Vec<T> {
+    pub(crate) fn list<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Option<T>, remedy: &str) -> Vec<T> {
         let Some(value) = self.get(key) else { return Vec::new() };
         let items: Vec<Option<&str>> = match &value.kind {
             ValueKind::Array(items) => items
@@ -356,14 +385,14 @@ impl<'t> Section<'_, 't> {
     }
 
     /// Notes a problem with the value of `key`.
-    pub(super) fn bad(&mut self, key: &str, what: impl Into<String>, remedy: impl Into<String>) {
+    pub(crate) fn bad(&mut self, key: &str, what: impl Into<String>, remedy: impl Into<String>) {
         let path = self.path(key);
         let source = self.reader.asked.get(&path).cloned().unwrap_or_else(|| NOWHERE.to_owned());
         self.reader.note(path, source, what.into(), remedy.into());
     }
 
     /// Notes that `key` is needed, unless the whole table is not there for a reason noted already.
-    pub(super) fn missing(&mut self, key: &str, remedy: impl Into<String>) {
+    pub(crate) fn missing(&mut self, key: &str, remedy: impl Into<String>) {
         let path = self.path(key);
         if !self.reader.is_bad(&path) {
             self.bad(key, "is missing", remedy);
@@ -371,33 +400,33 @@ impl<'t> Section<'_, 't> {
     }
 
     /// As [`Reader::contradiction`], for keys of this table.
-    pub(super) fn contradiction(&mut self, keys: &[&str], wrong: bool, what: impl Display, remedy: impl Display) {
+    pub(crate) fn contradiction(&mut self, keys: &[&str], wrong: bool, what: impl Display, remedy: impl Display) {
         let paths: Vec<String> = keys.iter().map(|key| self.path(key)).collect();
         let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
         self.reader.contradiction(&paths, wrong, what, remedy);
     }
 
     /// As [`Reader::doubt`], for keys of this table.
-    pub(super) fn doubt(&mut self, keys: &[&str], odd: bool, what: impl Display) {
+    pub(crate) fn doubt(&mut self, keys: &[&str], odd: bool, what: impl Display) {
         let paths: Vec<String> = keys.iter().map(|key| self.path(key)).collect();
         let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
         self.reader.doubt(&paths, odd, what);
     }
 
     /// Takes these keys for known, without a look at their values.
-    pub(super) fn ignore(&mut self, keys: &[&'static str]) {
+    pub(crate) fn ignore(&mut self, keys: &[&'static str]) {
         for key in keys {
             self.get(key);
         }
     }
 
     /// Whether a key of this table has a value.
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(key))
     }
 
-    /// Refuses those of `keys` that nobody asked for: they belong elsewhere, as `what` says.
-    pub(super) fn misplaced(&mut self, keys: &[&'static str], what: &str) {
+    /// Refuses those of `keys` that were not read: they belong elsewhere, as `what` says.
+    pub(crate) fn misplaced(&mut self, keys: &[&'static str], what: &str) {
         let remedy = self.keys_here();
         for key in keys {
             if self.has(key) && !self.known.contains(key) {
@@ -407,8 +436,8 @@ impl<'t> Section<'_, 't> {
         }
     }
 
-    /// Refuses every key that nobody asked for.
-    pub(super) fn finish(self) {
+    /// Refuses every key that was not read.
+    pub(crate) fn finish(self) {
         for name in self.names() {
             if self.known.contains(&name) {
                 continue;

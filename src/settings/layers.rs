@@ -5,25 +5,25 @@ use std::path::{Path, PathBuf};
 
 use ::config::{ConfigError, FileFormat, Format, Map, Source, Value, ValueKind};
 
+use super::problem::Problem;
 use super::reader::ENVIRONMENT;
-use super::{PREFIX, Problem};
 use crate::whole;
 
-/// `config/default.toml`: every key, with its default where it has one.
-const DEFAULTS: &str = include_str!("../../config/default.toml");
+/// Environment variables whose names begin with it are settings.
+pub const PREFIX: &str = "ASAPP_RECEIVER__";
 
-/// What there is when the user names none.
 /// A settings file is never larger; a device has no end.
 const LARGEST: u64 = 16 << 20;
-const DEFAULT_ENDPOINT: &str = "events";
-const DEFAULT_SINK: &str = "stdout";
 
-/// What a problem is told under when a whole file cannot be read, or understood.
-pub(super) const NO_FILE: &str = "--config";
-pub(super) const NO_TOML: &str = "TOML";
+/// The key of a problem with a whole file, which cannot be read or parsed.
+const NO_FILE: &str = "--config";
+const NO_TOML: &str = "TOML";
 
-/// Every layer merged into one table; each value knows its origin.
-pub(super) fn merge(
+/// Every layer merged into one table; each value knows its origin. `defaults` is TOML, of which `adapt` makes the defaults
+/// for the user's own layers.
+pub(crate) fn merge(
+    defaults: &str,
+    adapt: impl FnOnce(Map<String, Value>, &Map<String, Value>) -> Map<String, Value>,
     files: &[PathBuf],
     env: impl Iterator<Item = (String, String)>,
     problems: &mut Vec<Problem>,
@@ -31,53 +31,33 @@ pub(super) fn merge(
     let mut layers: Vec<Layer> = files.iter().filter_map(|file| read(file, problems)).collect();
     layers.extend(variables(env, problems));
     let own = stack(&layers, problems);
-    let defaults = parse(&"built-in default".to_owned(), DEFAULTS, problems);
+    let defaults = parse(&"built-in default".to_owned(), defaults, problems);
     let mut all = vec![Layer(adapt(defaults, &own))];
     all.append(&mut layers);
     stack(&all, problems)
 }
 
-/// The defaults under the names that the user chose: the default endpoint and sink make way for the user's, which start
-/// from their values.
-pub(super) fn adapt(mut defaults: Map<String, Value>, own: &Map<String, Value>) -> Map<String, Value> {
-    type Start = fn(&Map<String, Value>, &str, &Value) -> Value;
-    let named: [(&str, &str, Start); 2] = [("endpoints", DEFAULT_ENDPOINT, endpoint), ("sinks", DEFAULT_SINK, sink)];
-    for (section, default_name, start) in named {
-        let Some(Value { kind: ValueKind::Table(templates), .. }) = defaults.get_mut(section) else { continue };
-        let unnamed = Map::from([(default_name.to_owned(), Map::<String, Value>::new().into())]);
-        let own = table(own.get(section)).filter(|own| !own.is_empty()).unwrap_or(&unnamed);
-        *templates = own.iter().map(|(name, entry)| (name.clone(), start(templates, name, entry))).collect();
-    }
-    defaults
+/// Whether a problem with this key is one with a whole file: what seems to be missing may be in it.
+pub(crate) fn is_of_whole_file(key: &str) -> bool {
+    [NO_FILE, NO_TOML].contains(&key)
 }
 
-/// What an endpoint starts from: the default one, whose path it does not share.
-fn endpoint(templates: &Map<String, Value>, name: &str, _: &Value) -> Value {
-    let mut entry = table(templates.get(DEFAULT_ENDPOINT)).cloned().unwrap_or_default();
-    if name != DEFAULT_ENDPOINT {
-        entry.remove("path");
+/// The settings in the process's environment.
+pub(crate) fn environment(problems: &mut Vec<Problem>) -> Vec<(String, String)> {
+    let mut env = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
+        match value.into_string() {
+            Ok(value) => env.push((name.to_owned(), value)),
+            Err(_) => problems.push(Problem {
+                key: name.to_owned(),
+                source: "environment".to_owned(),
+                what: "is not UTF-8".to_owned(),
+                remedy: "write it in UTF-8".to_owned(),
+            }),
+        }
     }
-    entry.into()
-}
-
-/// What a sink starts from: what all sinks share, which stands with the default one, and the keys of its own type, which
-/// stand under the type's name. A sink that is named like a type need not name its type.
-fn sink(templates: &Map<String, Value>, name: &str, own: &Value) -> Value {
-    let kind = match table(Some(own)).and_then(|own| own.get("type")) {
-        Some(Value { kind: ValueKind::String(kind), .. }) => kind,
-        _ => name,
-    };
-    let mut entry = table(templates.get(DEFAULT_SINK)).cloned().unwrap_or_default();
-    entry.remove("type");
-    entry.extend(table(templates.get(kind)).cloned().unwrap_or_default());
-    entry.into()
-}
-
-fn table(value: Option<&Value>) -> Option<&Map<String, Value>> {
-    match value {
-        Some(Value { kind: ValueKind::Table(table), .. }) => Some(table),
-        _ => None,
-    }
+    env
 }
 
 fn read(file: &Path, problems: &mut Vec<Problem>) -> Option<Layer> {
@@ -125,7 +105,7 @@ fn parse(origin: &String, text: &str, problems: &mut Vec<Problem>) -> Map<String
 }
 
 /// One layer for each variable, so that the order is certain. `__` is the only separator, names become lower case, and
-/// values stay texts: what they mean is for whoever reads the key.
+/// values stay texts: the read of a key gives them a type.
 fn variables(env: impl Iterator<Item = (String, String)>, problems: &mut Vec<Problem>) -> Vec<Layer> {
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
     let mut refuse = |name: &str, what: &str, remedy: String| {

@@ -1,13 +1,22 @@
-//! Texts to typed values: sizes, durations, fingerprints, feeds, and how values look in a report.
+//! Texts to typed values: sizes, durations, fingerprints, networks, and how values look in a report.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use globset::{Glob, GlobSet};
 use ipnet::{IpNet, Ipv4Net};
 
+pub(crate) const INSTANT: Duration = Duration::from_millis(10);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const HOUR: Duration = Duration::from_secs(60 * 60);
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+pub(crate) const KIB: u64 = 1 << 10;
+pub(crate) const MIB: u64 = 1 << 20;
+
 /// Parses `"64MiB"`, `"1MB"` or a plain number of bytes.
-pub(super) fn size(text: &str) -> Option<u64> {
+pub(crate) fn size(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -27,7 +36,7 @@ pub(super) fn size(text: &str) -> Option<u64> {
 }
 
 /// Writes a size as [`size`] reads it, in the largest unit that divides it.
-pub(super) fn show_size(bytes: u64) -> String {
+pub(crate) fn show_size(bytes: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     match UNITS.iter().find(|(unit, _)| bytes > 0 && bytes.is_multiple_of(*unit)) {
         Some((unit, name)) => format!("{}{name}", bytes / unit),
@@ -36,17 +45,17 @@ pub(super) fn show_size(bytes: u64) -> String {
 }
 
 /// Parses `"250ms"`, `"24h"` or `"1h 30m"`.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     humantime::parse_duration(text.trim()).ok()
 }
 
 /// Writes a duration as [`duration`] reads it.
-pub(super) fn show_duration(duration: Duration) -> String {
+pub(crate) fn show_duration(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
 
 /// Parses the 64 hex digits of a SHA-256, colons between bytes allowed.
-pub(super) fn sha256(text: &str) -> Option<[u8; 32]> {
+pub(crate) fn sha256(text: &str) -> Option<[u8; 32]> {
     let digits: Vec<u8> = text
         .chars()
         .filter(|c| *c != ':')
@@ -57,7 +66,7 @@ pub(super) fn sha256(text: &str) -> Option<[u8; 32]> {
 }
 
 /// Parses a network such as `10.0.0.0/8`, or a single address. IPv4 addresses in IPv6's clothes are IPv4.
-pub(super) fn network(text: &str) -> Option<IpNet> {
+pub(crate) fn network(text: &str) -> Option<IpNet> {
     const MAPPED: u8 = 96;
     let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok()?;
     match (network.addr().to_canonical(), network.prefix_len().checked_sub(MAPPED)) {
@@ -68,26 +77,14 @@ pub(super) fn network(text: &str) -> Option<IpNet> {
     }
 }
 
-/// The full name of a feed given by its short or full name. A name of ASAPP's that is not documented yet passes.
-pub(crate) fn feed(name: &str) -> Option<String> {
-    const PREFIX: &str = "com.asapp.event.";
-    match name {
-        "activity" | "journey" | "queue" => Some(format!("{PREFIX}{name}")),
-        _ if name.starts_with("com.asapp.") && !name.ends_with('.') => Some(name.to_owned()),
-        _ => None,
-    }
-}
-
-/// A glob over event types that can surely be used. The bound is what keeps it so: globset goes down into nested braces by
-/// recursion, on any thread's stack, and refuses too large a pattern only when it is used.
-pub(crate) fn glob(text: &str) -> Option<Glob> {
-    const LONGEST: usize = 256;
-    let glob = (text.len() <= LONGEST).then(|| Glob::new(text).ok()).flatten()?;
-    GlobSet::new([&glob]).is_ok().then_some(glob)
+/// Whether a URL's host is this machine, by its own name.
+pub(crate) fn is_this_host(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// The candidate that `word` is most likely a misspelling of.
-pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let allowed = word.len() / 4 + 1;
     candidates.map(|c| (edits(word, c), c)).filter(|(edits, _)| *edits <= allowed).min().map(|(_, c)| c)
 }
@@ -161,26 +158,6 @@ mod tests {
         }
         for bad in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "balancer", "10.0.0.0/", "10.0.0.0/8 "] {
             assert_eq!(network(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn feeds() {
-        assert_eq!(feed("activity").as_deref(), Some("com.asapp.event.activity"));
-        assert_eq!(feed("com.asapp.event.survey").as_deref(), Some("com.asapp.event.survey"));
-        for bad in ["", "activities", "com.example.event.activity", "com.asapp."] {
-            assert_eq!(feed(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn globs() {
-        let deep = |depth| format!("{}a{}", "{".repeat(depth), "}".repeat(depth));
-        for good in ["CALL*", "{a,b}?", "[!x]", &"a".repeat(256), &deep(127)] {
-            assert!(glob(good).is_some(), "{good}");
-        }
-        for bad in ["[a", "{a", "a}", &"a".repeat(257), &deep(100_000)] {
-            assert!(glob(bad).is_none(), "{bad}");
         }
     }
 

@@ -5,19 +5,19 @@ use std::path::PathBuf;
 
 use ::config::{Map, Value, ValueKind};
 
-/// The sources of a [`Config`](super::Config), and what they said.
+/// The sources of a [`Config`](crate::config::Config), and what they said.
 #[derive(Clone, Default)]
-pub(super) struct Origin {
-    pub(super) files: Vec<PathBuf>,
+pub(crate) struct Origin {
+    pub(crate) files: Vec<PathBuf>,
     /// A process cannot be given another environment, so it is not looked at again.
-    pub(super) env: Vec<(String, String)>,
+    pub(crate) env: Vec<(String, String)>,
     /// All layers merged.
-    pub(super) table: Map<String, Value>,
+    pub(crate) table: Map<String, Value>,
 }
 
 impl Origin {
     /// The full paths of all keys whose values differ, sorted.
-    pub(super) fn changes(&self, other: &Self) -> Vec<String> {
+    pub(crate) fn changes(&self, other: &Self) -> Vec<String> {
         let mut changes = Vec::new();
         compare_tables("", &self.table, &other.table, &mut changes);
         changes.sort_unstable();
