@@ -24,18 +24,19 @@
 //!    together, keeps each entity's events in order, tries again, gives up into the dead letters, and tells the journal
 //!    what became of each event. Beside the live events, and out of their order, it takes dead letters that an operator
 //!    wants to be tried again, and, when nothing else can go, copies for a replay.
-//! 7. [`sinks`] do the delivering. A new sink is a file in `sinks/`, a variant of [`config::SinkKind`] with its keys, and
-//!    an arm in [`dispatch::Lanes::start`].
+//! 7. [`sinks`] do the delivering. Each kind has a file or folder of its own in `sinks/`, with its settings, their reader,
+//!    its part of `check`, the plan of its lane and its opening; `sinks/mod.rs` has the only list of kinds. A new kind is
+//!    such a file, a line in that list, its keys in `config/default.toml` and its page in `docs/`.
 //! 8. [`shape`] makes of an event, for its sink, what that gets to see: its format, with the redacted members cut out of
 //!    the bytes.
 //!
-//! Around the path: [`service`] (puts all of it together, and drains it), [`config`] (settings), [`reload`] (takes them
-//! and the TLS files anew while all goes on), `outbound` (TLS and HTTP to other systems, bounded), [`admin`] (the operators' port), [`problem`] (error answers of both ports),
-//! `pem` and `whole` (files of
-//! certificates, keys and secrets, taken whole or refused), [`telemetry`] (names of metrics and log fields), [`terminal`] (what a terminal may be shown), [`traces`] (spans, in builds that have them), [`places`] (where
-//! paths lead), [`notify`] (what a service
-//! manager is told), [`simulator`] (ASAPP's side) and [`commands`] (the command line). Imports run one way, from the door
-//! inwards.
+//! Around the path: [`service`] (puts all of it together, and drains it), [`config`] (settings, put together from its
+//! sections; `settings` has the layers and the typed reads), [`reload`] (takes them and the TLS files anew while all
+//! goes on), `outbound` (TLS and HTTP to other systems, bounded), [`admin`] (the operators' port), [`problem`] (error answers
+//! of both ports), `pem` and `whole` (files of certificates, keys and secrets, taken whole or refused), [`telemetry`]
+//! (names of metrics and log fields), [`terminal`] (what a terminal may be shown), [`traces`] (spans, in builds that
+//! have them), [`places`] (where paths lead), [`notify`] (what a service manager is told), [`simulator`] (ASAPP's side)
+//! and [`commands`] (the command line). Imports run one way, from the door inwards.
 //!
 //! # Invariants
 //!
@@ -54,6 +55,7 @@ pub mod commands;
 pub mod config;
 pub mod dispatch;
 pub mod envelope;
+mod findings;
 pub mod ingest;
 pub mod journal;
 pub mod notify;

@@ -169,6 +169,11 @@ fn link_or_folder(path: &Path) -> io::Result<Option<PathBuf>> {
     }
 }
 
+/// The folder that a path of a file is in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Gate, GateError, Insight};
 use crate::admission::Admission;
-use crate::config::{self, Config, Engine, Problems, SinkKind};
+use crate::config::{self, Config, Engine, Problems};
 use crate::dispatch::{Drifts, Health, Lanes, Seen};
 use crate::ingest::Ingest;
 use crate::journal::{self, Journal, OpenError};
@@ -334,15 +334,7 @@ fn insight(
 
 /// The certificates that sinks show, and the CAs they trust: they are read once, at their start.
 fn read_by_sinks(sinks: &[config::Sink]) -> Vec<Expiry> {
-    let read = |sink: &config::Sink| match &sink.kind {
-        SinkKind::Http(http) => {
-            let key = |key: &str| format!("sinks.{}.tls.{key}", sink.name);
-            let shown = http.tls.certificate.iter().flat_map(|file| Expiry::of_chain(&key("certificate"), file));
-            let trusted = http.tls.ca.iter().flat_map(|file| Expiry::of_authorities(&key("ca"), file));
-            shown.chain(trusted).collect()
-        }
-        SinkKind::Stdout | SinkKind::File(_) => Vec::new(),
-    };
+    let read = |sink: &config::Sink| sink.kind.settings().expiries(&format!("sinks.{}", sink.name));
     sinks.iter().filter(|sink| sink.enabled).flat_map(read).collect()
 }
 

@@ -15,7 +15,6 @@ mod journal;
 mod listen;
 mod log;
 mod nats;
-mod own;
 mod sinks;
 mod tls;
 
@@ -33,13 +32,15 @@ pub use self::journal::{DeadLetters, Dedup, Engine, Journal, Quarantine};
 pub use self::listen::Listen;
 pub use self::log::{Log, LogFormat};
 pub use self::nats::Nats;
-pub use self::own::{Clash, OwnFiles};
-pub use self::sinks::{
-    Batch, Compress, FileSink, Format, HttpSink, HttpTls, Ordering, Retry, Sink, SinkKind, Start, Sync,
-};
+pub use self::sinks::{Retry, Sink, Start};
 pub use self::tls::{AllowedClient, AllowedClients, Tls, TlsVersion};
 use crate::settings::{Origin, Reader, Section, environment, is_of_whole_file};
 pub use crate::settings::{PREFIX, Problem, Problems, Warning};
+pub use crate::shape::Format;
+pub use crate::sinks::{
+    Batch, Clash, Compress, FileSettings as FileSink, HttpSettings as HttpSink, HttpTls, Ordering, OwnFiles, SinkKind,
+    Sync,
+};
 
 /// All settings, checked. SPEC section 4 has the keys; field names are the keys.
 #[derive(Debug, Clone)]
@@ -214,11 +215,11 @@ fn of_a_fleet(reader: &mut Reader, config: &Config, nats: &Nats) {
         "make ack_timeout shorter than answer_within, by half or more",
     );
     for sink in &config.sinks {
-        let SinkKind::Http(http) = &sink.kind else { continue };
         let ordering = format!("sinks.{}.ordering", sink.name);
+        let is_chosen = reader.knows(&ordering) && sink.kind.settings().plan().ordering == Ordering::Strict;
         reader.contradiction(
             &[&ordering, "journal.nats.partitions"],
-            http.ordering == Ordering::Strict && nats.partitions > 1,
+            is_chosen && nats.partitions > 1,
             "exclude each other: there is no order over partitions",
             "write ordering = \"entity\", or partitions = 1, which one receiver at a time delivers",
         );

@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::filter::Filter;
 use super::health::Health;
-use super::queue::{Chain, Item, Parcel, Plan, Queue};
+use super::queue::{Chain, Item, Parcel, Queue};
 use super::replay::{Copies, Done};
 use super::told::{NotTaken, Told};
-use crate::config::Ordering;
+use crate::config::Retry;
 use crate::journal::{Cursor, Event, Gone, Letter, Letters, Lost, Read, Refused, Settled, Settler};
 use crate::shape;
-use crate::sinks::{Failure, FailureKind, Sink};
+use crate::sinks::{Failure, FailureKind, Ordering, Plan, Sink};
 use crate::telemetry::Metrics;
 use crate::traces::Deliveries;
 
@@ -83,7 +83,7 @@ impl<S: Sink> Lane<S> {
     pub(super) fn new(
         cursor: Cursor,
         sinks: Vec<S>,
-        (plan, ordering): (Plan, Ordering),
+        (plan, retry): (Plan, Retry),
         filter: Arc<Filter>,
         (health, metrics, spans): (Health, Arc<Metrics>, Deliveries),
         copies: mpsc::Receiver<Copies>,
@@ -100,8 +100,8 @@ impl<S: Sink> Lane<S> {
             idle: sinks,
             under_way: FuturesUnordered::new(),
             burying: FuturesUnordered::new(),
-            queue: Queue::new(plan),
-            ordering,
+            ordering: plan.ordering,
+            queue: Queue::new(plan, retry),
             filter,
             hasher: RandomState::new(),
             received: BTreeMap::new(),

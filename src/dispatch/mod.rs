@@ -17,7 +17,6 @@ mod told;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
@@ -29,24 +28,16 @@ pub use filter::Filter;
 pub use health::{Condition, Health};
 pub use replay::{Bound, DEFAULT_RATE, Progress, ReplayError, Replays, Request, State as ReplayState};
 
-use crate::config::{HttpSink, Ordering, OwnFiles, Sink as SinkSettings, SinkKind};
+use crate::config::Sink as SinkSettings;
 use crate::journal::{Cursor, Journal};
 use crate::shape::Shape;
-use crate::sinks::{FileSink, Http, Sink, Stdout};
+use crate::sinks::{Opened, Opening, OwnFiles, Sink};
 use crate::telemetry::Metrics;
 use crate::traces::{Deliveries, Traces};
 use lane::Lane;
 use observer::Observer;
-use queue::Plan;
 use replay::Way;
 use threads::Threads;
-
-/// Events and bytes of one write to a sink of lines.
-const LINES: (usize, usize) = (1024, 4 << 20);
-/// How far such a lane reads ahead, in sequences.
-const LINES_AHEAD: u64 = 4096;
-/// How long a line for a file waits for others: one write and one sync serve all that came meanwhile.
-const FILE_WAIT: Duration = Duration::from_millis(20);
 
 /// The running lanes.
 #[derive(Debug)]
@@ -82,26 +73,10 @@ impl Lanes {
         for cursor in cursors {
             let Some(settings) = sinks.iter().find(|sink| sink.name == cursor.sink()) else { continue };
             let shape = Shape::new(settings.format, &settings.redact);
-            match &settings.kind {
-                SinkKind::Stdout => {
-                    let told = (metrics, Deliveries::none());
-                    lanes.add(cursor, settings, vec![Stdout::new(shape)?], lines(settings), told);
-                }
-                SinkKind::File(file) => {
-                    let sink = FileSink::new(&settings.name, file.clone(), shape, own.clone());
-                    let (plan, ordering) = lines(settings);
-                    let plan = Plan { max_wait: FILE_WAIT, ..plan };
-                    let told = (metrics, Deliveries::none());
-                    lanes.add(cursor, settings, vec![sink], (plan, ordering), told);
-                }
-                SinkKind::Http(http) => {
-                    let sink = Http::new(http, shape).map_err(|error| {
-                        io::Error::other(format!("sinks.{}.{}: {error}", settings.name, error.key()))
-                    })?;
-                    let told = (metrics, traces.deliveries(&settings.name, &http.url));
-                    lanes.add(cursor, settings, vec![sink; http.concurrency], requests(settings, http), told);
-                }
-            }
+            let spans = settings.kind.settings().target();
+            let spans = spans.map_or_else(Deliveries::none, |target| traces.deliveries(&settings.name, target));
+            let opening = Opening { name: &settings.name, shape, own };
+            settings.kind.open(opening, Starting { lanes: &mut lanes, cursor, settings, metrics, spans })?;
         }
         Ok(lanes)
     }
@@ -112,7 +87,6 @@ impl Lanes {
         cursor: Cursor,
         settings: &SinkSettings,
         sinks: Vec<S>,
-        planned: (Plan, Ordering),
         (metrics, spans): (&Arc<Metrics>, Deliveries),
     ) {
         let health = Health::default();
@@ -120,6 +94,7 @@ impl Lanes {
         let filter = Arc::new(Filter::new(&settings.filter));
         let (copies, to_copy) = mpsc::channel(1);
         self.ways.push(Way { sink: settings.name.clone(), copies, filter: Arc::clone(&filter) });
+        let planned = (settings.kind.settings().plan(), settings.retry.clone());
         let told = (health, Arc::clone(metrics), spans);
         let lane = Lane::new(cursor, sinks, planned, filter, told, to_copy, self.finish.clone());
         let deliver = async move {
@@ -161,28 +136,17 @@ impl Lanes {
     }
 }
 
-/// Lines are written in order, one batch at a time.
-fn lines(settings: &SinkSettings) -> (Plan, Ordering) {
-    let plan = Plan {
-        concurrency: 1,
-        max_events: LINES.0,
-        max_bytes: LINES.1,
-        max_wait: Duration::ZERO,
-        max_ahead: LINES_AHEAD,
-        retry: settings.retry.clone(),
-    };
-    (plan, Ordering::Strict)
+/// A lane that lacks nothing but its sinks.
+struct Starting<'a> {
+    lanes: &'a mut Lanes,
+    cursor: Cursor,
+    settings: &'a SinkSettings,
+    metrics: &'a Arc<Metrics>,
+    spans: Deliveries,
 }
 
-/// Requests go as their sink's settings say.
-fn requests(settings: &SinkSettings, http: &HttpSink) -> (Plan, Ordering) {
-    let plan = Plan {
-        concurrency: http.concurrency,
-        max_events: http.batch.max_events,
-        max_bytes: http.batch.max_bytes,
-        max_wait: http.batch.max_wait,
-        max_ahead: http.max_ahead,
-        retry: settings.retry.clone(),
-    };
-    (plan, http.ordering)
+impl Opened for Starting<'_> {
+    fn take<S: Sink>(self, sinks: Vec<S>) {
+        self.lanes.add(self.cursor, self.settings, sinks, (self.metrics, self.spans));
+    }
 }

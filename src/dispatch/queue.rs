@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::config::Retry;
-use crate::sinks::{Blame, FailureKind};
+use crate::sinks::{Blame, FailureKind, Plan};
 
 /// Bytes of events that a lane holds before it reads on.
 const HELD_BYTES: usize = 64 << 20;
@@ -20,20 +20,6 @@ const HELD_BYTES: usize = 64 << 20;
 const BURY_AGAIN: Duration = Duration::from_secs(1);
 /// Failed attempts after which a batch is divided if the target takes others meanwhile.
 const SUSPICIOUS: u32 = 3;
-
-/// How a lane puts its deliveries together.
-#[derive(Debug, Clone)]
-pub(super) struct Plan {
-    /// Deliveries under way at a time.
-    pub(super) concurrency: usize,
-    pub(super) max_events: usize,
-    pub(super) max_bytes: usize,
-    /// How long the first event of a batch waits for more.
-    pub(super) max_wait: Duration,
-    /// Sequences past the oldest unsettled event.
-    pub(super) max_ahead: u64,
-    pub(super) retry: Retry,
-}
 
 /// What keeps its order among itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,6 +86,7 @@ fn turn(chain: Chain, first: u64) -> Turn {
 #[derive(Debug)]
 pub(super) struct Queue<T> {
     plan: Plan,
+    retry: Retry,
     lines: HashMap<Chain, Line<T>>,
     /// The lines that may go, in order of arrival, replays last.
     ready: BTreeSet<Turn>,
@@ -141,9 +128,10 @@ impl<T> Parcel<T> {
 }
 
 impl<T> Queue<T> {
-    pub(super) fn new(plan: Plan) -> Self {
+    pub(super) fn new(plan: Plan, retry: Retry) -> Self {
         Self {
             plan,
+            retry,
             lines: HashMap::new(),
             ready: BTreeSet::new(),
             resting: BTreeMap::new(),
@@ -236,7 +224,7 @@ impl<T> Queue<T> {
             Ok(replay) => {
                 // One of them at a time, until it is known what came of it.
                 self.fresh_after =
-                    (self.failing() >= self.limit()).then(|| now + self.plan.retry.max_backoff.max(BURY_AGAIN));
+                    (self.failing() >= self.limit()).then(|| now + self.retry.max_backoff.max(BURY_AGAIN));
                 Ok(self.put_together(replay, now))
             }
             Err(later) => Err(due.into_iter().chain(later).min()),

@@ -13,5 +13,5 @@ pub use layers::PREFIX;
 pub(crate) use layers::{environment, is_of_whole_file, merge};
 pub(crate) use origin::Origin;
 pub use problem::{Problem, Problems, Warning};
-pub(crate) use reader::{NamedFile, Reader, Section, Use};
+pub(crate) use reader::{NamedFile, Reader, Section, Use, keys};
 pub(crate) use units::{DAY, HOUR, INSTANT, KIB, MIB, MINUTE, SECOND, YEAR, is_this_host, network, sha256};

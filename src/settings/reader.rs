@@ -62,6 +62,14 @@ pub(crate) struct Section<'r, 't> {
     known: Vec<&'t str>,
 }
 
+/// The keys of a table that `read` reads.
+pub(crate) fn keys(read: impl FnOnce(&mut Section<'_, '_>)) -> Vec<String> {
+    let (mut reader, table) = (Reader::default(), Map::new());
+    let mut section = reader.root(&table);
+    read(&mut section);
+    section.known.into_iter().map(str::to_owned).collect()
+}
+
 impl Reader {
     /// With the problems found so far.
     pub(crate) fn new(problems: Vec<Problem>) -> Self {
@@ -85,6 +93,11 @@ impl Reader {
         if let Some((key, source)) = self.judge(keys, odd) {
             self.warnings.push(Warning { key, source, what: what.to_string() });
         }
+    }
+
+    /// Whether a key of this full path was read, by whatever section it belongs to.
+    pub(crate) fn knows(&self, key: &str) -> bool {
+        self.asked.contains_key(key)
     }
 
     /// Takes back the problems with keys that no layer has.
@@ -426,10 +439,11 @@ impl<'t> Section<'_, 't> {
     }
 
     /// Refuses those of `keys` that were not read: they belong elsewhere, as `what` says.
-    pub(crate) fn misplaced(&mut self, keys: &[&'static str], what: &str) {
+    pub(crate) fn misplaced(&mut self, keys: &[String], what: &str) {
         let remedy = self.keys_here();
         for key in keys {
-            if self.has(key) && !self.known.contains(key) {
+            let here = self.table.and_then(|table| table.get_key_value(key)).map(|(key, _)| key.as_str());
+            if let Some(key) = here.filter(|key| !self.known.contains(key)) {
                 self.get(key);
                 self.bad(key, what, &remedy);
             }

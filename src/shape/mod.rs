@@ -15,12 +15,23 @@ use time::OffsetDateTime;
 use time::format_description::StaticFormatDescription;
 use time::macros::format_description;
 
-use crate::config::Format;
 use crate::envelope::{self, Cuts, Feed};
 use crate::journal::Event;
 use cloudevents::Attributes;
 use json::member;
 pub use json::push_line;
+
+/// What a sink gets to see of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// The bytes as received.
+    #[default]
+    Raw,
+    /// `{"received_at","peer","endpoint","sequence","event":<raw>}`.
+    Envelope,
+    /// CloudEvents 1.0.
+    CloudEvents,
+}
 
 /// A sink's format and redaction, ready to use. Cheap to clone.
 #[derive(Debug, Clone)]

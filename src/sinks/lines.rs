@@ -7,10 +7,22 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use super::plan::{Ordering, Plan};
 use super::sink::Failure;
 use crate::blocking::joined;
 use crate::journal::Event;
 use crate::shape::{Shape, push_line};
+
+/// Events and bytes of one write.
+const MOST: (usize, usize) = (1024, 4 << 20);
+/// How far a lane of lines reads ahead, in sequences.
+const AHEAD: u64 = 4096;
+
+/// Lines are written in order, one batch at a time, for which a line waits `max_wait` at most.
+pub(super) fn plan(max_wait: Duration) -> Plan {
+    let (max_events, max_bytes) = MOST;
+    Plan { concurrency: 1, max_events, max_bytes, max_wait, max_ahead: AHEAD, ordering: Ordering::Strict }
+}
 
 /// Takes lines. Called where it may block, by one thread at a time.
 pub(super) trait Output: Send + 'static {

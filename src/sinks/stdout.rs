@@ -4,27 +4,53 @@ use std::fs::{self, File};
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::time::Duration;
 
 use rustix::fs::{OFlags, fcntl_getfl};
 
+use super::kind::{self, Kind, Opening};
 use super::lines::{self, LineSink, Lines, Output};
+use super::plan::Plan;
 use super::sink::{Failure, Sink};
 use crate::journal::Event;
-use crate::shape::Shape;
+use crate::settings::Section;
+use crate::shape::{Format, Shape};
 use crate::terminal::escaped_bytes;
 
 const NONE: &str = "standard output is closed: open it, or switch the sink off (enabled = false)";
 
 const DELETED: &str = "its file was deleted: start the receiver again, or write to a file with a sink of type \"file\"";
 
+/// A sink of `type = "stdout"`, which has no keys of its own.
+#[derive(Debug, Clone, Default)]
+pub struct Settings;
+
+impl Kind for Settings {
+    fn read(_: &mut Section<'_, '_>, _: Format) -> Self {
+        Self
+    }
+
+    fn plan(&self) -> Plan {
+        lines::plan(Duration::ZERO)
+    }
+}
+
+impl kind::Open for Settings {
+    type Sink = Stdout;
+
+    fn open(&self, opening: Opening<'_>) -> io::Result<Vec<Stdout>> {
+        Ok(vec![Stdout::new(opening.shape)?])
+    }
+}
+
 /// Writes past Rust's own buffer of standard output, which after an error would not say what it still holds.
 #[derive(Debug)]
-pub struct Stdout(LineSink<Stream>);
+pub(crate) struct Stdout(LineSink<Stream>);
 
 impl Stdout {
     /// # Errors
     /// When there is no standard output.
-    pub fn new(shape: Shape) -> io::Result<Self> {
+    pub(super) fn new(shape: Shape) -> io::Result<Self> {
         Ok(Self(LineSink::new(shape, Stream { out: Open::new()? })))
     }
 }

@@ -221,7 +221,7 @@ fn a_sink_that_is_named_like_a_type_need_not_name_it() {
     let sinks = sinks("[sinks.file]\npath = 'a'\n[sinks.http]\nurl = 'https://x/'\n[sinks.stdout]", &[]);
     assert_eq!(file_sink(&sinks[0]).path, Path::new("a"));
     assert_eq!(http_sink(&sinks[1]).url, "https://x/");
-    assert!(matches!(sinks[2].kind, SinkKind::Stdout));
+    assert!(matches!(sinks[2].kind, SinkKind::Stdout(_)));
 }
 
 #[test]

@@ -1,8 +1,7 @@
 //! The cluster of a fleet's journal: whether it lets the receiver in, and keeps what the journal promises.
 
-use super::folders::secret;
-use super::{Finding, Verdict, shown_certificate, trusted_authorities};
 use crate::config::Config;
+use crate::findings::{Finding, Verdict, secret, shown_certificate, trusted_authorities};
 use crate::journal::examine_cluster;
 
 /// Connects, and changes nothing.

@@ -1,6 +1,5 @@
-//! The data folder, the secrets, and the files of sinks: whether they can be used, by whom, and how much room there is.
+//! The data folder: whether it can be used, by whom, and how much room there is.
 
-use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -10,10 +9,10 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::Access;
 use rustix::io::Errno;
 
-use super::Finding;
-use crate::config::{self, Config, Engine, FileSink};
+use crate::config::{Config, Engine};
+use crate::findings::{Finding, mib};
 use crate::journal::{Disk, denied, foreign_journal, holder, unusable_files, volatile_file_system};
-use crate::{sinks, whole};
+use crate::places::folder_of;
 
 /// Clocks of file servers may differ by so much.
 const LEEWAY: Duration = Duration::from_secs(60);
@@ -146,99 +145,6 @@ fn room(config: &Config, path: &Path, place: &Path) -> Finding {
     Finding::good(KEY, format!("{settings}; {disk}"))
 }
 
-/// A file that holds a secret.
-pub(super) fn secret(key: &str, path: &Path) -> Finding {
-    let shown = path.display();
-    match fs::metadata(path).and_then(|found| Ok((found, whole::read(path, whole::SECRET)?))) {
-        Err(error) => {
-            let remedy = match error.kind() {
-                io::ErrorKind::PermissionDenied => ": give the receiver's user the file",
-                io::ErrorKind::NotFound => ": make it, or mount it",
-                _ => "",
-            };
-            Finding::error(key, format!("{shown} cannot be read: {error}{remedy}"))
-        }
-        Ok((_, secret)) if secret.trim_ascii().is_empty() => {
-            Finding::error(key, format!("{shown} is empty: write the secret into it"))
-        }
-        Ok((found, _)) if found.mode() & 0o077 != 0 => {
-            Finding::warning(key, format!("{shown} can be read by others: chmod 600 it"))
-        }
-        Ok(_) => Finding::good(key, format!("{shown} is readable by its owner only")),
-    }
-}
-
-/// What would make a file sink's events wait, or lose them. Nothing of it keeps the receiver from starting.
-pub(super) fn file_sink(key: &str, file: &FileSink, journal: &config::Journal) -> Vec<Finding> {
-    let path_key = format!("{key}.path");
-    let (shown, folder) = (file.path.display(), folder_of(&file.path));
-    if let Some(why) = unwritable(&file.path) {
-        let text = format!("{shown} {why}; its events would wait in the journal until it can");
-        return vec![Finding::warning(path_key, text)];
-    }
-    let mut findings = Vec::new();
-    if let Ok(found) = fs::metadata(folder)
-        && found.mode() & 0o022 != 0
-        && found.mode() & 0o1000 == 0
-    {
-        let text =
-            format!("others can write to the folder {}, and so exchange the file: chmod go-w it", folder.display());
-        findings.push(Finding::warning(&path_key, text));
-    }
-    let rotates = file.rotate_bytes.is_some() || file.rotate_every.is_some();
-    let name = file.path.file_name().map_or(0, OsStr::len);
-    let longest = rustix::fs::statvfs(folder).map_or(u64::MAX, |found| found.f_namemax);
-    if rotates && name.saturating_add(sinks::LONGEST_SUFFIX) as u64 > longest {
-        let text = format!(
-            "its name has {name} bytes, and a rotated file's up to {} bytes more, which {} does not permit (at most \
-             {longest}): it would not be rotated or compressed; give it a shorter name",
-            sinks::LONGEST_SUFFIX,
-            folder.display()
-        );
-        findings.push(Finding::warning(&path_key, text));
-    }
-    let is_endless = file.keep_files.is_none();
-    if is_endless && journal.engine == Engine::Sqlite && is_same_disk(folder, existing(&journal.path)) {
-        let text = "nothing is ever deleted, on the journal's own disk, until it is full and events are refused: \
-                    set it together with rotate_bytes, move the file, or have something else clear it away";
-        findings.push(Finding::warning(format!("{key}.keep_files"), text));
-    }
-    let most = file.rotate_bytes.zip(file.keep_files).map(|(bytes, files)| bytes.saturating_mul(files as u64 + 1));
-    if let (Some(most), Ok(free)) = (most, free(folder))
-        && free < most
-    {
-        let text = format!(
-            "with rotate_bytes up to {} on a disk that has {} left: full, its events would wait in the journal; \
-             keep fewer files, or make room",
-            mib(most),
-            mib(free)
-        );
-        findings.push(Finding::warning(format!("{key}.keep_files"), text));
-    }
-    findings
-}
-
-fn unwritable(path: &Path) -> Option<String> {
-    match fs::symlink_metadata(path) {
-        Ok(found) if !found.is_file() => Some("is no regular file".to_owned()),
-        Ok(_) => {
-            let denied = rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK).err()?;
-            Some(format!("cannot be read and written by this user ({denied})"))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let denied = rustix::fs::access(folder_of(path), Access::WRITE_OK | Access::EXEC_OK).err()?;
-            let remedy = match denied {
-                Errno::NOENT | Errno::NOTDIR => ": make the folder",
-                Errno::ACCESS => ": give the folder to the receiver's user",
-                Errno::ROFS => ": mount its volume writable",
-                _ => "",
-            };
-            Some(format!("cannot be made in its folder ({denied}){remedy}"))
-        }
-        Err(error) => Some(format!("cannot be looked at ({error})")),
-    }
-}
-
 fn network_file_system(path: &Path) -> Option<&'static str> {
     const NFS: i64 = 0x6969;
     const SMB: i64 = 0x517b;
@@ -249,26 +155,4 @@ fn network_file_system(path: &Path) -> Option<&'static str> {
         SMB | CIFS | SMB2 => Some("SMB"),
         _ => None,
     }
-}
-
-fn is_same_disk(a: &Path, b: &Path) -> bool {
-    matches!((fs::metadata(a), fs::metadata(b)), (Ok(a), Ok(b)) if a.dev() == b.dev())
-}
-
-/// The folder itself, or the one that it would be made in.
-fn existing(path: &Path) -> &Path {
-    if path.exists() { path } else { folder_of(path) }
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn free(path: &Path) -> io::Result<u64> {
-    let fs = rustix::fs::statvfs(path)?;
-    Ok(fs.f_bavail.saturating_mul(fs.f_frsize))
-}
-
-pub(super) fn mib(bytes: u64) -> String {
-    format!("{} MiB", bytes >> 20)
 }

@@ -7,9 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Resource, getrlimit};
 
-use super::Finding;
-use super::folders::mib;
 use crate::config::{Config, Engine};
+use crate::findings::{Finding, mib};
 use crate::server::open_files_for;
 
 /// The first second of 2026. This program is younger.

@@ -7,14 +7,14 @@ mod folders;
 mod host;
 mod sinks;
 
-use std::fmt;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use super::output::{Failure, print};
 use crate::about;
 use crate::admin::Gate;
 use crate::config::{self, AllowedClients, Config};
+use crate::findings::{Finding, Verdict, example_host, secret};
 use crate::tls::{self, Portrait, ServerTls, Vouched};
 
 /// What Kubernetes gives a container to end by itself, less a little for its own steps.
@@ -58,23 +58,6 @@ pub async fn run(args: Args, files: &[PathBuf]) -> Result<(), Failure> {
         return Err(Failure::configuration(""));
     }
     if is_any(Verdict::Failed) { Err(Failure::failed("")) } else { Ok(()) }
-}
-
-struct Finding {
-    verdict: Verdict,
-    /// A key of the settings.
-    key: String,
-    text: String,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    Good,
-    Warning,
-    /// What was tried did not work out. It is no matter of the settings.
-    Failed,
-    /// The receiver would not start.
-    Error,
 }
 
 fn of_settings(config: &Config, warnings: Vec<config::Warning>) -> Vec<Finding> {
@@ -162,43 +145,6 @@ fn own_certificate(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// A certificate that servers are shown. One that they refuse keeps the receiver from nothing but them.
-fn shown_certificate(key: &str, file: &Path) -> Vec<Finding> {
-    let finding = |found: tls::Finding| match found.severity {
-        tls::Severity::Info => Finding::good(key, found.to_string()),
-        tls::Severity::Warning => Finding::warning(key, found.to_string()),
-        tls::Severity::Error => Finding::failed(key, found.to_string()),
-    };
-    tls::shown_to_servers(file, SystemTime::now()).into_iter().map(finding).collect()
-}
-
-/// CAs that are trusted when the receiver connects. A bundle has many: only those that end are worth a line.
-fn trusted_authorities(key: &str, file: &Path) -> Vec<Finding> {
-    let now = SystemTime::now();
-    let ending = tls::Expiry::of_authorities(key, file).into_iter().filter(|expiry| expiry.ends_soon(now));
-    let finding = |expiry: tls::Expiry| {
-        let (file, name, days) = (file.display(), &expiry.subject, expiry.days_left(now));
-        let date = humantime::format_rfc3339_seconds(expiry.at);
-        let text = if expiry.is_over(now) {
-            format!("{file}: the CA `{name}` expired on {date}: replace it with its successor")
-        } else {
-            format!("{file}: the CA `{name}` is valid for {days} more days, until {date}: add its successor")
-        };
-        Finding::warning(key, text)
-    };
-    ending.map(finding).collect()
-}
-
-/// The examples of the shipped settings are under names that belong to nobody (RFC 2606).
-fn example_host(key: &str, host: &str) -> Option<Finding> {
-    let is_example = ["example.com", "example.net", "example.org"]
-        .iter()
-        .any(|name| host.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.')));
-    is_example.then(|| {
-        Finding::warning(key, format!("{host} is an example's name, which belongs to nobody: write the real one"))
-    })
-}
-
 fn clients(tls: &config::Tls) -> Vec<Finding> {
     const KEY: &str = "tls.allowed_clients";
     let mut findings = Vec::new();
@@ -217,7 +163,7 @@ fn clients(tls: &config::Tls) -> Vec<Finding> {
 fn admin_token(admin: &config::Admin) -> Vec<Finding> {
     const KEY: &str = "admin.token_file";
     let Some(path) = admin.token_file.as_deref() else { return Vec::new() };
-    let readable = folders::secret(KEY, path);
+    let readable = secret(KEY, path);
     if readable.verdict == Verdict::Error {
         return vec![readable];
     }
@@ -243,40 +189,4 @@ fn drain(listen: &config::Listen) -> Vec<Finding> {
         findings.push(Finding::warning("listen.pre_drain", text));
     }
     findings
-}
-
-impl Finding {
-    fn good(key: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Good, key: key.into(), text: text.into() }
-    }
-
-    fn warning(key: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Warning, key: key.into(), text: text.into() }
-    }
-
-    fn failed(key: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Failed, key: key.into(), text: text.into() }
-    }
-
-    fn error(key: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Error, key: key.into(), text: text.into() }
-    }
-}
-
-impl From<config::Problem> for Finding {
-    fn from(problem: config::Problem) -> Self {
-        let config::Problem { key, source, what, remedy } = problem;
-        Self::error(key, format!("{what} ({source}): {remedy}"))
-    }
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = match self.verdict {
-            Verdict::Good => "ok",
-            Verdict::Warning => "warning",
-            Verdict::Failed | Verdict::Error => "error",
-        };
-        write!(f, "{verdict:<8} {}: {}", self.key, self.text)
-    }
 }

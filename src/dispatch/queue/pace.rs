@@ -20,7 +20,7 @@ impl<T> Queue<T> {
     }
 
     pub(super) fn longest_pause(&self) -> Duration {
-        LONGEST_PAUSE.max(self.plan.retry.max_backoff)
+        LONGEST_PAUSE.max(self.retry.max_backoff)
     }
 
     pub(super) fn count_against_target(&mut self, fresh: bool, now: Instant) {
@@ -32,14 +32,14 @@ impl<T> Queue<T> {
 
     /// Whether the settings end the attempts here.
     pub(super) fn is_over(&self, parcel: &Parcel<T>, now: Instant) -> bool {
-        let Retry { max_attempts, max_age, .. } = &self.plan.retry;
+        let Retry { max_attempts, max_age, .. } = &self.retry;
         max_attempts.is_some_and(|most| parcel.attempts >= most)
             || max_age.is_some_and(|age| now.saturating_duration_since(parcel.began) >= age)
     }
 
     /// Exponential, full jitter: anything from nothing up to the bound, so that retries do not come in step.
     pub(super) fn backoff(&self, attempts: u32) -> Duration {
-        let Retry { initial_backoff, max_backoff, .. } = self.plan.retry;
+        let Retry { initial_backoff, max_backoff, .. } = self.retry;
         let doubled = initial_backoff.saturating_mul(1 << attempts.saturating_sub(1).min(20));
         doubled.min(max_backoff).mul_f64(fastrand::f64())
     }

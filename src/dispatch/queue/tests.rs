@@ -3,12 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::sinks::Ordering;
 
 const MS: Duration = Duration::from_millis(1);
 
 fn plan() -> Plan {
-    let retry = Retry { initial_backoff: 100 * MS, max_backoff: 1_000 * MS, max_attempts: None, max_age: None };
-    Plan { concurrency: 1, max_events: 1, max_bytes: 1 << 20, max_wait: Duration::ZERO, max_ahead: 10_000, retry }
+    Plan {
+        concurrency: 1,
+        max_events: 1,
+        max_bytes: 1 << 20,
+        max_wait: Duration::ZERO,
+        max_ahead: 10_000,
+        ordering: Ordering::Entity,
+    }
+}
+
+fn retry() -> Retry {
+    Retry { initial_backoff: 100 * MS, max_backoff: 1_000 * MS, max_attempts: None, max_age: None }
 }
 
 const TARGET: FailureKind = FailureKind::Retry { after: None, blame: Blame::Target };
@@ -127,7 +138,7 @@ fn everything_is_delivered_once_in_the_order_of_its_chain_or_buried() {
         let mut world = World {
             random,
             now: Instant::now(),
-            queue: Queue::new(plan),
+            queue: Queue::new(plan, retry()),
             under_way: Vec::new(),
             burying: Vec::new(),
             delivered: BTreeMap::new(),
@@ -198,7 +209,7 @@ fn a_target_that_takes_nothing_is_asked_ever_less_often() {
     let mut world = World {
         random: fastrand::Rng::with_seed(1),
         now,
-        queue: Queue::new(Plan { concurrency: 4, ..plan() }),
+        queue: Queue::new(Plan { concurrency: 4, ..plan() }, retry()),
         under_way: Vec::new(),
         burying: Vec::new(),
         delivered: BTreeMap::new(),
@@ -235,9 +246,9 @@ fn a_target_that_takes_nothing_is_asked_ever_less_often() {
 #[test]
 fn one_bad_event_of_a_batch_is_found() {
     let now = Instant::now();
-    let retry = Retry { max_attempts: Some(2), ..plan().retry };
+    let retry = Retry { max_attempts: Some(2), ..retry() };
     for kind in [FailureKind::Reject, BATCH] {
-        let mut queue = Queue::new(Plan { max_events: 64, retry: retry.clone(), ..plan() });
+        let mut queue = Queue::new(Plan { max_events: 64, ..plan() }, retry.clone());
         (1..=64).for_each(|sequence| queue.push(sequence, Chain::Entity(sequence % 5), 10, sequence, now));
         let (mut delivered, mut buried, mut clock) = (0, Vec::new(), now);
         loop {
@@ -263,7 +274,7 @@ fn one_bad_event_of_a_batch_is_found() {
 #[test]
 fn a_batch_stays_whole_while_its_target_is_away() {
     let now = Instant::now();
-    let mut queue = Queue::new(Plan { max_events: 10, ..plan() });
+    let mut queue = Queue::new(Plan { max_events: 10, ..plan() }, retry());
     (1..=10).for_each(|sequence| queue.push(sequence, Chain::Alone(sequence), 10, sequence, now));
     let mut clock = now;
     for _ in 0..50 {
@@ -281,7 +292,7 @@ fn a_batch_stays_whole_while_its_target_is_away() {
 fn a_pause_that_the_target_wants_is_kept_and_capped() {
     let now = Instant::now();
     for (after, expected) in [(Duration::from_secs(7), 7), (Duration::from_secs(1_000_000), 300)] {
-        let mut queue = Queue::new(plan());
+        let mut queue = Queue::new(plan(), retry());
         (1..=3).for_each(|sequence| queue.push(sequence, Chain::Alone(sequence), 10, sequence, now));
         let parcel = queue.next(now, false).unwrap();
         let kind = FailureKind::Retry { after: Some(after), blame: Blame::Target };
@@ -293,7 +304,7 @@ fn a_pause_that_the_target_wants_is_kept_and_capped() {
 #[test]
 fn a_batch_waits_for_company_as_long_as_it_may() {
     let now = Instant::now();
-    let mut queue = Queue::new(Plan { max_events: 3, max_wait: 100 * MS, ..plan() });
+    let mut queue = Queue::new(Plan { max_events: 3, max_wait: 100 * MS, ..plan() }, retry());
     queue.push(1, Chain::Alone(1), 10, 1, now);
     assert_eq!(queue.next(now, false).unwrap_err(), Some(now + 100 * MS));
     queue.push(2, Chain::Alone(2), 10, 2, now + 50 * MS);
@@ -308,7 +319,7 @@ fn a_batch_waits_for_company_as_long_as_it_may() {
 #[test]
 fn replays_go_last_and_alone() {
     let now = Instant::now();
-    let mut queue = Queue::new(Plan { max_events: 10, concurrency: 2, ..plan() });
+    let mut queue = Queue::new(Plan { max_events: 10, concurrency: 2, ..plan() }, retry());
     (1..=3).for_each(|sequence| queue.push(sequence, Chain::Replay, 10, sequence, now));
     (11..=12).for_each(|sequence| queue.push(sequence, Chain::Alone(sequence), 10, sequence, now));
     queue.push(5, Chain::Letter(1), 10, 5, now);
@@ -338,7 +349,7 @@ fn what_is_withdrawn_and_comes_again_keeps_its_order() {
         let mut world = World {
             random,
             now: Instant::now(),
-            queue: Queue::new(plan),
+            queue: Queue::new(plan, retry()),
             under_way: Vec::new(),
             burying: Vec::new(),
             delivered: BTreeMap::new(),
@@ -416,7 +427,7 @@ fn what_is_withdrawn_and_comes_again_keeps_its_order() {
 #[test]
 fn an_older_event_behind_newer_ones_holds_up_no_lane_that_is_one_chain() {
     let now = Instant::now();
-    let mut queue = Queue::new(Plan { max_ahead: 10, ..plan() });
+    let mut queue = Queue::new(Plan { max_ahead: 10, ..plan() }, retry());
     [50_000, 50_001, 100].into_iter().for_each(|sequence| queue.push(sequence, Chain::Lane, 10, sequence, now));
     for expected in [50_000, 50_001, 100] {
         let parcel = queue.next(now, false).unwrap();

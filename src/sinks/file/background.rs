@@ -11,7 +11,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::rotated::Rotated;
-use crate::config::Sync;
+use super::settings::Sync;
 
 /// How old what was written may become before it is synced.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);

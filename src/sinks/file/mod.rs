@@ -6,15 +6,18 @@
 //! is ended and its event written again, because truncating the file would make those who follow it start over.
 
 mod background;
+mod kind;
 mod name;
 mod permit;
 mod rotated;
+mod settings;
 mod writer;
 
 use background::Background;
-pub use name::{LONGEST_SUFFIX, is_rotated_from};
+pub(super) use name::is_rotated_from;
 use permit::Permit;
 use rotated::Rotated;
+pub use settings::{Settings, Sync};
 use writer::Writer;
 
 use std::sync::Arc;
@@ -22,14 +25,14 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::lines::LineSink;
+use super::own::OwnFiles;
 use super::sink::{Failure, Sink};
-use crate::config::{self, OwnFiles};
 use crate::journal::Event;
 use crate::shape::Shape;
 
 /// Appends to a file.
 #[derive(Debug)]
-pub struct FileSink {
+pub(crate) struct FileSink {
     lines: LineSink<Writer>,
     /// Ends with the sink.
     _background: Background,
@@ -39,7 +42,7 @@ impl FileSink {
     /// The sink of this name. Opens nothing yet: a path that cannot be written to is retried with each delivery. `own`
     /// says at any time what the sink must not touch. Within a tokio runtime only.
     #[must_use]
-    pub fn new(name: &str, settings: config::FileSink, shape: Shape, own: watch::Receiver<Arc<OwnFiles>>) -> Self {
+    pub(super) fn new(name: &str, settings: Settings, shape: Shape, own: watch::Receiver<Arc<OwnFiles>>) -> Self {
         let rotated = Rotated::new(&settings, Permit { sink: name.to_owned(), own });
         let (background, orders) = Background::start(rotated.clone(), settings.sync);
         Self { lines: LineSink::new(shape, Writer::new(settings, rotated, orders)), _background: background }

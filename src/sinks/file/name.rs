@@ -7,7 +7,7 @@ use time::format_description::StaticFormatDescription;
 use time::macros::format_description;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
-use crate::config::Compress;
+use crate::sinks::compress::Compress;
 
 const STAMP: StaticFormatDescription =
     format_description!("[year][month][day]T[hour][minute][second].[subsecond digits:3]Z");
@@ -16,7 +16,7 @@ const LAST_YEAR: i32 = 9999;
 const TEMPORARY: &str = ".tmp";
 
 /// By so many bytes the longest name of a rotated file is longer than the file's own.
-pub const LONGEST_SUFFIX: usize = ".20261122T161004.123Z.zst.tmp".len();
+pub(super) const LONGEST_SUFFIX: usize = ".20261122T161004.123Z.zst.tmp".len();
 
 /// What a name has more than the file's own: `.20261122T161004.123Z` and what follows. They sort by age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,8 +40,7 @@ pub(super) enum Extension {
 }
 
 /// Whether a sink that writes to `base` takes a file called `name`, in the same folder, for one of its rotated files.
-#[must_use]
-pub fn is_rotated_from(name: &OsStr, base: &OsStr) -> bool {
+pub(in crate::sinks) fn is_rotated_from(name: &OsStr, base: &OsStr) -> bool {
     Name::parse(name, base).is_some()
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use tokio::sync::watch;
 
-use crate::config::{Clash, OwnFiles};
 use crate::places::Place;
+use crate::sinks::own::{Clash, OwnFiles};
 
 /// What helps against an error with the file or its folder, where that is sure; to follow the error's own words.
 pub(super) fn remedy(error: &io::Error) -> &'static str {

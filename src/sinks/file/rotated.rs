@@ -15,8 +15,10 @@ use time::{Duration, OffsetDateTime, PrimitiveDateTime};
 
 use super::name::{Extension, Form, Name};
 use super::permit::{Permit, remedy};
-use crate::config::{Clash, Compress, FileSink};
-use crate::places::{Inode, Place};
+use super::settings::Settings;
+use crate::places::{Inode, Place, folder_of};
+use crate::sinks::compress::Compress;
+use crate::sinks::own::Clash;
 
 /// Bytes that are read at a time.
 const BUFFER: usize = 128 << 10;
@@ -37,11 +39,10 @@ pub(super) struct Rotated {
 }
 
 impl Rotated {
-    pub(super) fn new(settings: &FileSink, permit: Permit) -> Self {
+    pub(super) fn new(settings: &Settings, permit: Permit) -> Self {
         let path = settings.path.clone();
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         Self {
-            folder: folder.to_owned(),
+            folder: folder_of(&path).to_owned(),
             name: path.file_name().unwrap_or_default().to_owned(),
             compress: settings.compress,
             keep: settings.keep_files,
@@ -309,12 +310,12 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::config::Sync;
+    use crate::sinks::file::settings::Sync;
 
     /// Has a file compressed that somebody has his way with once it is read to its end: what became of both, and of it.
     fn compress_while(meanwhile: impl Fn(&Path)) -> (TempDir, io::Result<()>, Vec<String>) {
         let folder = TempDir::new().unwrap();
-        let settings = FileSink {
+        let settings = Settings {
             path: folder.path().join("events"),
             rotate_bytes: None,
             rotate_every: None,

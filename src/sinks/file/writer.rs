@@ -11,15 +11,16 @@ use rustix::fs::{Mode, OFlags};
 use super::background::Orders;
 use super::permit::remedy;
 use super::rotated::{self, Rotated};
-use crate::config::{self, Clash, Sync};
+use super::settings::{Settings, Sync};
 use crate::places::Inode;
-use crate::sinks::Failure;
 use crate::sinks::lines::{self, Lines, Output};
+use crate::sinks::own::Clash;
+use crate::sinks::sink::Failure;
 
 /// Appends lines, each file whole lines only.
 #[derive(Debug)]
 pub(super) struct Writer {
-    settings: config::FileSink,
+    settings: Settings,
     rotated: Rotated,
     orders: Orders,
     /// `None` before the first batch and after a failure: opening it anew looks at everything anew.
@@ -51,7 +52,7 @@ impl Output for Writer {
 }
 
 impl Writer {
-    pub(super) fn new(settings: config::FileSink, rotated: Rotated, orders: Orders) -> Self {
+    pub(super) fn new(settings: Settings, rotated: Rotated, orders: Orders) -> Self {
         Self { settings, rotated, orders, open: None, rotation_failed: false }
     }
 

@@ -6,7 +6,7 @@ use hyper::StatusCode;
 use hyper::header::{HeaderMap, RETRY_AFTER};
 
 use crate::outbound;
-use crate::sinks::{Blame, Failure, FailureKind};
+use crate::sinks::sink::{Blame, Failure, FailureKind};
 
 /// What becomes of the batch after an answer with this head.
 pub(super) fn outcome(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Result<(), Failure> {

@@ -1,8 +1,10 @@
 //! Events to an HTTP server, one request a batch.
 
 mod answer;
+mod kind;
 mod reach;
 mod secret;
+mod settings;
 mod sign;
 mod trust;
 mod unusable;
@@ -21,15 +23,15 @@ use hyper::Request;
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, Entry, HeaderName, HeaderValue, USER_AGENT};
 use tokio::time::{Instant, timeout_at};
 
-pub use self::reach::connect;
 use self::secret::SecretFile;
+pub use self::settings::{Batch, Settings, Tls};
 use self::sign::Signer;
-pub use self::unusable::Unusable;
+use self::unusable::Unusable;
+use super::compress::Compress;
 use super::sink::{Failure, FailureKind, Sink};
-use crate::config::{Compress, Format, HttpSink};
 use crate::journal::Event;
 use crate::outbound::{self, Answer, Client};
-use crate::shape::Shape;
+use crate::shape::{Format, Shape};
 use crate::{traces, whole};
 
 /// Of one event. Servers take no larger heads, most answer 431, and their answer to this event would always be the same.
@@ -46,11 +48,11 @@ const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature
 
 /// Sends each batch it is given as one request. Clones share their connections and secrets.
 #[derive(Clone)]
-pub struct Http(Arc<Shared>);
+pub(crate) struct Http(Arc<Shared>);
 
 struct Shared {
     client: Client,
-    settings: HttpSink,
+    settings: Settings,
     shape: Shape,
     /// Host and port, as reasons may tell them.
     host: String,
@@ -65,7 +67,7 @@ impl Http {
     ///
     /// # Errors
     /// When one of them, or the URL, cannot be used.
-    pub fn new(settings: &HttpSink, shape: Shape) -> Result<Self, Unusable> {
+    pub(super) fn new(settings: &Settings, shape: Shape) -> Result<Self, Unusable> {
         let url = &settings.url;
         let host = url.host().unwrap_or_default();
         let host = url.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
@@ -191,7 +193,7 @@ impl Shared {
 }
 
 /// What every request of the sink has. The settings' own `Content-Type` and `User-Agent` take the place of these.
-fn headers(settings: &HttpSink, shape: &Shape) -> HeaderMap {
+fn headers(settings: &Settings, shape: &Shape) -> HeaderMap {
     let mut headers = settings.headers.clone();
     let content = match (shape.format(), settings.batch.max_events) {
         (Format::CloudEvents, 2..) => "application/cloudevents-batch+json",
@@ -209,7 +211,7 @@ fn headers(settings: &HttpSink, shape: &Shape) -> HeaderMap {
     headers
 }
 
-fn warn_of_exposed(settings: &HttpSink) {
+fn warn_of_exposed(settings: &Settings) {
     for (key, file) in settings.secret_files().filter(|(_, file)| secret::is_exposed(file)) {
         tracing::warn!(key, file = %file.display(), "any user of this machine can read a secret: chmod o-rwx it");
     }

@@ -9,8 +9,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::settings::Settings;
 use super::trust;
-use crate::config::HttpSink;
 
 /// In TLS 1.3 a client learns after its own last word that its certificate was not liked.
 const SECOND_THOUGHTS: Duration = Duration::from_millis(300);
@@ -19,7 +19,7 @@ const SECOND_THOUGHTS: Duration = Duration::from_millis(300);
 ///
 /// # Errors
 /// Why not, and where to look.
-pub async fn connect(settings: &HttpSink) -> Result<String, String> {
+pub(super) async fn connect(settings: &Settings) -> Result<String, String> {
     let host = settings.url.host().unwrap_or_default();
     let is_https = settings.url.scheme_str() == Some("https");
     let port = settings.url.port_u16().unwrap_or(if is_https { 443 } else { 80 });
@@ -32,7 +32,7 @@ pub async fn connect(settings: &HttpSink) -> Result<String, String> {
     }
 }
 
-async fn shake_hands(settings: &HttpSink, host: &str, port: u16, is_https: bool) -> Result<String, String> {
+async fn shake_hands(settings: &Settings, host: &str, port: u16, is_https: bool) -> Result<String, String> {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let stream = TcpStream::connect((bare, port)).await;
     let stream = stream.map_err(|error| format!("cannot be reached ({error}): check url, and that the target runs"))?;

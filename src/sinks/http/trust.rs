@@ -2,13 +2,13 @@
 
 use rustls::{ClientConfig, RootCertStore};
 
+use super::settings::{Settings, Tls};
 use super::unusable::Unusable;
-use crate::config::{HttpSink, HttpTls};
 use crate::outbound::trust;
 
 /// TLS 1.2 and 1.3.
-pub(super) fn client_config(settings: &HttpSink) -> Result<ClientConfig, Unusable> {
-    let HttpTls { ca, certificate, private_key } = &settings.tls;
+pub(super) fn client_config(settings: &Settings) -> Result<ClientConfig, Unusable> {
+    let Tls { ca, certificate, private_key } = &settings.tls;
     let is_https = settings.url.scheme_str() == Some("https");
     let roots = match &**ca {
         [] if is_https => system_roots()?,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Why an HTTP sink cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("{}{what}; {remedy}", file.as_ref().map(|file| format!("{}: ", file.display())).unwrap_or_default())]
-pub struct Unusable {
+pub(crate) struct Unusable {
     key: &'static str,
     file: Option<PathBuf>,
     what: String,
@@ -16,7 +16,7 @@ pub struct Unusable {
 impl Unusable {
     /// What it is about: a key below the sink's own.
     #[must_use]
-    pub fn key(&self) -> &'static str {
+    pub(super) fn key(&self) -> &'static str {
         self.key
     }
 

@@ -170,8 +170,8 @@ pub(crate) fn of_server(server: &ServerInfo, config: &Config, settings: &config:
     }
     for sink in &config.sinks {
         // Every other one may be settled beyond the oldest that is not.
-        if let config::SinkKind::Http(http) = &sink.kind
-            && usize::try_from(http.max_ahead / 2 * RANGE).is_ok_and(|record| record > most)
+        if let Some(max_ahead) = sink.kind.settings().max_ahead()
+            && usize::try_from(max_ahead / 2 * RANGE).is_ok_and(|record| record > most)
         {
             verdict.warnings.push(format!(
                 "sinks.{}.max_ahead: {short}, and what is settled ahead may need more: lower it to {}",

@@ -5,9 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::file::is_rotated_from;
 use crate::places::{Contents, Place};
 use crate::settings::{NamedFile, Problem, Use};
-use crate::sinks::is_rotated_from;
 
 const STANDARD_OUTPUT: &str = "standard output";
 const STANDARD_ERROR: &str = "standard error";
@@ -38,7 +38,7 @@ pub enum Clash {
 
 impl OwnFiles {
     /// Of the settings in `files`, which name the files and folders `named`.
-    pub(super) fn new(named: &[NamedFile], files: &[PathBuf]) -> Self {
+    pub(crate) fn new(named: &[NamedFile], files: &[PathBuf]) -> Self {
         let mut own = Self::default();
         for named in named {
             match named.purpose {
