@@ -26,6 +26,7 @@ pub(crate) trait Kind: Send + Sync {
     fn plan(&self) -> Plan;
 
     /// Its `max_ahead`, where the kind has this setting.
+    #[cfg_attr(not(feature = "nats"), expect(dead_code, reason = "only a cluster's fitness depends on it"))]
     fn max_ahead(&self) -> Option<u64> {
         None
     }
