@@ -7,15 +7,13 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::append::Appender;
 use super::cluster::link::{From, Link};
 use super::cluster::records::Records;
 use super::cluster::replies::Stored;
-use super::letters::{AT_ONCE, LIST_BYTES};
+use super::letter_store::{AT_ONCE, LIST_BYTES};
 use super::once::{framed, refused, store_once, unframed};
 use super::stock;
-use crate::envelope::Envelope;
-use crate::journal::event::{from_millis, millis};
+use crate::journal::event::from_millis;
 use crate::journal::letters::MAX_LIST;
 use crate::journal::outcome::Handled;
 use crate::journal::outcome::Refused;
@@ -27,14 +25,14 @@ use crate::telemetry::Metrics;
 /// What a message takes besides its payload, at most.
 const AROUND: u64 = 512;
 
-const UNKNOWN: &str = "there is no body of this id";
+pub(crate) const UNKNOWN: &str = "there is no body of this id";
 
 /// Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Quarantine {
     link: Link,
     records: Records,
-    metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
     max_bytes: u64,
     /// How many the cluster had let go of when that was counted last.
     dropped: Arc<Mutex<Option<u64>>>,
@@ -128,56 +126,6 @@ impl Quarantine {
         Ok(handled)
     }
 
-    /// Takes bodies in as events: `append` stores one, or finds it stored; false if its id is known with other bytes.
-    pub(crate) async fn retry(&self, which: Bodies, append: &Appender) -> Result<Handled, Refused> {
-        self.check_open()?;
-        let mut handled = Handled::default();
-        let (mut after, end) = match self.ids(which).await? {
-            Ids::Given(ids) => {
-                for id in ids {
-                    self.release(id, append, &mut handled).await?;
-                }
-                return Ok(handled);
-            }
-            Ids::Through(end) => (0, end),
-        };
-        while after < end {
-            let found = self.page(after, MAX_LIST).await?;
-            let Some(last) = found.last() else { break };
-            after = last.sequence;
-            for id in found.iter().map(|stored| stored.sequence).filter(|&id| id <= end) {
-                self.release(id, append, &mut handled).await?;
-            }
-        }
-        Ok(handled)
-    }
-
-    /// `append` takes one body in, and then it is deleted; one that is left in between is found stored the next time.
-    async fn release(&self, id: u64, append: &Appender, handled: &mut Handled) -> Result<(), Refused> {
-        let Some(QuarantinedBody { id, reason, detail, at, peer, endpoint, body }) = self.get(id).await? else {
-            handled.skip(id, || UNKNOWN.to_owned());
-            return Ok(());
-        };
-        let envelope = match Envelope::parse(body.clone()) {
-            Ok(envelope) => envelope,
-            Err(rejection) => {
-                handled.skip(id, || rejection.to_string());
-                return Ok(());
-            }
-        };
-        let at = millis(at);
-        let kept = Kept { id, reason, detail, at, peer, endpoint, digest: 0, body };
-        if append.release(&envelope, &kept).await? {
-            self.metrics.quarantine_released.inc();
-            self.take(1).await?;
-            self.delete(id).await?;
-            handled.done += 1;
-        } else {
-            handled.skip(id, || "its event_id is known with other bytes".to_owned());
-        }
-        Ok(())
-    }
-
     /// Counts what the cluster has let go of since it was asked for last.
     pub(crate) fn status(&self, count: u64, bytes: u64, newest: u64) -> QuarantineStatus {
         let dropped = stock::known(&self.records, stock::QUARANTINE).map_or(0, |stock| stock.gone());
@@ -188,18 +136,18 @@ impl Quarantine {
     }
 
     /// Says that so many are taken out by an operator: otherwise they count as let go.
-    async fn take(&self, count: u64) -> Result<(), Refused> {
+    pub(crate) async fn take(&self, count: u64) -> Result<(), Refused> {
         stock::take(&self.records, stock::QUARANTINE, count).await.map_err(|error| refused(&error))
     }
 
-    async fn page(&self, after: u64, limit: usize) -> Result<Vec<Stored>, Refused> {
+    pub(crate) async fn page(&self, after: u64, limit: usize) -> Result<Vec<Stored>, Refused> {
         let Some(from) = after.checked_add(1) else { return Ok(Vec::new()) };
         let names = self.link.names();
         let batch = self.link.read(names.quarantine(), &names.bodies(), From::Sequence(from), limit, LIST_BYTES).await;
         Ok(batch.map_err(|error| refused(&error))?.messages)
     }
 
-    async fn ids(&self, which: Bodies) -> Result<Ids, Refused> {
+    pub(crate) async fn ids(&self, which: Bodies) -> Result<Ids, Refused> {
         match which {
             Bodies::Ids(mut ids) => {
                 ids.sort_unstable();
@@ -213,19 +161,19 @@ impl Quarantine {
         }
     }
 
-    async fn delete(&self, id: u64) -> Result<bool, Refused> {
+    pub(crate) async fn delete(&self, id: u64) -> Result<bool, Refused> {
         if id == 0 {
             return Ok(false);
         }
         self.link.delete(self.link.names().quarantine(), id).await.map_err(|error| refused(&error))
     }
 
-    fn check_open(&self) -> Result<(), Refused> {
+    pub(crate) fn check_open(&self) -> Result<(), Refused> {
         if self.ending.is_cancelled() { Err(Refused::Closed) } else { Ok(()) }
     }
 }
 
-enum Ids {
+pub(crate) enum Ids {
     Given(Vec<u64>),
     /// All up to this one; what comes meanwhile is not meant.
     Through(u64),

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::cluster::records::PutError;
 use super::known::{Later, RETRIED, Retried, Told, key};
-use super::letters::{AT_ONCE, Shared};
+use super::letter_store::{AT_ONCE, LetterStore};
 use super::log::nanoseconds;
 use super::once::json;
 use super::replicas::Vanished;
@@ -84,7 +84,7 @@ enum Said {
 }
 
 impl Lane {
-    pub(crate) fn start(shared: Arc<Shared>, sink: Arc<str>, tasks: &TaskTracker) -> Self {
+    pub(crate) fn start(shared: Arc<LetterStore>, sink: Arc<str>, tasks: &TaskTracker) -> Self {
         let (says, said) = mpsc::channel(MOST_OUT);
         let (asks, asked) = mpsc::channel(1);
         let (gives, given) = mpsc::channel(1);
@@ -131,7 +131,7 @@ impl Lane {
 
 /// Looks after one sink's retried letters.
 struct Desk {
-    shared: Arc<Shared>,
+    shared: Arc<LetterStore>,
     sink: Arc<str>,
     said: mpsc::Receiver<Said>,
     asked: mpsc::Receiver<()>,
