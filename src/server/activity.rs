@@ -23,6 +23,8 @@ use super::seat::Seat;
 /// How long a peer may go on sending after its last answer. Closing while its bytes lie unread would reset the connection
 /// and could take the answer with it.
 const LINGER: Duration = Duration::from_secs(2);
+/// What it may send meanwhile. A client that looks for its answer stops long before.
+const MOST_UNREAD: usize = 16 * 1024 * 1024;
 
 /// Written by the connection's IO and requests, read by its supervisor. Mostly one task, so nothing needs an order.
 #[derive(Debug)]
@@ -263,6 +265,8 @@ pub(super) struct Watched<IO> {
     activity: Arc<Activity>,
     /// Of HTTP/2.
     frames: Option<Frames>,
+    /// Bytes that came after the last answer.
+    unread: usize,
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
@@ -305,7 +309,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
         self.mark(polled)
     }
 
-    /// Ends our side, then reads on until the peer has ended its own or [`LINGER`] is over (which the supervisor sees to).
+    /// Ends our side, then reads on until the peer has ended its own, has sent [`MOST_UNREAD`], or [`LINGER`] is over
+    /// (which the supervisor sees to).
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.activity.lingering_since.load(Relaxed) == 0 {
             let polled = Pin::new(&mut self.io).poll_shutdown(cx);
@@ -321,8 +326,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
             match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf)) {
                 // A flood goes on after its goodbye.
                 Ok(()) if !buf.filled().is_empty() => {
+                    self.unread += buf.filled().len();
                     let counted = self.frames.as_mut().map_or(Ok(()), |frames| frames.pass(buf.filled()));
-                    if counted.is_err() {
+                    if counted.is_err() || self.unread > MOST_UNREAD {
                         return Poll::Ready(Ok(()));
                     }
                 }
@@ -335,12 +341,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
 
 impl<IO> Watched<IO> {
     pub(super) fn http1(io: IO, activity: &Arc<Activity>) -> Self {
-        Self { io, activity: Arc::clone(activity), frames: None }
+        Self { io, activity: Arc::clone(activity), frames: None, unread: 0 }
     }
 
     /// Its bytes are looked at for a flood, too.
     pub(super) fn http2(io: IO, activity: &Arc<Activity>) -> Self {
-        Self { io, activity: Arc::clone(activity), frames: Some(Frames::new()) }
+        Self { io, activity: Arc::clone(activity), frames: Some(Frames::new()), unread: 0 }
     }
 
     fn mark<T>(&self, polled: Poll<T>) -> Poll<T> {
